@@ -1,0 +1,186 @@
+"""What the core asks of an adapter, and the lazy descriptors under which adapters register.
+
+The core never imports a deep learning framework: everything that touches a model sits behind these protocols.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from vflowopt.layout import TokenLayout
+from vflowopt.plan import PruningPlan
+from vflowopt.report import PruningReport
+from vflowopt.strategy import Strategy
+
+Inputs = Mapping[str, Any]
+"""What ``model(**inputs)`` takes: the output of the model's processor."""
+
+
+class Pruning(Protocol):
+    """What ``with prune(model, strategy) as pruning`` gives; speaks of the last prefill inside the block."""
+
+    @property
+    def plan(self) -> list[PruningPlan]:
+        """One plan per unit (image or video), in prompt order."""
+        ...
+
+    @property
+    def report(self) -> PruningReport:
+        """Counts, achieved retention, KV-cache bytes, sizes of K."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pruned prefill per sample says of a strategy.
+
+    Attributes:
+        score: mean over samples of the cosine similarity to the unpruned target (paper Eq. 8); non-finite ones
+            count as -1.
+        retention: achieved average retention, mean over samples, from exact counts.
+        nonfinite: samples whose similarity was not finite.
+    """
+
+    score: float
+    retention: float
+    nonfinite: int = 0
+
+
+class Evaluator(Protocol):
+    """Scores strategies on a fixed set of samples; targets and vision features are computed once, at construction."""
+
+    num_layers: int
+    """Decoder layers L."""
+
+    units: Sequence[Sequence[TokenLayout]]
+    """Layouts of each sample's units."""
+
+    fingerprint: str
+    """Identifies model and samples, so that a journal is never continued with others."""
+
+    def evaluate(self, strategy: Strategy) -> Evaluation:
+        """Score one strategy with one prefill per sample, never a decode."""
+        ...
+
+
+class Adapter(Protocol):
+    """One model family, as the core sees it."""
+
+    name: str
+
+    def num_layers(self, model: Any) -> int:
+        """Decoder layers L of the model."""
+        ...
+
+    def prune(self, model: Any, strategy: Strategy, **options: Any) -> AbstractContextManager[Pruning]:
+        """See :func:`vflowopt.prune`."""
+        ...
+
+    def evaluator(self, model: Any, samples: Iterable[Inputs], *, objective: str, **options: Any) -> Evaluator:
+        """See :func:`vflowopt.optimize`."""
+        ...
+
+    def load(self, source: str | Path, **options: Any) -> "LoadedModel":
+        """Load a checkpoint and its processor from a path or hub id, for the command line."""
+        ...
+
+
+class LoadedModel(Protocol):
+    """A checkpoint together with its processor, as the command line uses it."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        ...
+
+    @property
+    def model(self) -> Any:
+        """The model."""
+        ...
+
+    @property
+    def processor(self) -> Any:
+        """Its processor."""
+        ...
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter of its family."""
+        ...
+
+    def prepare(self, images: Sequence[Any], prompt: str) -> Inputs:
+        """Turn PIL images and a question into model inputs of batch size 1."""
+        ...
+
+    def generate(self, inputs: Inputs, max_new_tokens: int) -> str:
+        """Greedy answer text."""
+        ...
+
+
+@dataclass(frozen=True)
+class AdapterDescriptor:
+    """A family that a plugin supports, described without importing it.
+
+    Attributes:
+        name: shown by ``vflowopt adapters``, for example ``"llava-onevision"``.
+        model_types: values of ``model.config.model_type`` that the adapter claims.
+        target: ``"module:attribute"`` of the :class:`Adapter` instance.
+        summary: one line for the table.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    target: str
+    summary: str = ""
+
+    def load(self) -> Adapter:
+        """Import the adapter.
+
+        Raises:
+            ImportError, AttributeError: whatever the import raises; callers name the adapter.
+        """
+        module, _, attribute = self.target.partition(":")
+        adapter: Adapter = getattr(import_module(module), attribute)
+        return adapter
+
+
+@dataclass(frozen=True)
+class Example:
+    """A labelled question about images.
+
+    Attributes:
+        images: PIL images.
+        question: the user's text.
+        answer: the expected answer.
+        kind: a label by which accuracies are broken down.
+    """
+
+    images: tuple[Any, ...]
+    question: str
+    answer: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that ``--model NAME`` knows.
+
+    Attributes:
+        name: the short name.
+        summary: one line.
+        model_type: ``config.model_type``, which selects the adapter.
+        path: returns the checkpoint's directory.
+        processor: returns its processor; ``None`` where the ordinary one works.
+        examples: ``examples(split, count, seed)`` returns held-out examples of the split ``"search"`` or ``"test"``.
+    """
+
+    name: str
+    summary: str
+    model_type: str
+    path: Callable[[], Path]
+    processor: Callable[[], Any] | None = None
+    examples: Callable[[str, int, int], list[Example]] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,28 @@
+"""``prune``: the one call that most users need."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from vflowopt.adapter import Pruning
+from vflowopt.plugins import find_adapter
+from vflowopt.strategy import Strategy
+
+
+def prune(model: Any, strategy: Strategy, *, processor: Any = None) -> AbstractContextManager[Pruning]:
+    """Prune visual tokens in every prefill of ``model`` inside a ``with`` block.
+
+    ``model(**inputs)`` and ``model.generate(**inputs)`` work as before, batches, beams and multi-turn caches
+    included. The model is left as it was found, also after an exception.
+
+    Args:
+        model: a model that an installed adapter supports.
+        strategy: what to prune, when and how.
+        processor: the model's processor, from which to take the pixel normalisation; only used by strategies with a
+            positive entropy weight, and only needed if the checkpoint's differs from its family's usual one.
+
+    Raises:
+        UnsupportedModelError: no adapter, or more than one, supports the model.
+        StrategyError: the strategy does not fit the model, for example a stage beyond the last layer.
+        PruningStateError: the model is being pruned already (raised when the block is entered).
+    """
+    return find_adapter(model).prune(model, strategy, processor=processor)

@@ -1,0 +1,53 @@
+"""The few array helpers that are not in the Python array API standard.
+
+Core code works on NumPy arrays (tests, search) and on torch tensors of any device (inference) alike, through
+``array_api_compat``. Nothing here, and nothing that calls it, moves data between host and device, except
+:func:`to_numpy`.
+"""
+
+from typing import Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = Any
+"""An array of any library that follows the array API standard; shapes are given in docstrings."""
+
+HostInts: TypeAlias = npt.NDArray[np.int64]
+HostBools: TypeAlias = npt.NDArray[np.bool_]
+
+
+def namespace(*arrays: Array) -> Any:
+    """The array API namespace shared by ``arrays``."""
+    return array_api_compat.array_namespace(*arrays)
+
+
+def device_of(array: Array) -> Any:
+    """The device ``array`` lives on."""
+    return array_api_compat.device(array)
+
+
+def asarray_like(host: npt.NDArray[Any], like: Array) -> Array:
+    """Copy a host array to the library and device of ``like``, its dtype unchanged."""
+    return namespace(like).asarray(host, device=device_of(like))
+
+
+def to_numpy(array: Array) -> npt.NDArray[Any]:
+    """A NumPy copy of ``array`` (the one place where data leaves its device)."""
+    if array_api_compat.is_torch_array(array):
+        array = array.detach().cpu()
+        if array.is_floating_point():
+            array = array.float() if array.element_size() < 4 else array
+        return np.asarray(array.numpy())
+    return np.asarray(array)
+
+
+def inverse_permutation(order: Array) -> Array:
+    """``rank`` with ``rank[order[i]] = i``; ``order`` is a permutation of shape [n]."""
+    return namespace(order).argsort(order, stable=True)
+
+
+def descending_order(values: Array) -> Array:
+    """Indices [n] that sort ``values`` [n] from high to low; of equal values the lower index comes first."""
+    return namespace(values).argsort(-values, stable=True)

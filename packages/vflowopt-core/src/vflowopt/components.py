@@ -1,0 +1,129 @@
+"""What a strategy is composed of: small frozen values with behaviour, found by name.
+
+A component is a pydantic model whose ``name`` field is a ``Literal``; its other fields are its options and, as they
+stand, its entry in a strategy file. Core components are always there; others come from plugins through the
+``vflowopt_components`` hook.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from vflowopt.arrays import Array
+from vflowopt.attention import AttentionSource
+from vflowopt.errors import PluginError
+from vflowopt.layout import TokenLayout
+
+
+class Component(BaseModel, ABC):
+    """Base of scorers, schedules and recyclers. Subclasses declare ``name: Literal["..."] = "..."``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: ClassVar[str]
+    """The field of a strategy that the component fills: "scorer", "schedule" or "recycler"."""
+
+    @classmethod
+    def component_name(cls) -> str:
+        """The name under which strategy files refer to the component.
+
+        Raises:
+            PluginError: the class declares no ``name`` with a default.
+        """
+        name = cls.model_fields["name"].default if "name" in cls.model_fields else None
+        if not isinstance(name, str):
+            raise PluginError(f'{cls.__name__} must declare its name: name: Literal["..."] = "..."')
+        return name
+
+
+class ScoringContext(Protocol):
+    """What a scorer may look at, for one unit (image or video). Everything is computed only when asked for."""
+
+    @property
+    def attention(self) -> AttentionSource:
+        """Attention of the vision layer that the adapter names."""
+        ...
+
+    @property
+    def entropy(self) -> Array:
+        """Patch entropy, float32 [views, patches], nats (paper Eq. 3)."""
+        ...
+
+    def to_tokens(self, patch_map: Array) -> Array:
+        """A per-patch map [views, patches], taken through the features' geometry: float32 [N]; 0 where structural."""
+        ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a scorer returns for one unit.
+
+    Attributes:
+        importance: float32 [N] over the unit's visual tokens, higher is more important; ignored where structural.
+        details: small arrays worth reporting, for example ``{"calibration_patches": int [views]}``.
+    """
+
+    importance: Array
+    details: Mapping[str, Array]
+
+
+class Scorer(Component):
+    """Gives every visual token of a unit an importance."""
+
+    kind: ClassVar[str] = "scorer"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Members of :class:`ScoringContext` that :meth:`score` reads; adapters refuse what they cannot give."""
+        return frozenset()
+
+    @abstractmethod
+    def score(self, context: ScoringContext) -> Score:
+        """Importance of the unit's visual tokens."""
+
+
+class Schedule(Component):
+    """Says after which decoder layers tokens are pruned, and how many are retained."""
+
+    kind: ClassVar[str] = "schedule"
+
+    @property
+    @abstractmethod
+    def boundaries(self) -> tuple[int, ...]:
+        """For each stage the decoder layer before which it prunes; 0 is before the LLM. Strictly increasing."""
+
+    @abstractmethod
+    def counts(self, tokens: int) -> tuple[int, ...]:
+        """Visual tokens retained after each stage, of a unit with ``tokens`` visual tokens."""
+
+    @abstractmethod
+    def average_retention(self, num_layers: int) -> float:
+        """Fraction of visual tokens seen by the average decoder layer (paper Eq. 5)."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The outcome of the first stage of one unit, over its N visual tokens.
+
+    Attributes:
+        retained: bool [N], True for exactly the stage's count of tokens: kept tokens, recycled tokens, structural.
+        anchor: int64 [N], the token in whose slot the token's embedding ends up; -1 if dropped.
+        weight: float32 [N], its share of that slot; 0 if dropped.
+    """
+
+    retained: Array
+    anchor: Array
+    weight: Array
+
+
+class Recycler(Component):
+    """Selects the tokens of the first stage and merges some of what is pruned."""
+
+    kind: ClassVar[str] = "recycler"
+
+    @abstractmethod
+    def merge(self, importance: Array, layout: TokenLayout, count: int) -> Merge:
+        """Retain exactly ``count`` of the layout's tokens, structural ones included."""

@@ -1,0 +1,64 @@
+"""What the last prefill did, in numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """One image or video.
+
+    Attributes:
+        sample: index in the batch.
+        tokens: visual tokens before pruning, N.
+        structural: how many of them are structural.
+        counts: visual tokens after each stage.
+        retention: achieved average retention (paper Eq. 5) of the exact counts.
+        details: what the scorer reports, for example the number of calibration patches per view.
+    """
+
+    sample: int
+    tokens: int
+    structural: int
+    counts: tuple[int, ...]
+    retention: float
+    details: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """One prefill.
+
+    Attributes:
+        boundaries: decoder layers before which the stages prune.
+        num_layers: decoder layers L.
+        units: one entry per image or video, in prompt order.
+        sequence_lengths: rows that each decoder layer processes, padding included.
+        full_length: rows that an unpruned layer processes.
+        kv_cache_bytes: keys and values that this prefill leaves in the cache, all layers.
+        kv_cache_bytes_unpruned: the same without pruning.
+    """
+
+    boundaries: tuple[int, ...]
+    num_layers: int
+    units: tuple[UnitReport, ...]
+    sequence_lengths: tuple[int, ...]
+    full_length: int
+    kv_cache_bytes: int
+    kv_cache_bytes_unpruned: int
+
+    @property
+    def retention(self) -> float:
+        """Achieved average retention over all visual tokens of the prefill; 1 where there are none."""
+        total = sum(unit.tokens for unit in self.units)
+        return sum(unit.retention * unit.tokens for unit in self.units) / total if total else 1.0
+
+    def __str__(self) -> str:
+        lines = [
+            f"average retention {self.retention:.2%}, KV cache {self.kv_cache_bytes:,} of "
+            f"{self.kv_cache_bytes_unpruned:,} bytes"
+        ]
+        for index, unit in enumerate(self.units):
+            stages = ", ".join(f"{n} from layer {b}" for n, b in zip(unit.counts, self.boundaries, strict=True))
+            lines.append(f"unit {index} (sample {unit.sample}): {unit.tokens} visual tokens -> {stages}")
+        return "\n".join(lines)

@@ -1,0 +1,6 @@
+"""vflowopt for transformers models: the shared runtime and the LLaVA families.
+
+Importing this package imports nothing heavy; adapters are found by ``vflowopt`` through their entry point.
+"""
+
+__version__ = "0.1.0"

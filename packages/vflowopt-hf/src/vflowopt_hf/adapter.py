@@ -1,0 +1,45 @@
+"""A :class:`Family` made into the core's :class:`vflowopt.adapter.Adapter`."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from vflowopt import Strategy
+from vflowopt.adapter import Inputs, LoadedModel, Pruning
+from vflowopt_hf.evaluator import HiddenStateEvaluator
+from vflowopt_hf.family import Family
+from vflowopt_hf.loading import load_checkpoint
+from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.session import Session, check_fits, num_layers
+
+
+class TransformersAdapter:
+    """Everything the core asks of an adapter, for any :class:`Family`."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.name = family.name
+
+    def num_layers(self, model: Any) -> int:
+        """Decoder layers L."""
+        return num_layers(self.family, model)
+
+    def statistics(self, processor: Any) -> PixelStatistics:
+        """The processor's pixel statistics, or the family's usual ones without a processor."""
+        return self.family.pixel_statistics if processor is None else PixelStatistics.of(processor)
+
+    def prune(self, model: Any, strategy: Strategy, *, processor: Any = None) -> AbstractContextManager[Pruning]:
+        """See :func:`vflowopt.prune`."""
+        check_fits(self.family, model, strategy)
+        return Session(self.family, model, strategy, self.statistics(processor)).installed()
+
+    def evaluator(
+        self, model: Any, samples: Iterable[Inputs], *, objective: str = "last-token", processor: Any = None
+    ) -> HiddenStateEvaluator:
+        """See :func:`vflowopt.optimize`."""
+        return HiddenStateEvaluator(self.family, model, samples, objective, self.statistics(processor))
+
+    def load(self, source: str | Path, **options: Any) -> LoadedModel:
+        """See :func:`vflowopt_hf.loading.load_checkpoint`."""
+        return load_checkpoint(self, source, **options)

@@ -1,0 +1,176 @@
+"""The search's objective (paper Eq. 8): how close pruned hidden states stay to unpruned ones."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vflowopt import Strategy, TokenLayout
+from vflowopt.adapter import Evaluation, Inputs
+from vflowopt.errors import InputError, VFlowOptError
+from vflowopt_hf.capture import capture_attention
+from vflowopt_hf.family import Family
+from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.prefill import Prefill, UnitContext, find_units, plan_units
+from vflowopt_hf.session import num_layers
+from vflowopt_hf.staged import StagedDecoder, StagePlan
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One unpruned prefill, kept so that every evaluation is a decoder prefill and nothing else.
+
+    Attributes:
+        call: keyword arguments with which the backbone called the text decoder: embeddings (vision features in
+            place), mask, positions.
+        prefill: its units.
+        contexts: what scorers look at; holds query and key of the one observed attention module.
+        target: final-norm hidden states of the unpruned forward [1, queries, features].
+    """
+
+    call: dict[str, Any]
+    prefill: Prefill
+    contexts: list[UnitContext]
+    target: Tensor
+
+
+class HiddenStateEvaluator:
+    """Scores strategies by the cosine similarity of final hidden states (:class:`vflowopt.adapter.Evaluator`).
+
+    Vision features and unpruned targets are computed once, here. An evaluation costs one pruned decoder prefill per
+    sample: no vision tower, no language-model head, no cache, no decoding.
+
+    Args:
+        family: the model's family.
+        model: the model; not changed.
+        samples: processor outputs of batch size 1 with at least one image or video each.
+        objective: a key of :data:`OBJECTIVES`.
+        statistics: pixel normalisation to invert for patch entropy.
+
+    Raises:
+        InputError: no samples, an unknown objective, or a sample without visual tokens or of another batch size.
+    """
+
+    def __init__(
+        self, family: Family, model: Any, samples: Iterable[Inputs], objective: str, statistics: PixelStatistics
+    ) -> None:
+        if objective not in OBJECTIVES:
+            raise InputError(f"unknown objective {objective!r}; there are: {', '.join(OBJECTIVES)}")
+        self._family, self._model = family, model
+        self._compare = OBJECTIVES[objective]
+        self.num_layers = num_layers(family, model)
+        digest = hashlib.sha256(_model_identity(model).encode())
+        self.samples = []
+        for index, inputs in enumerate(samples):
+            self.samples.append(self._prepare(index, inputs, statistics))
+            _digest_inputs(digest, inputs)
+        if not self.samples:
+            raise InputError("the sample set is empty; pass about 30 processor outputs with images")
+        digest.update(objective.encode())
+        self.fingerprint = digest.hexdigest()
+        self.units: Sequence[Sequence[TokenLayout]] = [
+            [placed.unit.layout for placed in sample.prefill.units] for sample in self.samples
+        ]
+
+    def _prepare(self, index: int, inputs: Inputs, statistics: PixelStatistics) -> Sample:
+        """Run one sample unpruned and keep what evaluations need."""
+        if not isinstance(inputs, Mapping) or not isinstance(inputs.get("input_ids"), Tensor):
+            raise InputError(f"sample {index} is not a processor output with input_ids: {type(inputs).__name__}")
+        if inputs["input_ids"].shape[0] != 1:
+            raise InputError(f"sample {index} has batch size {inputs['input_ids'].shape[0]}; pass samples one by one")
+        try:
+            prefill = find_units(self._family, self._model, inputs)
+        except VFlowOptError as error:
+            raise InputError(f"sample {index}: {error}") from error
+        if prefill is None:
+            raise InputError(f"sample {index} has no image or video, so there is nothing to prune")
+        backbone, decoder = self._family.backbone(self._model), self._family.decoder(self._model)
+        calls: list[dict[str, Any]] = []
+        handle = decoder.register_forward_pre_hook(lambda _m, _a, kwargs: calls.append(dict(kwargs)), with_kwargs=True)
+        attention = self._family.vision_attention(self._model)
+        try:
+            with capture_attention(attention, self._family.class_tokens) as capture, torch.no_grad():
+                capture.recording = True
+                target = backbone(**{**inputs, "use_cache": False}).last_hidden_state
+                contexts = prefill.contexts(capture, statistics)
+        finally:
+            handle.remove()
+        return Sample({**calls[0], "use_cache": False}, prefill, contexts, target)
+
+    def evaluate(self, strategy: Strategy) -> Evaluation:
+        """Mean similarity over the samples; not finite counts as -1 (Eq. 8)."""
+        similarities, retentions, nonfinite = [], [], 0
+        for sample in self.samples:
+            hidden, retention = self.pruned_hidden(sample, strategy)
+            similarity = float(self._compare(hidden, sample.target))
+            if not torch.isfinite(torch.tensor(similarity)):
+                similarity, nonfinite = -1.0, nonfinite + 1
+            similarities.append(similarity)
+            retentions.append(retention)
+        count = len(self.samples)
+        return Evaluation(sum(similarities) / count, sum(retentions) / count, nonfinite)
+
+    def pruned_hidden(self, sample: Sample, strategy: Strategy) -> tuple[Tensor, float]:
+        """Final-norm hidden states [1, rows, features] of one pruned prefill, and its average retention."""
+        decoder = self._family.decoder(self._model)
+        scored = plan_units(strategy, sample.contexts)
+        plan = StagePlan.of([unit.placed for unit in scored], sample.prefill.present, sample.target.device)
+        with StagedDecoder(decoder, lambda _: plan).installed(), torch.no_grad():
+            hidden = _call(decoder, sample.call).last_hidden_state
+        tokens = sum(unit.placed.plan.tokens for unit in scored)
+        kept = sum(unit.placed.plan.achieved_retention(self.num_layers) * unit.placed.plan.tokens for unit in scored)
+        return hidden, kept / tokens
+
+
+def _call(decoder: nn.Module, kwargs: dict[str, Any]) -> Any:
+    return decoder(**kwargs)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    return nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
+
+
+def _last_token(pruned: Tensor, target: Tensor) -> Tensor:
+    return _cosine(pruned[0, -1], target[0, -1])
+
+
+def _first_token(pruned: Tensor, target: Tensor) -> Tensor:
+    return _cosine(pruned[0, 0], target[0, 0])
+
+
+def _mean_pooling(pruned: Tensor, target: Tensor) -> Tensor:
+    return _cosine(pruned[0].float().mean(0), target[0].float().mean(0))
+
+
+def _top_tokens(pruned: Tensor, target: Tensor) -> Tensor:
+    """The last three tokens, each against its counterpart."""
+    return _cosine(pruned[0, -3:], target[0, -3:]).mean()
+
+
+OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "last-token": _last_token,
+    "first-token": _first_token,
+    "mean-pooling": _mean_pooling,
+    "top-3-tokens": _top_tokens,
+}
+"""Targets of the objective (paper Table 9); each maps pruned and unpruned hidden states to a similarity."""
+
+
+def _model_identity(model: Any) -> str:
+    """Class, configuration and a checksum of a few weights: enough to tell models apart, cheap on any size."""
+    parameters = list(model.parameters())
+    probes = [parameters[i] for i in range(0, len(parameters), max(1, len(parameters) // 16))]
+    checksum = [f"{tuple(p.shape)}:{p.detach().flatten()[:64].double().sum().item():.6e}" for p in probes]
+    return f"{type(model).__name__} {model.config.to_json_string(use_diff=False)} {checksum}"
+
+
+def _digest_inputs(digest: Any, inputs: Inputs) -> None:
+    for name in sorted(inputs):
+        value = inputs[name]
+        if isinstance(value, Tensor):
+            raw = value.detach().cpu().contiguous()
+            digest.update(f"{name}{raw.dtype}{tuple(raw.shape)}".encode())
+            digest.update(raw.view(torch.uint8).numpy().tobytes() if raw.numel() else b"")

@@ -1,0 +1,1 @@
+"""One file per model family; see :class:`vflowopt_hf.family.Family`."""

@@ -1,0 +1,93 @@
+"""Load a checkpoint and its processor, for the command line."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vflowopt.adapter import Inputs
+from vflowopt.errors import InputError
+
+if TYPE_CHECKING:
+    from vflowopt_hf.adapter import TransformersAdapter
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model and its processor (:class:`vflowopt.adapter.LoadedModel`)."""
+
+    name: str
+    model: Any
+    processor: Any
+    adapter: "TransformersAdapter"
+
+    def prepare(self, images: Sequence[Any], prompt: str) -> Inputs:
+        """Model inputs of batch size 1 for a question about PIL images."""
+        text = self.adapter.family.answer_prompt(self.processor, len(images), prompt)
+        batch = self.processor(images=list(images), text=text, return_tensors="pt")
+        device, dtype = self.model.device, self.model.dtype
+        return {
+            name: value.to(device, dtype)
+            if torch.is_tensor(value) and value.is_floating_point()
+            else value.to(device)
+            if torch.is_tensor(value)
+            else value
+            for name, value in batch.items()
+        }
+
+    def generate(self, inputs: Inputs, max_new_tokens: int) -> str:
+        """Greedy answer text."""
+        with torch.no_grad():
+            ids = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        fresh = ids[:, inputs["input_ids"].shape[1] :]
+        return str(self.processor.batch_decode(fresh, skip_special_tokens=True)[0]).strip()
+
+
+def load_checkpoint(
+    adapter: "TransformersAdapter",
+    source: str | Path,
+    *,
+    name: str | None = None,
+    processor: Callable[[], Any] | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Load through transformers' ordinary ``from_pretrained``.
+
+    Args:
+        adapter: the adapter that claims the model type.
+        source: a directory or hub id.
+        name: what to call the model; by default the source.
+        processor: makes the processor, where the ordinary one does not work.
+        device: by default CUDA if there is one, else the CPU.
+        dtype: a torch dtype's name or ``"auto"``; ``"auto"`` is float32 on the CPU.
+        attn_implementation: as in transformers.
+        options: further arguments of ``from_pretrained``.
+
+    Raises:
+        InputError: model or processor cannot be loaded; names the cause.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision: Any = dtype if dtype != "auto" or device != "cpu" else "float32"
+    extra = dict(options or {})
+    if attn_implementation is not None:
+        extra["attn_implementation"] = attn_implementation
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=precision, **extra).to(device).eval()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load a model from {str(source)!r}: {_first_line(error)}") from error
+    try:
+        loaded = processor() if processor else AutoProcessor.from_pretrained(source)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"cannot load the processor of {str(source)!r}: {_first_line(error)}") from error
+    return Checkpoint(name or str(source), model, loaded, adapter)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

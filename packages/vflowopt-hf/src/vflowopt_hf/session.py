@@ -1,0 +1,163 @@
+"""``prune`` for transformers models: one session of hooks over backbone, vision attention and decoder."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vflowopt import PruningPlan, PruningReport, Strategy
+from vflowopt.errors import PruningStateError, UnsupportedOperationError
+from vflowopt.report import UnitReport
+from vflowopt.schedule import stage_widths
+from vflowopt_hf.capture import VisionCapture, capture_attention
+from vflowopt_hf.family import Family
+from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.prefill import Prefill, ScoredUnit, find_units, plan_units
+from vflowopt_hf.staged import StagedDecoder, StagePlan
+
+
+class Session:
+    """A model being pruned; also the ``pruning`` that users see (:class:`vflowopt.adapter.Pruning`)."""
+
+    def __init__(self, family: Family, model: Any, strategy: Strategy, statistics: PixelStatistics) -> None:
+        self._family, self._model, self._strategy, self._statistics = family, model, strategy, statistics
+        self._capture: VisionCapture | None = None
+        self._prefill: Prefill | None = None
+        self._scored: list[ScoredUnit] = []
+        self._shape = (0, 0)
+        self._lengths: tuple[int, ...] = ()
+
+    @contextmanager
+    def installed(self) -> Iterator["Session"]:
+        """Hooks are in place inside the block and gone after it, also after an exception.
+
+        Raises:
+            PruningStateError: the model is being pruned already.
+        """
+        backbone = self._family.backbone(self._model)
+        if any(isinstance(getattr(hook, "__self__", None), Session) for hook in backbone._forward_pre_hooks.values()):
+            raise PruningStateError(
+                f"this {type(self._model).__name__} is being pruned already; leave the outer `with prune(...)` first"
+            )
+        with ExitStack() as stack:
+            attention = self._family.vision_attention(self._model)
+            self._capture = stack.enter_context(capture_attention(attention, self._family.class_tokens))
+            for handle in (
+                self._model.register_forward_pre_hook(_refuse_full_length_arguments, with_kwargs=True),
+                backbone.register_forward_pre_hook(self._enter, with_kwargs=True),
+                backbone.register_forward_hook(self._leave, always_call=True),
+            ):
+                stack.callback(handle.remove)
+            stack.enter_context(StagedDecoder(self._family.decoder(self._model), self._begin).installed())
+            yield self
+
+    def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert self._capture is not None
+        inputs = dict(kwargs)
+        if args:
+            inputs["input_ids"] = args[0]
+        if inputs.get("mm_encoder_outputs"):
+            raise UnsupportedOperationError(
+                "precomputed vision features (mm_encoder_outputs) carry no attention to prune by; pass pixel values"
+            )
+        self._prefill = find_units(self._family, self._model, inputs)
+        self._capture.clear()
+        self._capture.recording = self._prefill is not None
+
+    def _leave(self, *_: Any) -> None:
+        assert self._capture is not None
+        self._prefill = None
+        self._capture.recording = False
+        self._capture.clear()
+
+    def _begin(self, kwargs: dict[str, Any]) -> StagePlan | None:
+        """Plan the decoder forward that starts now."""
+        prefill, capture = self._prefill, self._capture
+        if prefill is None or capture is None:
+            return None
+        embeddings: Tensor = kwargs["inputs_embeds"]
+        self._scored = plan_units(self._strategy, prefill.contexts(capture, self._statistics))
+        capture.clear()
+        plan = StagePlan.of([scored.placed for scored in self._scored], prefill.present, embeddings.device)
+        self._shape = (embeddings.shape[0], embeddings.shape[1])
+        self._lengths = self._sequence_lengths(plan)
+        return plan
+
+    def _sequence_lengths(self, plan: StagePlan | None) -> tuple[int, ...]:
+        lengths = []
+        for layer in range(num_layers(self._family, self._model)):
+            stage = None if plan is None else plan.stage_at(layer)
+            lengths.append(self._shape[1] if plan is None or stage is None else plan.stages[stage].logical.shape[1])
+        return tuple(lengths)
+
+    @property
+    def plan(self) -> list[PruningPlan]:
+        """One plan per unit of the last prefill, in prompt order, on the host."""
+        self._require_prefill()
+        return [scored.placed.plan.to_host() for scored in self._scored]
+
+    @property
+    def report(self) -> PruningReport:
+        """What the last prefill did."""
+        self._require_prefill()
+        layers = num_layers(self._family, self._model)
+        units = []
+        for scored in self._scored:
+            plan = scored.placed.plan
+            units.append(
+                UnitReport(
+                    sample=scored.placed.sample,
+                    tokens=plan.tokens,
+                    structural=int(plan.structural.sum()),
+                    counts=plan.counts,
+                    retention=plan.achieved_retention(layers),
+                    details=scored.details(),
+                )
+            )
+        per_token = self._shape[0] * kv_bytes_per_token(self._family, self._model)
+        return PruningReport(
+            boundaries=self._strategy.schedule.boundaries,
+            num_layers=layers,
+            units=tuple(units),
+            sequence_lengths=self._lengths,
+            full_length=self._shape[1],
+            kv_cache_bytes=per_token * sum(self._lengths),
+            kv_cache_bytes_unpruned=per_token * self._shape[1] * layers,
+        )
+
+    def _require_prefill(self) -> None:
+        if not self._scored:
+            raise PruningStateError("there is no report yet: no forward with visual tokens has run in this block")
+
+
+def num_layers(family: Family, model: Any) -> int:
+    """Decoder layers L."""
+    return len(family.decoder(model).layers)  # type: ignore[arg-type]
+
+
+def kv_bytes_per_token(family: Family, model: Any) -> int:
+    """Bytes of keys and values of one token in one decoder layer."""
+    decoder = family.decoder(model)
+    config: Any = decoder.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(2 * heads * head * next(decoder.parameters()).element_size())
+
+
+def check_fits(family: Family, model: Any, strategy: Strategy) -> None:
+    """Check a strategy against a model before anything is installed.
+
+    Raises:
+        StrategyError: a stage lies beyond the last decoder layer.
+    """
+    stage_widths(strategy.schedule.boundaries, num_layers(family, model))
+
+
+def _refuse_full_length_arguments(*call: Any) -> None:
+    kwargs: dict[str, Any] = call[2]
+    if kwargs.get("labels") is not None:
+        raise UnsupportedOperationError("labels= does not fit the shortened outputs of a pruned model; drop it")
+    if isinstance(kwargs.get("logits_to_keep"), torch.Tensor):
+        raise UnsupportedOperationError("a tensor logits_to_keep counts unpruned positions; pass an integer instead")

@@ -1,0 +1,17 @@
+"""Settings of every test: no network, and the same Hypothesis examples on every run and machine."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "vflowopt",
+    derandomize=True,
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("vflowopt")
