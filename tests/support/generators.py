@@ -21,6 +21,7 @@ def positions(draw, max_grids=4, max_side=9):
     Sometimes the prompt order is not row-major, and sometimes there are structural tokens only.
     """
     places = []
+    max_grids, max_side = (2, 2 * max_side) if draw(st.integers(0, 7)) == 0 else (max_grids, max_side)
     for view in range(draw(st.integers(0 if draw(st.integers(0, 9)) == 0 else 1, max_grids))):
         rows, columns = draw(st.integers(1, max_side)), draw(st.integers(1, max_side))
         newline_per_row = draw(st.booleans())

@@ -25,11 +25,40 @@ def unpruned_embeddings(model, inputs) -> Tensor:
     return seen[0]
 
 
+def place(
+    input_ids: Tensor, plans: Sequence[object], placeholders: Sequence[int]
+) -> list[tuple[int, np.ndarray, object]]:
+    """Where the units' tokens are: the plans are in prompt order, so tokens are handed out in prompt order."""
+    placed, remaining = [], list(plans)
+    for sample, ids in enumerate(input_ids.numpy()):
+        rows = np.flatnonzero(np.isin(ids, placeholders))
+        while len(rows):
+            plan = remaining.pop(0)
+            placed.append((sample, rows[: plan.tokens], plan))
+            rows = rows[plan.tokens :]
+    assert not remaining
+    return placed
+
+
+def merged(hidden: Tensor, plans: Sequence[tuple[int, np.ndarray, object]]) -> Tensor:
+    """Recycled tokens written over their anchors, in float64 and one by one."""
+    result = hidden.clone()
+    for sample, rows, plan in plans:
+        if plan.recycled:
+            before = hidden[sample, rows].double().numpy()
+            for token in plan.kept[0]:
+                members = [i for i in range(len(rows)) if plan.anchor[i] == token]
+                mean = sum(float(plan.weight[i]) * before[i] for i in members)
+                result[sample, rows[token]] = torch.from_numpy(mean).float()
+    return result
+
+
 def oracle_logits(
     model,
     embeddings: Tensor,
     attention_mask: Tensor,
     plans: Sequence[tuple[int, np.ndarray, object]],
+    positions: Tensor | None = None,
 ) -> Tensor:
     """Logits [batch, queries, vocabulary]; rows that were pruned hold garbage.
 
@@ -38,21 +67,12 @@ def oracle_logits(
         embeddings: [batch, queries, features], visual features in place, generated tokens included.
         attention_mask: [batch, queries].
         plans: (sample, rows of the unit's tokens in the sequence, host plan) per unit.
+        positions: [batch, queries]; by default 0, 1, 2, ...
     """
     decoder = model.model.language_model
     hidden = embeddings.clone()
     batch, queries, _ = hidden.shape
     alive = {}
-    boundaries = [0]
-    for sample, rows, plan in plans:
-        anchor, weight = np.asarray(plan.anchor), np.asarray(plan.weight)
-        if plan.recycled:
-            original = embeddings[sample, rows].double().numpy()
-            for token in plan.kept[0]:
-                members = [i for i in range(len(rows)) if anchor[i] == token]
-                mean = sum(float(weight[i]) * original[i] for i in members)
-                hidden[sample, rows[token]] = torch.from_numpy(mean).float()
-        boundaries = [*boundaries, *plan.boundaries]
     for layer in range(len(decoder.layers)):
         mask = attention_mask.bool().clone()
         for sample, rows, plan in plans:
@@ -61,13 +81,16 @@ def oracle_logits(
                     mask[sample, rows] = False
                     mask[sample, rows[np.asarray(kept)]] = True
         alive[layer] = mask
-    positions = torch.arange(queries)[None]
+    positions = torch.arange(queries)[None] if positions is None else positions
     table = decoder.rotary_emb(hidden, positions)
     causal = torch.ones(queries, queries, dtype=torch.bool).tril()
     with torch.no_grad():
         for index, layer in enumerate(decoder.layers):
+            hidden = merged(hidden, [entry for entry in plans if entry[2].boundaries[0] == index])
             seen = causal[None] & alive[index][:, None, :] | torch.eye(queries, dtype=torch.bool)[None]
-            additive = torch.zeros(batch, 1, queries, queries).masked_fill(~seen[:, None], torch.finfo(torch.float32).min)
+            additive = torch.zeros(batch, 1, queries, queries).masked_fill(
+                ~seen[:, None], torch.finfo(torch.float32).min
+            )
             hidden = layer(hidden, attention_mask=additive, position_embeddings=table, past_key_values=None)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         return model.lm_head(decoder.norm(hidden))

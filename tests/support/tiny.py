@@ -105,10 +105,8 @@ def image_inputs(
         for index, (height, width) in enumerate(shapes):
             made = image_processor()(random_image(height, width, seed + 10 * number + index), return_tensors="pt")
             own, size = made["pixel_values"], made["image_sizes"]
-            if len(shapes) > 1:  # upstream tiles only a sample's single image
-                tokens = SIDE * SIDE + 1
-            else:
-                tokens = image_tokens(model, own, size)[0]
+            # Upstream tiles only a sample's single image.
+            tokens = image_tokens(model, own, size)[0] if len(shapes) == 1 else SIDE * SIDE + 1
             ids += [IMAGE] * tokens + list(rng.integers(5, VOCABULARY, 2))
             pixels.append(own[0])
             sizes.append(size[0])

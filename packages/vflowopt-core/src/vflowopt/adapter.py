@@ -75,11 +75,13 @@ class Adapter(Protocol):
         """Decoder layers L of the model."""
         ...
 
-    def prune(self, model: Any, strategy: Strategy, **options: Any) -> AbstractContextManager[Pruning]:
+    def prune(self, model: Any, strategy: Strategy, *, processor: Any = None) -> AbstractContextManager[Pruning]:
         """See :func:`vflowopt.prune`."""
         ...
 
-    def evaluator(self, model: Any, samples: Iterable[Inputs], *, objective: str, **options: Any) -> Evaluator:
+    def evaluator(
+        self, model: Any, samples: Iterable[Inputs], *, objective: str = "last-token", processor: Any = None
+    ) -> Evaluator:
         """See :func:`vflowopt.optimize`."""
         ...
 

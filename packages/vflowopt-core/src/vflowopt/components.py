@@ -8,8 +8,9 @@ stand, its entry in a strategy file. Core components are always there; others co
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from vflowopt.arrays import Array
@@ -50,6 +51,15 @@ class ScoringContext(Protocol):
     @property
     def entropy(self) -> Array:
         """Patch entropy, float32 [views, patches], nats (paper Eq. 3)."""
+        ...
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Places of the unit's visual tokens, on the host."""
+        ...
+
+    def place(self, host: npt.NDArray[Any]) -> Array:
+        """A host array in the library and on the device of this context's arrays, its dtype unchanged."""
         ...
 
     def to_tokens(self, patch_map: Array) -> Array:

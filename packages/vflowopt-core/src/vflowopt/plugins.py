@@ -10,6 +10,7 @@ import pluggy
 
 from vflowopt import hookspecs
 from vflowopt.adapter import Adapter, AdapterDescriptor, NamedModel
+from vflowopt.baselines import BASELINES
 from vflowopt.components import Component
 from vflowopt.errors import PluginError, UnsupportedModelError
 from vflowopt.recycle import GridRecycler
@@ -17,7 +18,12 @@ from vflowopt.schedule import Progressive
 from vflowopt.scorer import CalibratedAttention
 
 GROUP = "vflowopt"
-CORE_COMPONENTS: tuple[type[Component], ...] = (CalibratedAttention, Progressive, GridRecycler)
+CORE_COMPONENTS: tuple[type[Component], ...] = (
+    CalibratedAttention,
+    Progressive,
+    GridRecycler,
+    *BASELINES,
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,6 +35,15 @@ class TorchAttention:
     def __init__(self, query: Tensor, key: Tensor, scaling: float, class_tokens: int = 0) -> None:
         self._query, self._key = query.detach(), key.detach()
         self._scaling, self._class_tokens = scaling, class_tokens
+
+    def views(self, rows: slice) -> "TorchAttention":
+        """The source of some of the views."""
+        return TorchAttention(self._query[rows], self._key[rows], self._scaling, self._class_tokens)
+
+    @property
+    def device(self) -> torch.device:
+        """Where query and key are."""
+        return self._query.device
 
     def received(self, queries: Tensor | None = None, at_most: int | None = None) -> Tensor:
         """See :meth:`vflowopt.attention.AttentionSource.received`; never holds heads x patches x patches."""
@@ -71,25 +80,25 @@ class TorchAttention:
 
 @dataclass
 class VisionCapture:
-    """Attention of the observed module, one source per call, since the last :meth:`clear`."""
+    """Receives what the observed module does while a recording is open."""
 
     class_tokens: int
-    calls: list[TorchAttention] = field(default_factory=list)
-    recording: bool = False
+    _calls: list[TorchAttention] | None = None
 
-    def clear(self) -> None:
-        """Forget all calls, which frees query and key."""
-        self.calls.clear()
+    @contextmanager
+    def recording(self) -> Iterator[list[TorchAttention]]:
+        """The list fills with one source per call of the module inside the block."""
+        calls: list[TorchAttention] = []
+        self._calls = calls
+        try:
+            yield calls
+        finally:
+            self._calls = None
 
     def note(self, query: Tensor, key: Tensor, scaling: float) -> None:
         """Record one call of the module."""
-        if self.recording:
-            self.calls.append(TorchAttention(query, key, scaling, self.class_tokens))
-
-
-def rows_of(source: TorchAttention, views: slice) -> TorchAttention:
-    """The source of some of the views of a call."""
-    return TorchAttention(source._query[views], source._key[views], source._scaling, source._class_tokens)
+        if self._calls is not None:
+            self._calls.append(TorchAttention(query, key, scaling, self.class_tokens))
 
 
 @contextmanager
@@ -129,4 +138,3 @@ def capture_attention(module: nn.Module, class_tokens: int = 0) -> Iterator[Visi
     finally:
         module.config = original
         del ALL_ATTENTION_FUNCTIONS[name]
-        capture.clear()

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from vflowopt import Strategy, TokenLayout
 from vflowopt.adapter import Evaluation, Inputs
-from vflowopt.errors import InputError, VFlowOptError
-from vflowopt_hf.capture import capture_attention
+from vflowopt.errors import InputError
+from vflowopt_hf.encoders import tap_encoders
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.prefill import Prefill, UnitContext, find_units, plan_units
+from vflowopt_hf.prefill import Prefill, place_units, plan_units
 from vflowopt_hf.session import num_layers
 from vflowopt_hf.staged import StagedDecoder, StagePlan
 
@@ -26,14 +26,13 @@ class Sample:
     Attributes:
         call: keyword arguments with which the backbone called the text decoder: embeddings (vision features in
             place), mask, positions.
-        prefill: its units.
-        contexts: what scorers look at; holds query and key of the one observed attention module.
+        prefill: its units and where they are.
+            Their scoring contexts hold query and key of the one observed attention module.
         target: final-norm hidden states of the unpruned forward [1, queries, features].
     """
 
     call: dict[str, Any]
     prefill: Prefill
-    contexts: list[UnitContext]
     target: Tensor
 
 
@@ -72,7 +71,7 @@ class HiddenStateEvaluator:
         digest.update(objective.encode())
         self.fingerprint = digest.hexdigest()
         self.units: Sequence[Sequence[TokenLayout]] = [
-            [placed.unit.layout for placed in sample.prefill.units] for sample in self.samples
+            [placed.context.layout for placed in sample.prefill.units] for sample in self.samples
         ]
 
     def _prepare(self, index: int, inputs: Inputs, statistics: PixelStatistics) -> Sample:
@@ -81,24 +80,22 @@ class HiddenStateEvaluator:
             raise InputError(f"sample {index} is not a processor output with input_ids: {type(inputs).__name__}")
         if inputs["input_ids"].shape[0] != 1:
             raise InputError(f"sample {index} has batch size {inputs['input_ids'].shape[0]}; pass samples one by one")
-        try:
-            prefill = find_units(self._family, self._model, inputs)
-        except VFlowOptError as error:
-            raise InputError(f"sample {index}: {error}") from error
-        if prefill is None:
-            raise InputError(f"sample {index} has no image or video, so there is nothing to prune")
         backbone, decoder = self._family.backbone(self._model), self._family.decoder(self._model)
         calls: list[dict[str, Any]] = []
         handle = decoder.register_forward_pre_hook(lambda _m, _a, kwargs: calls.append(dict(kwargs)), with_kwargs=True)
-        attention = self._family.vision_attention(self._model)
         try:
-            with capture_attention(attention, self._family.class_tokens) as capture, torch.no_grad():
-                capture.recording = True
-                target = backbone(**{**inputs, "use_cache": False}).last_hidden_state
-                contexts = prefill.contexts(capture, statistics)
+            with tap_encoders(self._family, self._model) as tap, torch.no_grad():
+                mark = tap.mark()
+                output = backbone(**{**inputs, "use_cache": False})
+                encodings = tap.since(mark)
         finally:
             handle.remove()
-        return Sample({**calls[0], "use_cache": False}, prefill, contexts, target)
+        if not encodings:
+            raise InputError(f"sample {index} has no image or video, so there is nothing to prune")
+        placeholders = self._family.placeholder_ids(self._model)
+        mask = inputs.get("attention_mask")
+        prefill = place_units(placeholders, encodings, inputs["input_ids"], mask, statistics)
+        return Sample({**calls[0], "use_cache": False}, prefill, output.last_hidden_state)
 
     def evaluate(self, strategy: Strategy) -> Evaluation:
         """Mean similarity over the samples; not finite counts as -1 (Eq. 8)."""
@@ -116,7 +113,7 @@ class HiddenStateEvaluator:
     def pruned_hidden(self, sample: Sample, strategy: Strategy) -> tuple[Tensor, float]:
         """Final-norm hidden states [1, rows, features] of one pruned prefill, and its average retention."""
         decoder = self._family.decoder(self._model)
-        scored = plan_units(strategy, sample.contexts)
+        scored = plan_units(strategy, sample.prefill.units)
         plan = StagePlan.of([unit.placed for unit in scored], sample.prefill.present, sample.target.device)
         with StagedDecoder(decoder, lambda _: plan).installed(), torch.no_grad():
             hidden = _call(decoder, sample.call).last_hidden_state

@@ -20,16 +20,12 @@ class Unit:
     """One image (all its crops) or one video (all its frames), as the vision tower sees it.
 
     Attributes:
-        modality: key into :meth:`Family.placeholder_ids`, for example ``"image"``.
-        call: how many times the captured vision attention has run before it sees this unit, in one model forward.
-        views: rows of that call's batch that belong to this unit.
+        views: rows of the vision tower's batch that belong to this unit.
         layout: places of the unit's visual tokens.
         to_tokens: takes a float32 patch map [views, patches] through the transformation of the features: [N].
         entropy: patch entropy float32 [views, patches] in nats, given the pixel statistics to invert.
     """
 
-    modality: str
-    call: int
     views: slice
     layout: TokenLayout
     to_tokens: Callable[[Tensor], Tensor]
@@ -62,11 +58,11 @@ class Family(ABC):
 
     @abstractmethod
     def placeholder_ids(self, model: Any) -> Mapping[str, int]:
-        """Token id of the placeholders of each modality."""
+        """Token id of the placeholders of each modality ("image", "video") that the family has."""
 
     @abstractmethod
-    def units(self, model: Any, inputs: Mapping[str, Any]) -> Sequence[Unit]:
-        """Units of the backbone's inputs; those of one modality in the order of their features."""
+    def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:
+        """Units that one call of the backbone's ``get_<modality>_features(**arguments)`` encodes, in feature order."""
 
     def answer_prompt(self, processor: Any, images: int, prompt: str) -> str:
         """The text to give to the processor for a question about ``images`` images."""

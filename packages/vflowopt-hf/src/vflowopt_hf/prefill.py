@@ -5,44 +5,55 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vflowopt import Strategy
+from vflowopt import PruningPlan, Strategy, TokenLayout
 from vflowopt.arrays import HostBools, HostInts, to_numpy
 from vflowopt.components import Score
 from vflowopt.errors import InputError, UnsupportedOperationError
-from vflowopt_hf.capture import TorchAttention, VisionCapture, rows_of
-from vflowopt_hf.family import Family, Unit
+from vflowopt_hf.capture import TorchAttention
+from vflowopt_hf.encoders import Encoding
+from vflowopt_hf.family import Unit
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.rows import PlacedPlan
+
+
+@dataclass(frozen=True, eq=False)
+class UnitContext:
+    """A :class:`vflowopt.components.ScoringContext` over one encoded unit."""
+
+    unit: Unit
+    attention: TorchAttention
+    statistics: PixelStatistics
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Places of the unit's visual tokens."""
+        return self.unit.layout
+
+    @property
+    def entropy(self) -> Tensor:
+        """Patch entropy, float32 [views, patches]."""
+        return self.unit.entropy(self.statistics)
+
+    def place(self, host: npt.NDArray[Any]) -> Tensor:
+        """A host array as a tensor where the attention is."""
+        return torch.from_numpy(host).to(self.attention.device)
+
+    def to_tokens(self, patch_map: Tensor) -> Tensor:
+        """float32 [N] from [views, patches]."""
+        return self.unit.to_tokens(patch_map.float())
 
 
 @dataclass(frozen=True, eq=False)
 class PlacedUnit:
     """A unit with its place in the batch: sample, and the row of each of its visual tokens."""
 
-    unit: Unit
+    context: UnitContext
     sample: int
     rows: HostInts
-
-
-@dataclass(frozen=True, eq=False)
-class UnitContext:
-    """A :class:`vflowopt.components.ScoringContext` over one unit of a forward."""
-
-    placed: PlacedUnit
-    attention: TorchAttention
-    statistics: PixelStatistics
-
-    @property
-    def entropy(self) -> Tensor:
-        """Patch entropy, float32 [views, patches]."""
-        return self.placed.unit.entropy(self.statistics)
-
-    def to_tokens(self, patch_map: Tensor) -> Tensor:
-        """float32 [N] from [views, patches]."""
-        return self.placed.unit.to_tokens(patch_map.float())
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,65 +68,63 @@ class Prefill:
     units: tuple[PlacedUnit, ...]
     present: HostBools
 
-    def contexts(self, capture: VisionCapture, statistics: PixelStatistics) -> list[UnitContext]:
-        """One scoring context per unit, from what the vision attention did in this forward.
 
-        Raises:
-            UnsupportedOperationError: the vision tower did not run, because features came ready-made.
-        """
-        calls = 1 + max((placed.unit.call for placed in self.units), default=-1)
-        if len(capture.calls) != calls:
-            raise UnsupportedOperationError(
-                f"the vision tower's attention ran {len(capture.calls)} times where {calls} were expected; precomputed "
-                f"features (mm_encoder_outputs) carry no attention, so pass pixel values instead"
-            )
-        return [
-            UnitContext(placed, rows_of(capture.calls[placed.unit.call], placed.unit.views), statistics)
-            for placed in self.units
-        ]
+def place_units(
+    placeholders: Mapping[str, int],
+    encodings: Sequence[Encoding],
+    input_ids: object,
+    attention_mask: object,
+    statistics: PixelStatistics,
+) -> Prefill:
+    """Find the visual tokens of encoded units in a prompt.
 
-
-def find_units(family: Family, model: Any, inputs: Mapping[str, Any]) -> Prefill | None:
-    """Units of a backbone forward and where their tokens are; ``None`` if the forward brings no pixels.
+    Args:
+        placeholders: token id of each modality.
+        encodings: at most one per modality.
+        input_ids: int64 [batch, queries].
+        attention_mask: [batch, past + queries], or None.
+        statistics: pixel normalisation to invert for patch entropy.
 
     Raises:
-        InputError: the prompt's placeholders do not match the pixels.
+        InputError: the prompt's placeholders do not match the encoded units.
         UnsupportedOperationError: no token ids, or a mask that is not 2-dimensional.
     """
-    units = family.units(model, inputs)
-    if not units:
-        return None
-    ids = inputs.get("input_ids")
-    if not isinstance(ids, Tensor):
+    if not isinstance(input_ids, Tensor):
         raise UnsupportedOperationError("pruning finds visual tokens by input_ids; pass them, not inputs_embeds")
-    mask = inputs.get("attention_mask")
-    if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+    if attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.ndim == 2):
         raise UnsupportedOperationError(
             "pruning needs a 2-dimensional attention_mask, as the processor makes it, or none"
         )
-    host_ids: HostInts = ids.cpu().numpy()
-    queries = host_ids.shape[1]
-    present = np.ones(host_ids.shape, dtype=bool) if mask is None else mask[:, -queries:].cpu().numpy().astype(bool)
+    ids: HostInts = input_ids.cpu().numpy()
+    batch, queries = ids.shape
+    present = np.ones(ids.shape, dtype=bool)
+    if attention_mask is not None:
+        present = attention_mask[:, -queries:].cpu().numpy().astype(bool)
     placed: list[PlacedUnit] = []
-    for modality, token in family.placeholder_ids(model).items():
-        flat = np.flatnonzero(host_ids == token)
-        own = [unit for unit in units if unit.modality == modality]
-        expected = sum(unit.layout.tokens for unit in own)
-        if len(flat) != expected:
-            raise InputError(
-                f"the prompt holds {len(flat)} {modality} tokens in this forward, but its pixels make {expected}; pass "
-                f"whole prompts as the processor made them (chunked prefill is not supported while pruning)"
-            )
-        start = 0
-        for unit in own:
-            rows = flat[start : start + unit.layout.tokens]
-            start += unit.layout.tokens
-            sample = int(rows[0]) // queries
-            if int(rows[-1]) // queries != sample:
-                raise InputError(f"the tokens of one {modality} are spread over two samples of the batch")
-            placed.append(PlacedUnit(unit, sample, rows - sample * queries))
+    for encoding in encodings:
+        copies = encoding.expansion()  # beams repeat each sample that many times in a row
+        contexts = [UnitContext(unit, encoding.attention.views(unit.views), statistics) for unit in encoding.units]
+        for sample in range(0, batch, copies):
+            rows = np.flatnonzero(ids[sample] == placeholders[encoding.modality])
+            while len(rows) and contexts and contexts[0].layout.tokens <= len(rows):
+                context = contexts.pop(0)
+                own, rows = np.split(rows, [context.layout.tokens])
+                placed.extend(PlacedUnit(context, sample + copy, own) for copy in range(copies))
+            if len(rows):
+                raise _mismatch(encoding, ids, placeholders)
+        if contexts:
+            raise _mismatch(encoding, ids, placeholders)
     placed.sort(key=lambda entry: (entry.sample, int(entry.rows[0])))
     return Prefill(tuple(placed), present)
+
+
+def _mismatch(encoding: Encoding, ids: HostInts, placeholders: Mapping[str, int]) -> InputError:
+    found = int((ids == placeholders[encoding.modality]).sum())
+    expected = encoding.expansion() * sum(unit.layout.tokens for unit in encoding.units)
+    return InputError(
+        f"the prompt holds {found} {encoding.modality} tokens in this forward, but the pixels make {expected}, as "
+        f"whole units per sample; pass prompts as the processor made them (while pruning, prefill cannot be chunked)"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,21 +139,22 @@ class ScoredUnit:
         return {name: tuple(np.atleast_1d(to_numpy(value)).tolist()) for name, value in self.score.details.items()}
 
 
-def plan_units(strategy: Strategy, contexts: Sequence[UnitContext]) -> list[ScoredUnit]:
-    """Score and plan every unit (paper Algorithm 1).
+def plan_units(strategy: Strategy, units: Sequence[PlacedUnit]) -> list[ScoredUnit]:
+    """Score and plan every unit (paper Algorithm 1); beams of one sample share the plan.
 
     Raises:
         ImportanceError: an importance map is not finite or has the wrong shape.
         BudgetError: a stage keeps fewer tokens than a unit's structural ones.
     """
-    scored = []
-    for context in contexts:
-        unit = context.placed.unit
+    made: dict[UnitContext, tuple[Score, PruningPlan]] = {}
+    for context in dict.fromkeys(placed.context for placed in units):
         # Counts first: an infeasible budget is reported before anything is computed.
-        for count in strategy.schedule.counts(unit.layout.tokens):
-            unit.layout.require(count)
+        for count in strategy.schedule.counts(context.layout.tokens):
+            context.layout.require(count)
         with torch.no_grad():
             score = strategy.scorer.score(context)
-            plan = strategy.plan(score.importance, unit.layout)
-        scored.append(ScoredUnit(PlacedPlan(plan, context.placed.sample, context.placed.rows), score))
-    return scored
+            made[context] = score, strategy.plan(score.importance, context.layout)
+    return [
+        ScoredUnit(PlacedPlan(made[placed.context][1], placed.sample, placed.rows), made[placed.context][0])
+        for placed in units
+    ]

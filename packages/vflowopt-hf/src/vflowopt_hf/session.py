@@ -11,10 +11,10 @@ from vflowopt import PruningPlan, PruningReport, Strategy
 from vflowopt.errors import PruningStateError, UnsupportedOperationError
 from vflowopt.report import UnitReport
 from vflowopt.schedule import stage_widths
-from vflowopt_hf.capture import VisionCapture, capture_attention
+from vflowopt_hf.encoders import EncoderTap, Encoding, tap_encoders
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.prefill import Prefill, ScoredUnit, find_units, plan_units
+from vflowopt_hf.prefill import ScoredUnit, place_units, plan_units
 from vflowopt_hf.staged import StagedDecoder, StagePlan
 
 
@@ -23,8 +23,10 @@ class Session:
 
     def __init__(self, family: Family, model: Any, strategy: Strategy, statistics: PixelStatistics) -> None:
         self._family, self._model, self._strategy, self._statistics = family, model, strategy, statistics
-        self._capture: VisionCapture | None = None
-        self._prefill: Prefill | None = None
+        self._tap: EncoderTap | None = None
+        self._inputs: dict[str, Any] = {}
+        self._given: list[Encoding] = []
+        self._mark = 0
         self._scored: list[ScoredUnit] = []
         self._shape = (0, 0)
         self._lengths: tuple[int, ...] = ()
@@ -42,8 +44,7 @@ class Session:
                 f"this {type(self._model).__name__} is being pruned already; leave the outer `with prune(...)` first"
             )
         with ExitStack() as stack:
-            attention = self._family.vision_attention(self._model)
-            self._capture = stack.enter_context(capture_attention(attention, self._family.class_tokens))
+            self._tap = stack.enter_context(tap_encoders(self._family, self._model))
             for handle in (
                 self._model.register_forward_pre_hook(_refuse_full_length_arguments, with_kwargs=True),
                 backbone.register_forward_pre_hook(self._enter, with_kwargs=True),
@@ -54,32 +55,30 @@ class Session:
             yield self
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        assert self._capture is not None
-        inputs = dict(kwargs)
-        if args:
-            inputs["input_ids"] = args[0]
-        if inputs.get("mm_encoder_outputs"):
-            raise UnsupportedOperationError(
-                "precomputed vision features (mm_encoder_outputs) carry no attention to prune by; pass pixel values"
-            )
-        self._prefill = find_units(self._family, self._model, inputs)
-        self._capture.clear()
-        self._capture.recording = self._prefill is not None
+        assert self._tap is not None
+        self._inputs = kwargs | ({"input_ids": args[0]} if args else {})
+        given = {name: out for name, out in (kwargs.get("mm_encoder_outputs") or {}).items() if out is not None}
+        self._given = self._tap.find(given)
+        self._mark = self._tap.mark()
 
     def _leave(self, *_: Any) -> None:
-        assert self._capture is not None
-        self._prefill = None
-        self._capture.recording = False
-        self._capture.clear()
+        self._inputs, self._given = {}, []
 
     def _begin(self, kwargs: dict[str, Any]) -> StagePlan | None:
         """Plan the decoder forward that starts now."""
-        prefill, capture = self._prefill, self._capture
-        if prefill is None or capture is None:
+        assert self._tap is not None
+        encodings = [*self._given, *self._tap.since(self._mark)]
+        if not encodings:
             return None
         embeddings: Tensor = kwargs["inputs_embeds"]
-        self._scored = plan_units(self._strategy, prefill.contexts(capture, self._statistics))
-        capture.clear()
+        prefill = place_units(
+            self._family.placeholder_ids(self._model),
+            encodings,
+            self._inputs.get("input_ids"),
+            self._inputs.get("attention_mask"),
+            self._statistics,
+        )
+        self._scored = plan_units(self._strategy, prefill.units)
         plan = StagePlan.of([scored.placed for scored in self._scored], prefill.present, embeddings.device)
         self._shape = (embeddings.shape[0], embeddings.shape[1])
         self._lengths = self._sequence_lengths(plan)

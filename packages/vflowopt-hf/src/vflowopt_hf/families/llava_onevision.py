@@ -48,47 +48,42 @@ class LlavaOnevision(Family):
         """``<image>`` and ``<video>``."""
         return {"image": model.config.image_token_id, "video": model.config.video_token_id}
 
-    def units(self, model: Any, inputs: Mapping[str, Any]) -> Sequence[Unit]:
-        """Images first, then videos: the order in which the tower sees them."""
-        images = list(self._images(model, inputs)) if inputs.get("pixel_values") is not None else []
-        videos = inputs.get("pixel_values_videos")
-        if videos is not None:
-            images.extend(self._videos(model, videos, call=1 if images else 0))
-        return images
+    def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:
+        """One unit per image (a sample's single image is tiled) or per video."""
+        return list((_videos if modality == "video" else _images)(model, arguments))
 
-    def _images(self, model: Any, inputs: Mapping[str, Any]) -> Iterator[Unit]:
-        config, pixels, sizes = model.config, inputs["pixel_values"], inputs["image_sizes"].cpu()
-        counts = inputs.get("batch_num_images")
-        per_sample = [1] * len(sizes) if counts is None else [int(n) for n in counts]
-        tiled = [n == 1 for n in per_sample for _ in range(n)]  # upstream tiles only a sample's single image
-        start = 0
-        for index, size in enumerate(sizes):
-            views = 1
-            if tiled[index]:
-                views = image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
-            # A 4-dimensional batch holds exactly one view per image.
-            own = pixels[index, :views] if pixels.ndim == 5 else pixels[start : start + views]
-            yield Unit(
-                modality="image",
-                call=0,
-                views=slice(start, start + views),
-                layout=_image_layout(model, size, views),
-                to_tokens=partial(_pack_image, model, size),
-                entropy=partial(image_entropy, own, config.vision_config.patch_size),
-            )
-            start += views
 
-    def _videos(self, model: Any, pixels: Tensor, call: int) -> Iterator[Unit]:
-        frames = pixels.shape[1]
-        for index, video in enumerate(pixels):
-            yield Unit(
-                modality="video",
-                call=call,
-                views=slice(index * frames, (index + 1) * frames),
-                layout=_video_layout(model, frames),
-                to_tokens=partial(_pool_video, model),
-                entropy=partial(image_entropy, video, model.config.vision_config.patch_size),
-            )
+def _images(model: Any, arguments: Mapping[str, Any]) -> Iterator[Unit]:
+    config, pixels, sizes = model.config, arguments["pixel_values"], arguments["image_sizes"].cpu()
+    counts = arguments.get("batch_num_images")
+    per_sample = [1] * len(sizes) if counts is None else [int(n) for n in counts]
+    tiled = [n == 1 for n in per_sample for _ in range(n)]  # upstream tiles only a sample's single image
+    start = 0
+    for index, size in enumerate(sizes):
+        views = 1
+        if tiled[index]:
+            views = image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
+        # A 4-dimensional batch comes without padding views.
+        own = pixels[index, :views] if pixels.ndim == 5 else pixels[start : start + views]
+        yield Unit(
+            views=slice(start, start + views),
+            layout=_image_layout(model, size, views),
+            to_tokens=partial(_pack_image, model, size),
+            entropy=partial(image_entropy, own, config.vision_config.patch_size),
+        )
+        start += views
+
+
+def _videos(model: Any, arguments: Mapping[str, Any]) -> Iterator[Unit]:
+    pixels = arguments["pixel_values_videos"]
+    frames = pixels.shape[1]
+    for index, video in enumerate(pixels):
+        yield Unit(
+            views=slice(index * frames, (index + 1) * frames),
+            layout=_video_layout(model, frames),
+            to_tokens=partial(_pool_video, model),
+            entropy=partial(image_entropy, video, model.config.vision_config.patch_size),
+        )
 
 
 def _block_index(feature_layer: int, layers: int) -> int:

@@ -1,0 +1,128 @@
+"""Observe the backbone's vision encoders: which units they encoded, and what the vision attention did meanwhile.
+
+Transformers encodes images in ``get_image_features`` (and videos in ``get_video_features``), called either by the
+backbone's forward or, ahead of it, by ``generate``. Inside the block both are replaced, on this one instance, by
+wrappers that call them and remember the units of each output object.
+"""
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from vflowopt.errors import UnsupportedOperationError
+from vflowopt_hf.capture import TorchAttention, VisionCapture, capture_attention
+from vflowopt_hf.family import Family, Unit
+
+MODALITIES = ("image", "video")
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """One call of a vision encoder.
+
+    Attributes:
+        modality: "image" or "video".
+        units: what was encoded, in the order of the features.
+        attention: the observed attention over all views of the call.
+        output: the encoder's output object, by which a later forward refers to it; not kept alive from here.
+    """
+
+    modality: str
+    units: tuple[Unit, ...]
+    attention: TorchAttention
+    output: weakref.ref[Any]
+
+    def expansion(self) -> int:
+        """How often ``generate`` has repeated the features since, for beams or several returned sequences."""
+        output = self.output()
+        features = getattr(output, "pooler_output", None)
+        return 1 if features is None or not self.units else max(1, len(features) // len(self.units))
+
+
+@dataclass(eq=False)
+class EncoderTap:
+    """Encodings made inside the block whose outputs are still alive."""
+
+    _encodings: list[Encoding] = field(default_factory=list)
+
+    def add(self, encoding: Encoding) -> None:
+        """Remember an encoding, and forget those whose output is gone."""
+        self._encodings = [known for known in self._encodings if known.output() is not None]
+        self._encodings.append(encoding)
+
+    def mark(self) -> int:
+        """A point in time, for :meth:`since`."""
+        self._encodings = [known for known in self._encodings if known.output() is not None]
+        return len(self._encodings)
+
+    def since(self, mark: int) -> list[Encoding]:
+        """Encodings made after :meth:`mark`."""
+        return self._encodings[mark:]
+
+    def find(self, outputs: Mapping[str, Any]) -> list[Encoding]:
+        """The encodings behind the output objects of each modality.
+
+        Raises:
+            UnsupportedOperationError: an output was not made inside this block, so its attention is unknown.
+        """
+        found = []
+        for modality, output in outputs.items():
+            known = [encoding for encoding in self._encodings if encoding.output() is output]
+            if not known:
+                raise UnsupportedOperationError(
+                    f"the precomputed {modality} features (mm_encoder_outputs) were made outside this prune block and "
+                    f"carry no attention to prune by; make them inside it, or pass pixel values"
+                )
+            found.append(known[-1])
+        return found
+
+
+@contextmanager
+def tap_encoders(family: Family, model: Any) -> Iterator[EncoderTap]:
+    """Observe the encoders of a model's backbone inside the block.
+
+    Raises:
+        UnsupportedModelError: the vision attention cannot be observed.
+    """
+    backbone = family.backbone(model)
+    tap = EncoderTap()
+    with capture_attention(family.vision_attention(model), family.class_tokens) as capture:
+        replaced = {}
+        try:
+            for modality in MODALITIES:
+                name = f"get_{modality}_features"
+                original = getattr(backbone, name, None)
+                if original is not None:
+                    replaced[name] = backbone.__dict__.get(name)
+                    setattr(backbone, name, _observed(original, family, model, modality, tap, capture))
+            yield tap
+        finally:
+            for name, own in replaced.items():
+                delattr(backbone, name)
+                if own is not None:
+                    setattr(backbone, name, own)
+
+
+def _observed(
+    original: Callable[..., Any], family: Family, model: Any, modality: str, tap: EncoderTap, capture: VisionCapture
+) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)  # generate() reads the signature
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        units = tuple(family.units(model, modality, signature.bind(*args, **kwargs).arguments))
+        with capture.recording() as calls:
+            output = original(*args, **kwargs)
+        if len(calls) != 1:
+            raise UnsupportedOperationError(
+                f"the observed vision attention ran {len(calls)} times in one call of {original.__name__}, not once"
+            )
+        if not isinstance(output, tuple):
+            tap.add(Encoding(modality, units, calls[0], weakref.ref(output)))
+        return output
+
+    return encode
