@@ -186,6 +186,11 @@ def _reason(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error) or type(error).__name__
     return "; ".join(
-        f"{'.'.join(str(part) for part in entry['loc']) or 'strategy'}: {entry['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(map(_printable, entry['loc'])) or 'strategy'}: {entry['msg'].removeprefix('Value error, ')}"
         for entry in error.errors(include_url=False)
     )
+
+
+def _printable(key: int | str) -> str:
+    """A key of a file as it may stand in one line on a terminal: whatever else it holds is escaped."""
+    return str(key) if str(key).isprintable() else ascii(key)

@@ -1,14 +1,18 @@
 """Load a checkpoint and its processor, for the command line."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from vflowopt.adapter import Inputs
 from vflowopt.errors import InputError
+from vflowopt_hf.family import Family
+from vflowopt_hf.processing import ImageTextProcessor
 
 if TYPE_CHECKING:
     from vflowopt_hf.adapter import TransformersAdapter
@@ -71,22 +75,57 @@ def load_checkpoint(
     Raises:
         InputError: model or processor cannot be loaded; names the cause.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     precision: Any = dtype if dtype != "auto" or device != "cpu" else "float32"
+    if precision != "auto" and not isinstance(getattr(torch, precision, None), torch.dtype):
+        raise InputError(f"{dtype!r} is not a torch dtype; use auto, float32, bfloat16 or float16")
     extra = dict(options or {})
     if attn_implementation is not None:
         extra["attn_implementation"] = attn_implementation
+    with _quiet():
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype=precision, **extra).to(device).eval()
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise InputError(f"cannot load a model from {str(source)!r}: {_first_line(error)}") from error
+        loaded = _load_processor(adapter.family, model, source, processor)
+    return Checkpoint(name or str(source), model, loaded, adapter)
+
+
+def _load_processor(family: Family, model: Any, source: str | Path, processor: Callable[[], Any] | None) -> Any:
+    """The given processor, the checkpoint's own, or, where torchvision is missing, one that takes images only.
+
+    Raises:
+        InputError: none of them can be had; names the cause.
+    """
+    from transformers import AutoProcessor
+
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=precision, **extra).to(device).eval()
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot load a model from {str(source)!r}: {_first_line(error)}") from error
-    try:
-        loaded = processor() if processor else AutoProcessor.from_pretrained(source)
+        if processor:
+            return processor()
+        try:
+            return AutoProcessor.from_pretrained(source)
+        except ImportError:
+            return ImageTextProcessor.load(family, model, source)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"cannot load the processor of {str(source)!r}: {_first_line(error)}") from error
-    return Checkpoint(name or str(source), model, loaded, adapter)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and remarks off the terminal inside the block; put both back afterwards."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

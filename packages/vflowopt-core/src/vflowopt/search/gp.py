@@ -41,12 +41,12 @@ class GaussianProcess(IModel, IDifferentiable, IModelWithNoise):  # type: ignore
         self.set_data(X, Y)
 
     @property
-    def X(self) -> Floats:
+    def X(self) -> Floats:  # noqa: N802
         """Inputs [n, d]."""
         return self._x
 
     @property
-    def Y(self) -> Floats:
+    def Y(self) -> Floats:  # noqa: N802
         """Outputs [n, 1]."""
         return self._y
 

@@ -37,8 +37,8 @@ class UniformProposer:
         self._design = RandomDesign(_cube(dimensions))
         self._seed = seed
 
-    def propose(self, points: Sequence[Point], scores: Sequence[float]) -> tuple[Point, str]:
-        """See :meth:`Proposer.propose`."""
+    def propose(self, points: Sequence[Point], scores: Sequence[float]) -> tuple[Point, str]:  # noqa: ARG002
+        """See :meth:`Proposer.propose`; only the number of points matters."""
         with seeded(self._seed, len(points)):
             return _point(self._design.get_samples(1)), "random"
 
@@ -88,7 +88,8 @@ def without_outliers(scores: Floats) -> Floats:
     A sample whose similarity is not finite scores -1 while good strategies differ in the third digit.
     """
     low, high = np.quantile(scores, (0.25, 0.75))
-    return np.maximum(scores, low - 3.0 * (high - low))
+    raised: Floats = np.maximum(scores, low - 3.0 * (high - low))
+    return raised
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
-from scipy.optimize import brentq
 
 from vflowopt.errors import BudgetError, InputError, StrategyError
 from vflowopt.layout import TokenLayout
@@ -31,6 +30,9 @@ SigLIP crop), so weights up to about that many let entropy rule; at a high t, wh
 MAX_CELL = 20.0
 """Published cells are 12 to 17. A cell wider than every grid acts like one of the grid's side."""
 
+ROUNDING = 1e-12
+"""An interval of cumulative retentions narrower than this is a single value."""
+
 
 @dataclass(frozen=True)
 class LogScale:
@@ -41,19 +43,19 @@ class LogScale:
     shift: float = 0.0
 
     @property
-    def _ratio(self) -> float:
-        return (self.high + self.shift) / (self.low + self.shift)
+    def _span(self) -> float:
+        return math.log((self.high + self.shift) / (self.low + self.shift))
 
     def value(self, unit: float) -> float:
         """The value at ``unit`` in [0, 1]."""
-        value = (self.low + self.shift) * self._ratio**unit - self.shift
+        value = self.low + (self.low + self.shift) * math.expm1(unit * self._span)
         return min(max(value, self.low), self.high)
 
     def unit(self, value: float) -> float:
         """Inverse of :meth:`value`; 0 if the scale is a single value."""
-        if self.high == self.low:
+        if self._span == 0.0:
             return 0.0
-        return min(max(math.log((value + self.shift) / (self.low + self.shift)) / math.log(self._ratio), 0.0), 1.0)
+        return min(max(math.log1p((value - self.low) / (self.low + self.shift)) / self._span, 0.0), 1.0)
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,14 @@ class SearchSpace:
         Raises:
             BudgetError, StrategyError: see :class:`SearchSpace`.
         """
-        if stages is None:
-            stages = dict.fromkeys(default_stages(num_layers))  # under 3 layers some of them coincide
+        # Under 3 layers some default stages coincide.
+        chosen = tuple(dict.fromkeys(default_stages(num_layers))) if stages is None else tuple(map(int, stages))
         found = [unit for unit in units if unit.tokens]
         side = max((int(unit.position[:, 1:].max()) + 1 for unit in found), default=MAX_CELL)
         return cls(
             budget=float(check_budget(budget)),
             num_layers=num_layers,
-            stages=tuple(int(stage) for stage in stages),
+            stages=chosen,
             floor=max(map(_least_retention, found), default=1e-6),
             max_cell=float(min(max(side, 1), MAX_CELL)),
         )
@@ -156,6 +158,8 @@ class SearchSpace:
         above = chosen[-1] if chosen else 1.0
         left = self._target - sum(k * width for k, width in zip(chosen, widths, strict=False))
         low = min(above, max(self.floor, left / sum(widths[stage:])))
+        if above - low < ROUNDING:
+            return above, above  # flat retention stays flat to the last bit, and with it its counts
         return low, max(low, min(above, (left - self.floor * sum(widths[stage + 1 :])) / widths[stage]))
 
     def to_strategy(self, unit: npt.ArrayLike) -> Strategy:
@@ -169,7 +173,7 @@ class SearchSpace:
         """
         point = np.asarray(unit, dtype=np.float64)
         if point.shape != (self.dimensions,) or not ((point >= 0) & (point <= 1)).all():
-            raise InputError(f"a point of the search space is {self.dimensions} numbers in [0, 1], got {unit}")
+            raise InputError(f"a point of the search space is {self.dimensions} numbers in [0, 1], got {point}")
         *split, threshold, entropy_weight, cell = point.tolist()
         cumulative: list[float] = []
         for share in (*split, 0.0):
@@ -198,7 +202,8 @@ class SearchSpace:
             raise StrategyError(f"the strategy's average retention {retention} is not the budget {self.budget}")
         if schedule.cumulative[-1] < self.floor - 1e-9:
             raise StrategyError(
-                f"the last stage retains {schedule.cumulative[-1]:.4f} of the tokens; these samples need {self.floor:.4f}"
+                f"the last stage retains {schedule.cumulative[-1]:.4f} of the tokens; these samples need at least "
+                f"{self.floor:.4f}"
             )
         if scorer.threshold > MAX_THRESHOLD or scorer.entropy_weight > MAX_ENTROPY_WEIGHT:
             raise StrategyError(
@@ -208,7 +213,7 @@ class SearchSpace:
         split: list[float] = []
         for stage in range(len(self.stages) - 1):
             low, high = self._interval(schedule.cumulative[:stage])
-            share = (schedule.cumulative[stage] - low) / (high - low) if high > low else 0.0
+            share = (schedule.cumulative[stage] - low) / (high - low) if high - low > ROUNDING else 0.0
             split.append(min(max(share, 0.0), 1.0))
         scales = self._scales
         cell = min(recycler.cell if recycler else 1.0, self.max_cell)
@@ -232,16 +237,11 @@ class SearchSpace:
     def fit(self, shape: Sequence[float]) -> tuple[float, ...]:
         """Cumulative retentions proportional to a non-increasing ``shape`` > 0, clipped, that meet the budget."""
         weights = np.asarray(shape, dtype=np.float64)
-        widths = np.asarray(self.widths)
-
-        def cumulative(factor: float) -> npt.NDArray[np.float64]:
-            return np.clip(factor * weights, self.floor, 1.0)
-
-        # A budget at either end of what is feasible may miss the bracket by rounding.
-        lowest, highest = self.floor * widths.sum(), widths.sum()
-        target = min(max(self._target, lowest), highest)
-        factor = brentq(lambda x: cumulative(x) @ widths - target, 0.0, 1.0 / weights.min(), xtol=1e-15, rtol=1e-15)
-        return tuple(cumulative(factor).tolist())
+        # What a factor retains in all is piecewise linear in it, with a bend where a stage meets a clip.
+        bends = np.sort(np.concatenate([self.floor / weights, 1.0 / weights]))
+        retained = np.clip(bends[:, None] * weights, self.floor, 1.0) @ np.asarray(self.widths)
+        factor = np.interp(self._target, retained, bends)
+        return tuple(np.clip(factor * weights, self.floor, 1.0).tolist())
 
 
 def _least_retention(unit: TokenLayout) -> float:

@@ -1,0 +1,61 @@
+# Two commands for newcomers: `make demo` and `make test`. Each makes its own environment in .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PACKAGES := $(wildcard packages/*/pyproject.toml)
+SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src
+
+.PHONY: demo test test-slow test-gpu lint types docs smoke core-alone check clean
+
+demo: $(VENV)/.run
+	$(BIN)/vflowopt demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy $(SOURCES)
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict --quiet
+
+# The README's main command, cut down to a fraction of a minute.
+smoke: $(VENV)/.run
+	$(BIN)/vflowopt demo --quick --out build/demo
+
+# The core must work where there is no torch.
+core-alone:
+	rm -rf build/core-alone
+	$(PYTHON) -m venv build/core-alone
+	build/core-alone/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ./packages/vflowopt-core
+	build/core-alone/bin/vflowopt --help > /dev/null
+	build/core-alone/bin/vflowopt adapters
+	build/core-alone/bin/python -c "import importlib.util as u; assert not u.find_spec('torch'), 'torch came along'"
+
+check: lint types test docs smoke core-alone
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), 'Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...'"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python requirements.txt constraints.txt $(PACKAGES)
+	$(PIP) --requirement requirements.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+	$(PIP) --requirement requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build site vflowopt-demo

@@ -1,0 +1,39 @@
+"""The Typer application and its commands."""
+
+from typing import Annotated
+
+import typer
+
+from vflowopt import __version__
+from vflowopt.cli import adapters, bench, demo, evaluate, optimize, run, show
+from vflowopt.cli.failures import OneLineErrors
+
+app = typer.Typer(
+    name="vflowopt",
+    cls=OneLineErrors,
+    help="Training-free visual token pruning for large multimodal models.",
+    epilog="Start with `vflowopt demo`: it searches a strategy for a small shipped model and shows what it gains.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vflowopt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Training-free visual token pruning for large multimodal models."""
+
+
+for module in (demo, optimize, evaluate, run, show, bench, adapters):
+    module.register(app)

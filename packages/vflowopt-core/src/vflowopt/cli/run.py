@@ -1,0 +1,96 @@
+"""``vflowopt run``: one question, pruned beside unpruned."""
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vflowopt.adapter import Inputs, LoadedModel
+from vflowopt.cli.console import print_json, results, seconds, size, table, tokens
+from vflowopt.cli.data import Question, open_image
+from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
+from vflowopt.cli.strategies import StrategyOption, read_strategy
+from vflowopt.report import PruningReport
+
+EXAMPLES = """
+[b]Example[/b]
+
+vflowopt run -m reference -i scene.png -p "what digit is on the red circle?" -s mean-attention@0.25
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("run", epilog=EXAMPLES)(run)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, and how long its first token and the whole answer took."""
+
+    text: str
+    first_token: float
+    whole: float
+
+
+def run(
+    model: ModelOption,
+    image: Annotated[list[Path], typer.Option("--image", "-i", help="Image file; may be repeated.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.")],
+    strategy: StrategyOption,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer at most.")] = 64,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Ask one question with and without pruning, and compare answers, tokens and times."""
+    chosen_strategy, chosen = read_strategy(strategy), choose(model)
+    images = [open_image(path) for path in image]
+    loaded = chosen.load(device, dtype)
+    inputs = Question(tuple(images), prompt).prepare(loaded)
+    with loaded.adapter.prune(loaded.model, chosen_strategy, processor=loaded.processor) as pruning:
+        loaded.generate(inputs, 1)  # warms up, and refuses an infeasible budget before anything is printed
+        report = pruning.report
+    unpruned = _ask(loaded, inputs, max_new_tokens, nullcontext())
+    block = loaded.adapter.prune(loaded.model, chosen_strategy, processor=loaded.processor)
+    pruned = _ask(loaded, inputs, max_new_tokens, block)
+    if as_json:
+        print_json(_describe(unpruned, pruned, report))
+        return
+    total = sum(unit.tokens for unit in report.units)
+    stages = [sum(unit.counts[stage] for unit in report.units) for stage in range(len(report.boundaries))]
+    layers = ", ".join(str(boundary) for boundary in report.boundaries)
+    rows = [
+        ("answer", unpruned.text, pruned.text),
+        ("visual tokens", str(total), tokens((total, *stages))),
+        ("average retention", "100 %", f"{report.retention:.1%}"),
+        ("KV cache after prefill", size(report.kv_cache_bytes_unpruned), size(report.kv_cache_bytes)),
+        ("first token (vision tower included)", seconds(unpruned.first_token), seconds(pruned.first_token)),
+        ("whole answer", seconds(unpruned.whole), seconds(pruned.whole)),
+    ]
+    caption = f"Stages prune before decoder layers {layers} of {report.num_layers}. Times are of one run: see `vflowopt bench`."
+    results().print(table(prompt, ("", "unpruned", "pruned"), rows, caption))
+
+
+def _ask(loaded: LoadedModel, inputs: Inputs, length: int, block: AbstractContextManager[Any]) -> Answer:
+    with block:
+        start = time.perf_counter()
+        loaded.generate(inputs, 1)
+        first = time.perf_counter() - start
+        start = time.perf_counter()
+        text = loaded.generate(inputs, length)
+        return Answer(text, first, time.perf_counter() - start)
+
+
+def _describe(unpruned: Answer, pruned: Answer, report: PruningReport) -> dict[str, Any]:
+    return {
+        "unpruned": {**vars(unpruned), "kv_cache_bytes": report.kv_cache_bytes_unpruned},
+        "pruned": {**vars(pruned), "kv_cache_bytes": report.kv_cache_bytes},
+        "retention": report.retention,
+        "layers": report.num_layers,
+        "boundaries": list(report.boundaries),
+        "units": [{"tokens": unit.tokens, "counts": list(unit.counts)} for unit in report.units],
+    }

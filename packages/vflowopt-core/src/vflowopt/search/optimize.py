@@ -1,0 +1,144 @@
+"""``optimize``: the search of paper Algorithm 1, the same without a framework, and random search to compare with."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vflowopt.adapter import Evaluator, Inputs
+from vflowopt.plugins import find_adapter
+from vflowopt.search.journal import check_journal
+from vflowopt.search.loop import Run
+from vflowopt.search.progress import SearchProgress
+from vflowopt.search.proposer import BayesianProposer, UniformProposer
+from vflowopt.search.result import OptimizeResult
+from vflowopt.search.settings import Settings
+from vflowopt.search.space import SearchSpace
+from vflowopt.search.starts import given, known_good
+from vflowopt.strategy import Strategy
+
+
+def optimize(
+    model: Any,
+    samples: Iterable[Inputs],
+    budget: float,
+    *,
+    iterations: int = 50,
+    initial: int = 10,
+    seed: int = 0,
+    journal: str | Path | None = None,
+    objective: str = "last-token",
+    stages: Sequence[int] | None = None,
+    starts: Iterable[Strategy] | None = None,
+    progress: SearchProgress | bool | None = None,
+    processor: Any = None,
+    evaluator: Evaluator | None = None,
+) -> OptimizeResult:
+    """Search the pruning strategy that changes a model's outputs least at a fixed average retention (Algorithm 1).
+
+    Varies the split of the budget over the stages, the threshold t, the entropy weight alpha and the recycling cell a.
+    Every strategy tried meets the budget exactly. Each evaluation is one prefill per sample.
+
+    Args:
+        model: a model that an installed adapter supports.
+        samples: processor outputs, each what ``model(**inputs)`` takes; some tens of samples do.
+        budget: average retention in (0, 1] (Eq. 5): the fraction of visual tokens that the average layer sees.
+        iterations: evaluations chosen by Expected Improvement.
+        initial: evaluations before that: known good strategies (see :mod:`vflowopt.search.starts`), then uniform
+            draws. They are evaluated in this order, and the history says which is which.
+        seed: the same seed and samples give the same history.
+        journal: file that records every evaluation. The same call again resumes where it ended, also after a crash;
+            more ``iterations`` than before continue the same search.
+        objective: what is compared with the unpruned model (Eq. 8), for example ``"last-token"``.
+        stages: decoder layers before which to prune; by default 0, L // 3 and 2 (L // 3).
+        starts: strategies to begin with instead of the built-in ones; rescaled to the budget, and counted in
+            ``initial``.
+        progress: ``True`` for a bar on standard error, or a callable that takes each :class:`SearchStep`.
+        processor: the model's processor, from which to take the pixel normalisation.
+        evaluator: use this one, built before for the same model, instead of building one from ``samples``.
+
+    Returns:
+        The best strategy with its provenance, and the history. After Ctrl-C, what was found until then.
+
+    Raises:
+        BudgetError: the budget is outside (0, 1] or too small for the samples; names the smallest feasible one.
+        InputError: samples, iterations, initial or seed cannot be used.
+        StrategyError: stages or starts do not fit.
+        JournalError: the journal belongs to another search, is damaged, or is not a journal.
+        UnsupportedModelError: no adapter, or more than one, supports the model.
+    """
+    settings = Settings.of(budget, iterations, initial, seed, stages, starts)
+    if journal is not None:
+        check_journal(journal)  # before the samples are encoded, which takes a while
+    if evaluator is None:
+        adapter = find_adapter(model)
+        SearchSpace.of(settings.budget, adapter.num_layers(model), stages=settings.stages)  # fails early, too
+        evaluator = adapter.evaluator(model, samples, objective=objective, processor=processor)
+    return _search(evaluator, settings, journal, progress, objective, _model_name(model))
+
+
+def search(
+    evaluator: Evaluator,
+    budget: float,
+    *,
+    iterations: int = 50,
+    initial: int = 10,
+    seed: int = 0,
+    journal: str | Path | None = None,
+    objective: str = "last-token",
+    stages: Sequence[int] | None = None,
+    starts: Iterable[Strategy] | None = None,
+    progress: SearchProgress | bool | None = None,
+    model_name: str | None = None,
+) -> OptimizeResult:
+    """:func:`optimize` for any :class:`Evaluator`; ``objective`` and ``model_name`` only label the result.
+
+    Raises:
+        BudgetError, InputError, StrategyError, JournalError: see :func:`optimize`.
+    """
+    settings = Settings.of(budget, iterations, initial, seed, stages, starts)
+    return _search(evaluator, settings, journal, progress, objective, model_name)
+
+
+def random_search(
+    evaluator: Evaluator,
+    budget: float,
+    *,
+    evaluations: int = 60,
+    seed: int = 0,
+    journal: str | Path | None = None,
+    objective: str = "last-token",
+    stages: Sequence[int] | None = None,
+    progress: SearchProgress | bool | None = None,
+    model_name: str | None = None,
+) -> OptimizeResult:
+    """Uniform draws from the same feasible space, without known good starts: what :func:`search` must beat.
+
+    Raises:
+        BudgetError, InputError, StrategyError, JournalError: see :func:`optimize`.
+    """
+    settings = Settings.of(budget, 0, evaluations, seed, stages, ())
+    space = settings.space(evaluator)
+    run = Run(evaluator, space, UniformProposer(space.dimensions, settings.seed), settings, objective, model_name)
+    return run(journal, {"method": "random"}, progress)
+
+
+def _search(
+    evaluator: Evaluator,
+    settings: Settings,
+    journal: str | Path | None,
+    progress: SearchProgress | bool | None,
+    objective: str,
+    model_name: str | None,
+) -> OptimizeResult:
+    space = settings.space(evaluator)
+    starts = known_good(space) if settings.starts is None else given(space, settings.starts)
+    starts = starts[: settings.initial]
+    proposer = BayesianProposer(space.dimensions, settings.seed, settings.initial, starts)
+    method = {"method": "bayesian", "initial": settings.initial, "starts": [[name, *point] for name, point in starts]}
+    return Run(evaluator, space, proposer, settings, objective, model_name)(journal, method, progress)
+
+
+def _model_name(model: Any) -> str | None:
+    """The path or hub id that a model was loaded from, if it says so."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    return name if isinstance(name, str) and name else None

@@ -1,0 +1,104 @@
+"""What a search returns: the best strategy, and everything that was evaluated on the way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from itertools import accumulate
+from typing import Any
+
+from vflowopt.strategy import Strategy
+
+PACKAGES = ("vflowopt-core", "vflowopt-hf", "vflowopt-qwen", "numpy", "scipy", "emukit", "torch", "transformers")
+"""Distributions whose versions go into a strategy's provenance, where installed."""
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One evaluation.
+
+    Attributes:
+        index: 0 for the first.
+        origin: ``"start:NAME"`` (a known good strategy), ``"initial"`` (uniform design), ``"search"`` (Expected
+            Improvement) or ``"random"`` (random search).
+        unit: point of the unit cube, [S + 2].
+        strategy: the strategy at that point; without provenance.
+        score: objective, higher is better; -1 if the evaluator gave none that is finite.
+        retention: average retention achieved by the exact counts, mean over samples.
+        nonfinite: samples whose similarity was not finite.
+        seconds: duration of the evaluation; ignored when entries are compared.
+    """
+
+    index: int
+    origin: str
+    unit: tuple[float, ...]
+    strategy: Strategy
+    score: float
+    retention: float
+    nonfinite: int = 0
+    seconds: float = field(default=0.0, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as JSON values; floats survive exactly."""
+        strategy = self.strategy.model_dump(mode="json", exclude={"provenance"})
+        return {**self.__dict__, "unit": list(self.unit), "strategy": strategy}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "HistoryEntry":
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            TypeError, ValueError, KeyError: the data are something else.
+        """
+        return cls(
+            index=int(data["index"]),
+            origin=str(data["origin"]),
+            unit=tuple(float(value) for value in data["unit"]),
+            strategy=Strategy.model_validate(data["strategy"]),
+            score=float(data["score"]),
+            retention=float(data["retention"]),
+            nonfinite=int(data["nonfinite"]),
+            seconds=float(data["seconds"]),
+        )
+
+
+@dataclass(frozen=True)
+class OptimizeResult:
+    """Outcome of :func:`vflowopt.optimize`.
+
+    Attributes:
+        strategy: the best strategy found, with its provenance; ``strategy.save(path)`` writes its file.
+        history: every evaluation, in order.
+        interrupted: whether Ctrl-C ended the search before its last evaluation.
+        notes: what the user should know, for example that a torn journal line was dropped.
+    """
+
+    strategy: Strategy
+    history: tuple[HistoryEntry, ...]
+    interrupted: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> HistoryEntry:
+        """The evaluation with the highest score; of equal ones the first."""
+        return best_of(self.history)
+
+    @property
+    def best_so_far(self) -> tuple[float, ...]:
+        """Highest score after each evaluation: the curve by which searches are compared."""
+        return tuple(accumulate((entry.score for entry in self.history), max))
+
+
+def best_of(history: Sequence[HistoryEntry]) -> HistoryEntry:
+    """The entry with the highest score; of equal ones the first."""
+    return max(history, key=lambda entry: entry.score)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of :data:`PACKAGES`, read from their metadata: nothing is imported."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

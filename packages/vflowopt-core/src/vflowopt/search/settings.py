@@ -1,0 +1,87 @@
+"""The arguments of a search, checked before any work."""
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vflowopt.adapter import Evaluator
+from vflowopt.errors import InputError
+from vflowopt.schedule import check_budget
+from vflowopt.search.space import SearchSpace
+from vflowopt.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments, checked as far as possible without a model."""
+
+    budget: float
+    iterations: int
+    initial: int
+    seed: int
+    stages: tuple[int, ...] | None
+    starts: tuple[Strategy, ...] | None
+
+    @classmethod
+    def of(
+        cls,
+        budget: float,
+        iterations: int,
+        initial: int,
+        seed: int,
+        stages: Sequence[int] | None,
+        starts: Iterable[Strategy] | None,
+    ) -> "Settings":
+        """Check and normalise.
+
+        Raises:
+            BudgetError, InputError: names the argument and the values it takes.
+        """
+        settings = cls(
+            budget=check_budget(budget),
+            iterations=whole("iterations", iterations, least=0),
+            initial=whole("initial", initial, least=1),
+            seed=whole("seed", seed, least=0),
+            stages=None if stages is None else tuple(whole("a stage", stage, least=0) for stage in stages),
+            starts=None if starts is None else tuple(starts),
+        )
+        if settings.starts and len(settings.starts) > settings.initial:
+            raise InputError(
+                f"{len(settings.starts)} starting strategies do not fit into initial={settings.initial} evaluations; "
+                f"raise initial to at least {len(settings.starts)}"
+            )
+        return settings
+
+    @property
+    def total(self) -> int:
+        """Evaluations in all."""
+        return self.initial + self.iterations
+
+    def space(self, evaluator: Evaluator) -> SearchSpace:
+        """The space in which every strategy fits every sample of the evaluator.
+
+        Raises:
+            InputError: no sample has a visual token.
+            BudgetError, StrategyError: see :class:`SearchSpace`.
+        """
+        units = [unit for sample in evaluator.units for unit in sample if unit.tokens]
+        if not units:
+            raise InputError(
+                "none of the samples has a visual token, so there is nothing to prune; add images or videos"
+            )
+        return SearchSpace.of(self.budget, evaluator.num_layers, units, self.stages)
+
+
+def whole(name: str, value: int, *, least: int) -> int:
+    """``value`` as an int of at least ``least``.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return number
