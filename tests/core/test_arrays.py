@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.backends import both_backends, host, to_backend
 
+from support.backends import both_backends, host, to_backend
 from vflowopt.arrays import asarray_like, descending_order, inverse_permutation, to_numpy
 
 few_levels = st.lists(st.integers(-3, 3), min_size=1, max_size=60)

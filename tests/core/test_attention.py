@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from oracles import importance as oracle
 from support.generators import attention_matrices, seeds
-
 from vflowopt.attention import MatrixAttention
 from vflowopt.errors import InputError
 

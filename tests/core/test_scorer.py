@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from oracles import importance as oracle
 from pydantic import ValidationError
+
+from oracles import importance as oracle
 from support.backends import Attention, both_backends, host, to_backend
 from support.generators import attention_matrices, exact_attention, seeds
-
 from vflowopt import CalibratedAttention
 from vflowopt.arrays import namespace
 from vflowopt.scorer import calibrated_attention, calibration_patches, entropy_term

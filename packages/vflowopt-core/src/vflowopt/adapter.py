@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Part
 from vflowopt.layout import TokenLayout
 from vflowopt.plan import PruningPlan
 from vflowopt.report import PruningReport
@@ -83,6 +84,25 @@ class Adapter(Protocol):
         self, model: Any, samples: Iterable[Inputs], *, objective: str = "last-token", processor: Any = None
     ) -> Evaluator:
         """See :func:`vflowopt.optimize`."""
+        ...
+
+    def shapes(self) -> Sequence[BenchShape]:
+        """Models with random weights for ``vflowopt bench --shape``."""
+        ...
+
+    def benchmark(
+        self,
+        model: Any,
+        inputs: Inputs,
+        strategies: Mapping[str, Strategy],
+        *,
+        parts: Sequence[Part] = PARTS,
+        rounds: int = 5,
+        planning_layout: TokenLayout | None = None,
+        processor: Any = None,
+        on_task: Callable[[int, int], None] | None = None,
+    ) -> Benchmark:
+        """Time strategies against the unpruned model, interleaved; ``on_task(done, total)`` is called after each run."""
         ...
 
     def load(self, source: str | Path, **options: Any) -> "LoadedModel":

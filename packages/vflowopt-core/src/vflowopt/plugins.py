@@ -119,7 +119,7 @@ class Plugins:
         )
 
 
-OFFICIAL_ADAPTERS = {"llava_onevision": "vflowopt-hf"}
+OFFICIAL_ADAPTERS = {"llava_onevision": "vflowopt-hf", "qwen2_vl": "vflowopt-qwen"}
 """Which package of this project to install for a model type."""
 
 

@@ -28,6 +28,10 @@ class Spread:
         low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         return cls(statistics.median(values), low, high, len(values))
 
+    def scaled(self, factor: float) -> "Spread":
+        """All of it times ``factor``."""
+        return Spread(self.median * factor, self.low * factor, self.high * factor, self.rounds)
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -35,6 +39,10 @@ class Timing:
 
     wall: Spread
     cpu: Spread
+
+    def scaled(self, factor: float) -> "Timing":
+        """All of it times ``factor``, for example for one of several equal steps."""
+        return Timing(self.wall.scaled(factor), self.cpu.scaled(factor))
 
 
 def interleaved(

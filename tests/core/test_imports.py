@@ -1,0 +1,42 @@
+"""What importing the core costs, and what it must not pull in."""
+
+import subprocess
+import sys
+
+import vflowopt
+from vflowopt import errors
+
+HEAVY = ("torch", "transformers", "emukit", "scipy", "GPy", "matplotlib", "PIL")
+
+
+def test_pruning_strategies_load_without_any_framework():
+    """Plugins that are installed are discovered on the way, so theirs must be light, too."""
+    program = (
+        "import sys, vflowopt\n"
+        "strategy = vflowopt.Strategy.preset('llava-onevision-7b/25')\n"
+        "strategy.average_retention(28)\n"
+        "from vflowopt.plugins import installed\n"
+        "assert not installed().failures, installed().failures\n"
+        f"print(*[name for name in {HEAVY} if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == []
+
+
+def test_public_names_exist():
+    missing = [
+        name for name in vflowopt.__all__ if name not in ("optimize", "OptimizeResult") and not hasattr(vflowopt, name)
+    ]
+    assert missing == []
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(vflowopt, "optimise")
+
+
+def test_every_error_is_caught_by_the_base_class_and_explained():
+    kinds = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert all(issubclass(kind, errors.VFlowOptError) and kind.__doc__ for kind in kinds)
+    for name in ("StrategyError", "BudgetError", "ImportanceError", "InputError"):
+        assert issubclass(getattr(errors, name), ValueError)
