@@ -1,4 +1,183 @@
-"""placeholder"""
+"""``vflowopt bench``: FLOPs, latency and KV cache per budget, against the unpruned model."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from vflowopt.adapter import Adapter, Inputs
+from vflowopt.benchmark import PARTS, Benchmark, BenchRow, BenchShape, Part
+from vflowopt.cli.console import notes, percent, print_json, results, seconds, size, steps, table, tokens
+from vflowopt.cli.data import Question, open_image
+from vflowopt.cli.models import DeviceOption, DtypeOption, choose
+from vflowopt.errors import InputError
+from vflowopt.plugins import installed, load_adapter
+from vflowopt.strategy import Strategy
+
+EXAMPLES = """
+[b]Examples[/b]
+
+vflowopt bench --shape mid
+
+vflowopt bench -m reference --budgets 0.5,0.25
+"""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
+    app.command("bench", epilog=EXAMPLES)(bench)
+
+
+def bench(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Directory, hub id or named model.")] = None,
+    shape: Annotated[str | None, typer.Option(help="A random-weight model instead: mid, siglip-so400m.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", "-i", help="Image for --model; named models bring one.")] = None,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Prompt for --image.")] = "Describe the image.",
+    budgets: Annotated[str, typer.Option(help="Average retentions, separated by commas.")] = "0.5,0.25,0.1",
+    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds, after one that warms up.")] = 7,
+    text_tokens: Annotated[int, typer.Option(min=1, help="Text tokens of the prompt of a --shape.")] = 32,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time every part of a pruned prefill, and decoding, against the unpruned model.
+
+    Rounds are interleaved in one process; medians with quartiles are shown. Strategies are the published ones of
+    LLaVA-OneVision-7B, their stages and budgets fitted to the model.
+    """
+    wanted = _budgets(budgets)
+    if (model is None) == (shape is None):
+        raise InputError(f"give either --model or --shape; shapes: {', '.join(sorted(_shapes())) or 'none installed'}")
+    adapter, loaded, inputs, kind = _from_shape(shape, text_tokens) if shape else _from_model(
+        model or "", image, prompt, device, dtype
+    )
+    layers = adapter.num_layers(loaded)
+    strategies = {percent(budget, 0): fitted_strategy(budget, layers) for budget in wanted}
+    with steps() as bar:
+        task = bar.add_task("measuring")
+        measured = adapter.benchmark(
+            loaded,
+            inputs,
+            strategies,
+            parts=kind.parts if kind else PARTS,
+            rounds=rounds,
+            planning_layout=kind.planning_layout if kind else None,
+            on_task=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if as_json:
+        print_json(asdict(measured))
+        return
+    notes().print(f"{shape or model}: {kind.summary if kind else ''}", highlight=False)
+    _print(measured, rounds)
+
+
+def fitted_strategy(budget: float, num_layers: int) -> Strategy:
+    """The published strategy of the nearest budget, with its stages and split fitted to a decoder and budget.
+
+    Raises:
+        BudgetError, StrategyError: the budget cannot be met.
+    """
+    from vflowopt.search import SearchSpace
+
+    nearest = min((10, 25, 50), key=lambda published: abs(published / 100 - budget))
+    return SearchSpace.of(budget, num_layers).rescale(Strategy.preset(f"llava-onevision-7b/{nearest}"))
+
+
+def _budgets(text: str) -> list[float]:
+    from vflowopt.schedule import check_budget
+
+    try:
+        return [check_budget(float(part)) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--budgets takes numbers in (0, 1] separated by commas, got {text!r}: {error}") from error
+
+
+def _shapes() -> dict[str, tuple[Adapter, BenchShape]]:
+    """Shapes of all adapters that can be imported."""
+    found: dict[str, tuple[Adapter, BenchShape]] = {}
+    for entry in installed().adapters:
+        adapter = load_adapter(entry.descriptor.model_types[0])
+        found |= {shape.name: (adapter, shape) for shape in adapter.shapes()}
+    return found
+
+
+def _from_shape(name: str, text_tokens: int) -> tuple[Adapter, Any, Inputs, BenchShape | None]:
+    known = _shapes()
+    if name not in known:
+        raise InputError(f"no shape is called {name!r}; there are: {', '.join(sorted(known)) or 'none installed'}")
+    adapter, shape = known[name]
+    with notes().status(f"building {name}"):
+        model, inputs = shape.build(text_tokens)
+    return adapter, model, inputs, shape
+
+
+def _from_model(
+    name: str, image: Path | None, prompt: str, device: str | None, dtype: str
+) -> tuple[Adapter, Any, Inputs, BenchShape | None]:
+    chosen = choose(name)
+    if image is not None:
+        question = Question((open_image(image),), prompt)
+    elif chosen.named and chosen.named.examples:
+        examples = chosen.named.examples("test", 30, 0)
+        largest = max(examples, key=lambda example: example.images[0].width * example.images[0].height)
+        question = Question(largest.images, largest.question)
+    else:
+        raise InputError(f"{name!r} brings no images of its own: give --image")
+    loaded = chosen.load(device, dtype)
+    return loaded.adapter, loaded.model, question.prepare(loaded), None
+
+
+def _print(measured: Benchmark, rounds: int) -> None:
+    console = results()
+    shown: list[Part] = [part for part in PARTS if any(part in row.times for row in measured.rows)]
+    rows = [_row(measured, row, shown) for row in measured.rows]
+    columns = ("budget", "retention", "visual tokens", *shown, "KV cache", "CPU s, end to end")
+    title = f"{measured.device}; medians of {rounds} interleaved rounds (quartiles)"
+    console.print(table(title, columns, rows))
+    ratios = [
+        (
+            row.name,
+            f"{measured.flops_ratio(row):.2f}x",
+            *(_ratio(measured.speedup(row, part)) for part in ("LM prefill", "end-to-end prefill", "decode per token")),
+            _reached(measured, row),
+            f"{measured.unpruned.kv_cache_bytes / row.kv_cache_bytes:.2f}x",
+            _share(measured.importance_share(row)),
+        )
+        for row in measured.rows[1:]
+    ]
+    names = ("budget", "LM FLOPs", "LM prefill", "end to end", "decode", "LM prefill / FLOPs", "KV cache", "importance / tower")
+    caption = "FLOPs: linear layers and causal attention of the decoder's prefill, counted from the rows of each layer."
+    console.print(table("Gains over unpruned", names, ratios, caption))
+    if measured.planning:
+        spread = measured.planning.wall
+        console.print(
+            f"planning {measured.planning_tokens:,} tokens: {seconds(spread.median)} "
+            f"({seconds(spread.low)} to {seconds(spread.high)})", highlight=False,
+        )  # fmt: skip
+
+
+def _row(measured: Benchmark, row: BenchRow, shown: list[Part]) -> tuple[str, ...]:
+    times = []
+    for part in shown:
+        timing = row.times.get(part)
+        if timing is None:
+            times.append("-")
+            continue
+        times.append(f"{seconds(timing.wall.median)}\n({seconds(timing.wall.low)} - {seconds(timing.wall.high)})")
+    whole = row.times.get("end-to-end prefill")
+    cpu = "-" if whole is None else f"{whole.cpu.median:.2f}"
+    return (row.name, percent(row.retention), tokens(row.tokens), *times, size(row.kv_cache_bytes), cpu)
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else percent(value, 2)
+
+
+def _reached(measured: Benchmark, row: BenchRow) -> str:
+    speedup = measured.speedup(row, "LM prefill")
+    return "-" if speedup is None else percent(speedup / measured.flops_ratio(row), 0)

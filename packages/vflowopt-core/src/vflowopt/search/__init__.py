@@ -1,10 +1,10 @@
 """Search of pruning strategies at a fixed average retention (paper Algorithm 1).
 
-``space`` makes every point feasible, ``gp`` and ``proposer`` choose points, ``journal`` survives crashes, ``optimize``
-runs the loop.
+``space`` makes every point feasible, ``gp`` and ``proposer`` choose points, ``starts`` begins with known good ones,
+``loop`` evaluates, ``journal`` survives crashes, ``api`` is what users call.
 """
 
-from vflowopt.search.optimize import optimize, random_search, search
+from vflowopt.search.api import optimize, random_search, search
 from vflowopt.search.progress import RichProgress, SearchProgress, SearchStep
 from vflowopt.search.result import HistoryEntry, OptimizeResult
 from vflowopt.search.space import SearchSpace

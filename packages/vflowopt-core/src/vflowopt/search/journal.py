@@ -19,6 +19,9 @@ FORMAT = "vflowopt/journal/1"
 
 EXPLANATIONS = {
     "fingerprint": "another model or other samples",
+    "num_layers": "another model",
+    "floor": "samples of other sizes",
+    "max_cell": "samples of other sizes",
     "budget": "another budget",
     "stages": "other pruning stages",
     "seed": "another seed",

@@ -1,0 +1,272 @@
+"""The public calls: determinism, interruption, validation before work, and what they return."""
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import vflowopt
+from core.search.synthetic import Synthetic, grid
+from vflowopt import Progressive, Strategy
+from vflowopt.adapter import Evaluation
+from vflowopt.errors import BudgetError, InputError, JournalError, StrategyError, VFlowOptError
+from vflowopt.search import OptimizeResult, SearchStep, optimize, random_search, search
+from vflowopt.search import optimize as exported
+
+SMALL = {"iterations": 2, "initial": 6}
+
+
+def test_names_are_exported_lazily():
+    assert vflowopt.optimize is exported
+    assert vflowopt.OptimizeResult is OptimizeResult
+
+
+@pytest.mark.parametrize("budget", [0.5, 0.25, 0.1])
+def test_history_of_a_search(budget):
+    evaluator = Synthetic()
+    result = search(evaluator, budget, **SMALL)
+    assert [entry.index for entry in result.history] == list(range(8))
+    origins = [entry.origin for entry in result.history]
+    assert origins[:2] == ["start:mean-attention", "start:calibrated"]
+    assert origins[2] == f"start:llava-onevision-7b/{budget * 100:.0f}"
+    assert origins[3:] == ["start:calibrated-halving", "initial", "initial", "search", "search"]
+    for entry, called in zip(result.history, evaluator.calls, strict=True):
+        assert entry.strategy == called
+        assert entry.score == evaluator.true(called)
+        assert abs(called.average_retention(9) - budget) <= 1e-9
+        assert entry.seconds > 0
+    assert not result.interrupted
+    assert result.notes == ()
+    assert result.best.score == max(entry.score for entry in result.history)
+    assert result.best_so_far == tuple(itertools.accumulate((e.score for e in result.history), max))
+
+
+def test_the_same_seed_gives_the_same_history():
+    first, second = (search(Synthetic(noise=0.01), 0.25, seed=5, **SMALL) for _ in range(2))
+    assert first.history == second.history
+    assert first.strategy == second.strategy
+    assert search(Synthetic(noise=0.01), 0.25, seed=6, **SMALL).history[4:] != first.history[4:]
+
+
+def test_the_result_is_no_worse_than_any_known_good_start():
+    result = search(Synthetic(), 0.25, iterations=0, initial=10)
+    assert result.best.score >= max(e.score for e in result.history if e.origin.startswith("start:"))
+
+
+def test_the_strategy_carries_its_provenance(tmp_path):
+    result = search(Synthetic(), 0.25, seed=4, objective="mean-pooling", model_name="tiny", **SMALL)
+    provenance = result.strategy.provenance
+    assert (provenance.model, provenance.budget, provenance.num_layers) == ("tiny", 0.25, 9)
+    assert (provenance.objective, provenance.samples) == ("mean-pooling", 1)
+    assert (provenance.seed, provenance.evaluations) == (4, 8)
+    assert provenance.score == result.best.score
+    assert {"numpy", "scipy", "emukit"} <= set(provenance.versions)
+    assert provenance.versions["numpy"] == np.__version__
+    assert Strategy.load(result.strategy.save(tmp_path / "best.json")) == result.strategy
+    assert result.strategy.with_provenance(None) == result.best.strategy
+
+
+def test_of_equal_scores_the_first_is_best():
+    class Flat(Synthetic):
+        def true(self, strategy):
+            return 0.9
+
+    result = search(Flat(), 0.25, **SMALL)
+    assert result.best.index == 0
+    assert len({entry.unit for entry in result.history}) == 8
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_the_worst(bad):
+    class Broken(Synthetic):
+        def evaluate(self, strategy):
+            evaluation = super().evaluate(strategy)
+            return Evaluation(bad, evaluation.retention) if len(self.calls) % 3 == 1 else evaluation
+
+    result = search(Broken(), 0.25, **SMALL)
+    for index, entry in enumerate(result.history):
+        assert (entry.score == -1.0) == (index % 3 == 0)
+        assert entry.nonfinite == (index % 3 == 0)
+    assert result.best.index % 3 != 0
+
+
+class Interrupted(Synthetic):
+    """Ctrl-C during evaluation number ``after``."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.after = after
+
+    def evaluate(self, strategy):
+        if len(self.calls) == self.after:
+            raise KeyboardInterrupt
+        return super().evaluate(strategy)
+
+
+@pytest.mark.parametrize("after", [1, 5, 7])
+def test_ctrl_c_returns_the_best_so_far_and_the_journal_resumes(tmp_path, after):
+    path = tmp_path / "run.jsonl"
+    whole = search(Synthetic(), 0.25, **SMALL)
+    result = search(Interrupted(after), 0.25, journal=path, **SMALL)
+    assert result.interrupted
+    assert result.history == whole.history[:after]
+    assert result.strategy.provenance.evaluations == after
+    assert result.best.score == whole.best_so_far[after - 1]
+    resumed = search(Synthetic(), 0.25, journal=path, **SMALL)
+    assert resumed.history == whole.history
+    assert not resumed.interrupted
+
+
+def test_ctrl_c_before_anything_was_found_is_raised():
+    with pytest.raises(KeyboardInterrupt):
+        search(Interrupted(0), 0.25, **SMALL)
+
+
+def test_other_errors_of_the_evaluator_are_raised_and_the_journal_keeps_the_rest(tmp_path):
+    class Broken(Interrupted):
+        def evaluate(self, strategy):
+            if len(self.calls) == 3:
+                raise RuntimeError("out of memory")
+            return super().evaluate(strategy)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        search(Broken(99), 0.25, journal=tmp_path / "run.jsonl", **SMALL)
+    evaluator = Synthetic()
+    search(evaluator, 0.25, journal=tmp_path / "run.jsonl", **SMALL)
+    assert len(evaluator.calls) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"budget": 0.0}, BudgetError, "average retention"),
+        ({"budget": math.nan}, BudgetError, "average retention"),
+        ({"iterations": -1}, InputError, "iterations must be a whole number of at least 0"),
+        ({"iterations": 2.5}, InputError, "iterations must be"),
+        ({"initial": 0}, InputError, "initial must be a whole number of at least 1"),
+        ({"seed": -1}, InputError, "seed must be"),
+        ({"seed": "0"}, InputError, "seed must be"),
+        ({"stages": [0.5]}, InputError, "a stage must be"),
+        ({"stages": [3, 0]}, StrategyError, "increasing"),
+        ({"stages": [0, 9]}, StrategyError, "last decoder layer"),
+        ({"stages": []}, StrategyError, "one or more"),
+        ({"starts": [Strategy.preset("llava-onevision-7b/25")] * 7}, InputError, "raise initial to at least 7"),
+        ({"starts": [Strategy.vflowopt(num_layers=9, retention=(0.5,), stages=(0,))]}, StrategyError, "1 stages"),
+    ],
+)
+def test_arguments_are_checked_before_any_evaluation(changes, error, message):
+    evaluator = Synthetic()
+    with pytest.raises(error, match=message):
+        search(evaluator, **{"budget": 0.25, **SMALL, **changes})
+    assert evaluator.calls == []
+    assert issubclass(error, VFlowOptError)
+
+
+def test_a_budget_too_small_for_the_samples_names_the_smallest():
+    evaluator = Synthetic(units=[[grid(4, 2, newline=True)], [grid(8, 8)]])
+    with pytest.raises(BudgetError, match=r"smallest feasible budget is 0\.2917"):
+        search(evaluator, 0.2, **SMALL)
+    search(evaluator, 0.2917, **SMALL)
+
+
+@pytest.mark.parametrize("units", [[], [[]], [[grid(0, 0)]]])
+def test_samples_without_visual_tokens_are_refused(units):
+    with pytest.raises(InputError, match="none of the samples has a visual token"):
+        search(Synthetic(units=units), 0.25, **SMALL)
+
+
+def test_own_starts_come_first_at_the_budget():
+    own = Strategy.vflowopt(num_layers=28, retention=(0.8, 0.5, 0.5), threshold=7.0, cell=4.0)
+    result = search(Synthetic(), 0.25, starts=iter([own]), **SMALL)
+    assert [entry.origin for entry in result.history[:2]] == ["start:given-0", "initial"]
+    first = result.history[0].strategy
+    assert first.scorer.threshold == pytest.approx(7.0)
+    assert first.recycler.cell == pytest.approx(4.0)
+    np.testing.assert_allclose(first.schedule.retention[1:], (0.5, 0.5))
+    assert first.average_retention(9) == pytest.approx(0.25, abs=1e-12)
+
+
+def test_starts_count_in_initial():
+    result = search(Synthetic(), 0.25, iterations=1, initial=1)
+    assert [entry.origin for entry in result.history] == ["start:mean-attention", "search"]
+
+
+@pytest.mark.parametrize("stages", [(0,), (4,), (0, 2), (0, 2, 4, 6), (1, 2, 3, 4)])
+def test_any_number_of_stages(stages):
+    result = search(Synthetic(), 0.6, stages=stages, **SMALL)
+    for entry in result.history:
+        assert isinstance(entry.strategy.schedule, Progressive)
+        assert entry.strategy.schedule.stages == stages
+        assert abs(entry.strategy.average_retention(9) - 0.6) <= 1e-9
+
+
+def test_random_search_draws_from_the_same_space():
+    result = random_search(Synthetic(), 0.25, evaluations=5, seed=1)
+    assert {entry.origin for entry in result.history} == {"random"}
+    assert all(abs(entry.strategy.average_retention(9) - 0.25) <= 1e-9 for entry in result.history)
+    assert random_search(Synthetic(), 0.25, evaluations=7, seed=1).history[:5] == result.history
+
+
+@pytest.fixture
+def adapter(monkeypatch):
+    """An adapter that hands out a synthetic evaluator and records how it was asked."""
+
+    class Fake:
+        asked = None
+
+        def num_layers(self, model):
+            return 9
+
+        def evaluator(self, model, samples, *, objective, processor):
+            self.asked = (model, list(samples), objective, processor)
+            return Synthetic()
+
+    fake = Fake()
+    monkeypatch.setattr("vflowopt.search.api.find_adapter", lambda model: fake)
+    return fake
+
+
+def test_optimize_asks_the_adapter(adapter):
+    model = SimpleNamespace(config=SimpleNamespace(_name_or_path="org/model"))
+    result = optimize(model, iter(["sample"]), 0.25, objective="first-token", processor="p", **SMALL)
+    assert adapter.asked == (model, ["sample"], "first-token", "p")
+    assert result.history == search(Synthetic(), 0.25, **SMALL).history
+    assert result.strategy.provenance.model == "org/model"
+    assert result.strategy.provenance.objective == "first-token"
+
+
+def test_optimize_takes_an_evaluator_built_before(adapter):
+    result = optimize(None, (), 0.25, evaluator=Synthetic(), **SMALL)
+    assert adapter.asked is None
+    assert result.history == search(Synthetic(), 0.25, **SMALL).history
+
+
+@pytest.mark.parametrize("changes", [{"budget": 2.0}, {"initial": 0}, {"stages": [0, 9]}])
+def test_optimize_checks_before_it_encodes_samples(adapter, changes):
+    with pytest.raises(VFlowOptError):
+        optimize(None, [], **{"budget": 0.25, **SMALL, **changes})
+    assert adapter.asked is None
+
+
+def test_optimize_looks_at_the_journal_before_it_encodes_samples(adapter, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("mine\n")
+    with pytest.raises(JournalError):
+        optimize(None, [], 0.25, journal=path, **SMALL)
+    assert adapter.asked is None
+    assert path.read_text() == "mine\n"
+
+
+def test_progress_sees_every_evaluation(tmp_path):
+    steps: list[SearchStep] = []
+    path = tmp_path / "run.jsonl"
+    search(Interrupted(3), 0.25, journal=path, **SMALL)
+    result = search(Synthetic(), 0.25, journal=path, progress=steps.append, **SMALL)
+    assert [step.entry for step in steps] == list(result.history)
+    assert [step.done for step in steps] == list(range(1, 9))
+    assert [step.resumed for step in steps] == [True] * 3 + [False] * 5
+    assert [step.best.score for step in steps] == list(result.best_so_far)
+    assert all(step.total == 8 and step.budget == 0.25 for step in steps)
+    assert steps[-1].seconds_left == 0 < steps[0].seconds_left

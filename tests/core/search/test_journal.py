@@ -1,0 +1,224 @@
+"""The journal: a killed search resumes to the same bits, and no other search touches it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from core.search.synthetic import Synthetic, grid
+from vflowopt.errors import JournalError
+from vflowopt.search import random_search, search
+from vflowopt.search.journal import FORMAT, Journal
+from vflowopt.search.result import HistoryEntry
+
+TESTS = Path(__file__).parents[2]
+OPTIONS = {"iterations": 4, "initial": 6, "seed": 3}
+
+
+def run(path, evaluator=None, **changes):
+    return search(evaluator or Synthetic(noise=0.01), 0.25, journal=path, **{**OPTIONS, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("journal") / "run.jsonl"
+    return run(path), path.read_bytes()
+
+
+def test_the_file_holds_one_line_per_evaluation(finished):
+    result, content = finished
+    header, *lines = map(json.loads, content.splitlines())
+    assert header["format"] == FORMAT
+    assert [HistoryEntry.from_json(line) for line in lines] == list(result.history)
+
+
+def test_a_journal_changes_nothing(finished):
+    assert run(None).history == finished[0].history
+
+
+def cuts():
+    """Cut after each line, at its first byte, in its middle, and before its newline; the first line is the header."""
+    return [(line, where) for line in range(11) for where in ("start", "middle", "newline", "end")]
+
+
+@pytest.mark.parametrize(("line", "where"), cuts())
+def test_resumes_bit_for_bit_after_a_cut_anywhere(finished, tmp_path, line, where):
+    result, content = finished
+    lines = content.splitlines(keepends=True)
+    before, cut = b"".join(lines[:line]), lines[line]
+    part = {"start": b"", "middle": cut[: len(cut) // 2], "newline": cut[:-1], "end": cut}[where]
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(before + part)
+    evaluator = Synthetic(noise=0.01)
+    resumed = run(path, evaluator)
+    assert resumed.history == result.history
+    assert [entry.unit for entry in resumed.history] == [entry.unit for entry in result.history]
+    kept = line + (where == "end") - 1  # without the header
+    assert len(evaluator.calls) == len(lines) - 1 - max(kept, 0)
+    assert bool(resumed.notes) == (where in ("middle", "newline") and line > 0)
+    assert [HistoryEntry.from_json(json.loads(row)) for row in path.read_bytes().splitlines()[1:]] == list(
+        result.history
+    )
+
+
+CHILD = """
+import sys
+from core.search.synthetic import Synthetic
+from vflowopt.search import search
+search(Synthetic(noise=0.01, pause=0.15), 0.25, journal=sys.argv[1], iterations=4, initial=6, seed=3)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_survives_kill_9(finished, tmp_path):
+    path = tmp_path / "run.jsonl"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], env={**os.environ, "PYTHONPATH": str(TESTS)})
+    deadline = time.monotonic() + 60
+    while not path.exists() or path.read_bytes().count(b"\n") < 4:
+        assert child.poll() is None, "the search ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    lines = path.read_bytes().count(b"\n")
+    assert 4 <= lines < 11
+    evaluator = Synthetic(noise=0.01)
+    assert run(path, evaluator).history == finished[0].history
+    assert len(evaluator.calls) == 11 - lines
+
+
+def test_a_longer_run_continues_and_a_shorter_one_reads(finished, tmp_path):
+    result, content = finished
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(content)
+    evaluator = Synthetic(noise=0.01)
+    longer = run(path, evaluator, iterations=6)
+    assert longer.history[:10] == result.history
+    assert len(evaluator.calls) == 2
+    assert longer.history == run(None, iterations=6).history
+    assert run(path, evaluator, iterations=1).history == result.history[:7]
+    assert len(evaluator.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluator", "changes"),
+    [
+        ("fingerprint", Synthetic(fingerprint="other"), {}),
+        ("objective", Synthetic(), {"objective": "first-token"}),
+        ("num_layers", Synthetic(num_layers=12), {}),
+        ("stages", Synthetic(), {"stages": [0, 3]}),
+        ("floor", Synthetic(units=[[grid(14, 14, newline=True)]]), {}),
+        ("max_cell", Synthetic(units=[[grid(14, 14)], [grid(14, 18)]]), {}),
+        ("seed", Synthetic(), {"seed": 4}),
+        ("initial", Synthetic(), {"initial": 7}),
+        ("starts", Synthetic(), {"starts": ()}),
+    ],
+)
+def test_another_search_is_refused_before_any_evaluation(finished, tmp_path, name, evaluator, changes):
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(finished[1])
+    with pytest.raises(JournalError, match=f"its {name} is"):
+        run(path, evaluator, **changes)
+    assert evaluator.calls == []
+    assert path.read_bytes() == finished[1]
+
+
+def test_another_budget_or_method_is_refused(finished, tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(finished[1])
+    with pytest.raises(JournalError, match=r"another budget: its budget is 0\.25, this search's is 0\.5"):
+        search(Synthetic(), 0.5, journal=path, **OPTIONS)
+    with pytest.raises(JournalError, match="another search method"):
+        random_search(Synthetic(), 0.25, evaluations=3, seed=3, journal=path)
+    assert path.read_bytes() == finished[1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"my notes",
+        b"my notes\n",
+        b"{}\n",
+        b"[1]\n",
+        b'{"format": "vflowopt/strategy/1"}\n',
+        b"\xff\xfe\n",
+        b"\x00",
+        b"\n",
+    ],
+)
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="is not a vflowopt/journal/1 journal"):
+        run(path)
+    assert path.read_bytes() == content
+
+
+def test_an_empty_file_becomes_a_journal(finished, tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.touch()
+    assert run(path).history == finished[0].history
+
+
+@pytest.mark.parametrize("damage", ["swap", "garbage", "field", "strategy"])
+def test_damage_before_the_last_line_names_the_line(finished, tmp_path, damage):
+    lines = finished[1].splitlines(keepends=True)
+    if damage == "swap":
+        lines[3], lines[4] = lines[4], lines[3]
+    else:
+        row = json.loads(lines[3])
+        row.pop("score" if damage == "field" else "strategy") if damage != "garbage" else None
+        lines[3] = b'{"ind\n' if damage == "garbage" else json.dumps(row).encode() + b"\n"
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(JournalError, match="line 4 of the journal"):
+        run(path)
+
+
+def test_paths_that_cannot_be_a_journal(tmp_path):
+    with pytest.raises(JournalError, match="create the folder first"):
+        run(tmp_path / "none" / "run.jsonl")
+    with pytest.raises(JournalError, match="cannot read"):
+        run(tmp_path)
+
+
+def test_each_line_is_on_disk_before_the_next_evaluation(tmp_path):
+    path = tmp_path / "run.jsonl"
+    seen = []
+
+    class Watching(Synthetic):
+        def evaluate(self, strategy):
+            seen.append(path.read_bytes().count(b"\n"))
+            return super().evaluate(strategy)
+
+    run(path, Watching(), iterations=1, initial=3)
+    assert seen == [1, 2, 3, 4]
+
+
+def test_floats_survive_exactly():
+    entry = HistoryEntry(
+        index=0,
+        origin="search",
+        unit=(0.1 + 0.2, 1 / 3, 5e-324),
+        strategy=search(Synthetic(), 0.25, iterations=0, initial=1).history[0].strategy,
+        score=0.1 + 0.7,
+        retention=2 / 3,
+        nonfinite=1,
+        seconds=1.25,
+    )
+    again = HistoryEntry.from_json(json.loads(json.dumps(entry.to_json())))
+    assert again == entry
+    assert again.seconds == entry.seconds
+
+
+def test_entries_of_an_open_journal(finished, tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(finished[1])
+    header = json.loads(finished[1].splitlines()[0])
+    header.pop("format")
+    assert Journal.open(path, header).entries == list(finished[0].history)
