@@ -5,7 +5,7 @@ import torch
 
 from support.tiny import LAYERS, image_inputs, tiny_onevision, video_inputs
 from vflowopt import Strategy, prune
-from vflowopt.errors import InputError
+from vflowopt.errors import InputError, PruningStateError
 from vflowopt.plugins import find_adapter
 
 STRATEGY = Strategy.vflowopt(num_layers=LAYERS, retention=(0.4, 0.6, 0.5), threshold=1.2, entropy_weight=0.4, cell=2.5)
@@ -117,3 +117,9 @@ def test_bad_samples():
         adapter.evaluator(model, ["picture.png"])
     with pytest.raises(InputError, match="unknown objective 'loss'; there are: last-token"):
         adapter.evaluator(model, samples(model), objective="loss")
+
+
+def test_a_model_that_is_being_pruned_gives_no_targets():
+    model = tiny_onevision()
+    with prune(model, STRATEGY), pytest.raises(PruningStateError, match="being pruned already"):
+        find_adapter(model).evaluator(model, samples(model))

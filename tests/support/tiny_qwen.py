@@ -62,9 +62,7 @@ def tiny_qwen2_vl(attention: str = "sdpa", *, seed: int = 0) -> Qwen2VLForCondit
 def image_processor(**options) -> Qwen2VLImageProcessorPil:
     """Upstream's own image processor, for the tiny patch size."""
     size = {"shortest_edge": FACTOR**2, "longest_edge": 60 * FACTOR**2}
-    return Qwen2VLImageProcessorPil(
-        size=size, patch_size=PATCH, merge_size=MERGE, temporal_patch_size=SLICE, **options
-    )
+    return Qwen2VLImageProcessorPil(size=size, patch_size=PATCH, merge_size=MERGE, temporal_patch_size=SLICE, **options)
 
 
 def random_video(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:

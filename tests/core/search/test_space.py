@@ -92,7 +92,7 @@ def test_the_whole_polytope_is_reached():
 def test_the_corner_is_the_plain_baseline(layers):
     for budget in (0.9, 0.5, 0.25, 0.1):
         strategy = SearchSpace.of(budget, layers).to_strategy([0.0] * 5)
-        assert strategy.schedule.retention == (budget, 1.0, 1.0)
+        assert strategy.schedule.retention == pytest.approx((budget, 1.0, 1.0), abs=1e-12)
         assert strategy.scorer == CalibratedAttention(threshold=0.0, entropy_weight=0.0)
         assert strategy.recycler == GridRecycler(cell=1.0)
 

@@ -108,7 +108,9 @@ def spread_order(places: HostInts) -> HostInts:
     steps = 2 * rows * columns
     while len(visited) < rows * columns:  # the sequence is dense: it reaches every cell
         point = (0.5 + np.arange(steps)[:, None] * _R2) % 1.0
-        cell = np.floor(point[:, 0] * rows).astype(np.int64) * columns + np.floor(point[:, 1] * columns).astype(np.int64)
+        cell = np.floor(point[:, 0] * rows).astype(np.int64) * columns + np.floor(point[:, 1] * columns).astype(
+            np.int64
+        )
         cells, first = np.unique(cell, return_index=True)
         visited = cells[np.argsort(first)]
         steps *= 2

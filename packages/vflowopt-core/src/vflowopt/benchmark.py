@@ -9,10 +9,10 @@ from vflowopt.timing import Timing
 
 Part = Literal["vision tower", "importance", "planning", "LM prefill", "end-to-end prefill", "decode per token"]
 PARTS: tuple[Part, ...] = get_args(Part)
-"""``vision tower``: the tower alone. ``importance``: scores of all units, from attention to visual tokens. ``planning``:
-counts, selection and merging weights. ``LM prefill``: the decoder with a KV cache, hooks and merging included.
-``end-to-end prefill``: pixels to first logits, all of the above included. ``decode per token``: one step with the cache
-that this prefill left."""
+"""``vision tower``: the tower alone. ``importance``: scores of all units, from attention to visual tokens.
+``planning``: counts, selection and merging weights. ``LM prefill``: the decoder with a KV cache, hooks and merging
+included. ``end-to-end prefill``: pixels to first logits, all of the above included. ``decode per token``: one step with
+the cache that this prefill left."""
 
 UNPRUNED = "unpruned"
 
@@ -65,11 +65,15 @@ class Benchmark:
         """How many times fewer FLOPs the decoder's prefill takes."""
         return self.unpruned.flops / row.flops
 
-    def speedup(self, row: BenchRow, part: Part) -> float | None:
-        """How many times faster a part is than unpruned, by medians; ``None`` if either was not measured."""
+    def speedup(self, row: BenchRow, part: Part, *, cpu: bool = False) -> float | None:
+        """How many times faster a part is than unpruned, by medians; ``None`` if either was not measured.
+
+        With ``cpu``, by the process's CPU time instead of the clock, which other processes disturb less.
+        """
         if part not in row.times or part not in self.unpruned.times:
             return None
-        return self.unpruned.times[part].wall.median / row.times[part].wall.median
+        full, own = self.unpruned.times[part], row.times[part]
+        return full.cpu.median / own.cpu.median if cpu else full.wall.median / own.wall.median
 
     def importance_share(self, row: BenchRow) -> float | None:
         """Time of the importance pass as a fraction of the vision tower's, which ran on the same images."""

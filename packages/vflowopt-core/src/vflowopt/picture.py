@@ -31,7 +31,7 @@ VIRIDIS: Pixels = np.array(
      (170, 220, 50), (253, 231, 37)], dtype=np.float64
 )  # fmt: skip
 
-MARGIN, GAP, PANEL, WIDEST = 36, 28, 440, 760
+MARGIN, GAP, PANEL, WIDEST, WIDTH = 36, 28, 440, 640, 1100
 MAX_FRAMES = 8  # of a video are drawn
 
 KEPT, RECYCLED, MERGED, DROPPED = 0, 1, 2, 3  # DROPPED + stage
@@ -83,7 +83,7 @@ def draw_plans(
         for grid in grids[:MAX_FRAMES]:
             frame = frames[min(int(grid), len(frames) - 1)]
             blocks.append(_row(plan, int(grid), frame.convert("RGB"), several=len(grids) > 1))
-        blocks.append(_legend(plan, width=0))
+        blocks.append(_legend(plan))
         blocks.append(_bars(plan, num_layers))
     heading = _heading(title, subtitle)
     return _stack([*([heading] if heading else []), *blocks])
@@ -141,12 +141,20 @@ def _row(plan: PruningPlan, grid: int, image: Image.Image, *, several: bool) -> 
     top = 62
     canvas = Image.new("RGB", (2 * size[0] + GAP, size[1] + top), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((0, 0), f"{name}{cells.rows} x {cells.columns} tokens over the image", INK, _font(19, bold=True))
-    draw.text((0, 32), "how important each token is (rank in the image)", FAINT, _font(16))
+    draw.text((0, 0), f"{name}{cells.rows} x {cells.columns} tokens over the image", INK, _font(19))
+    draw.text((0, 32), "how important each token is: least", FAINT, _font(16))
+    _scale(canvas, 264, 36)
+    draw.text((264 + 98, 32), "most", FAINT, _font(16))
     draw.text((size[0] + GAP, 32), "what becomes of it", FAINT, _font(16))
     canvas.paste(_picture(_heat(plan, cells, pixels)), (0, top))
     canvas.paste(_picture(paint_fates(token_fates(plan), cells, pixels)), (size[0] + GAP, top))
     return canvas
+
+
+def _scale(canvas: Image.Image, x: int, y: int) -> None:
+    """The colours of importance, from least to most."""
+    for index, color in enumerate(VIRIDIS.astype(int).tolist()):
+        canvas.paste(tuple(color), (x + 10 * index, y, x + 10 * index + 10, y + 14))
 
 
 def _heat(plan: PruningPlan, cells: Cells, pixels: Pixels) -> Pixels:
@@ -159,7 +167,8 @@ def _heat(plan: PruningPlan, cells: Cells, pixels: Pixels) -> Pixels:
     low = np.minimum(place.astype(np.int64), len(VIRIDIS) - 2)
     share = (place - low)[..., None]
     color = VIRIDIS[low] * (1 - share) + VIRIDIS[low + 1] * share
-    return 0.72 * color + 0.28 * _gray(pixels)
+    blended: Pixels = 0.72 * color + 0.28 * _gray(pixels)
+    return blended
 
 
 def paint_fates(fate: HostInts, cells: Cells, pixels: Pixels) -> Pixels:
@@ -168,7 +177,7 @@ def paint_fates(fate: HostInts, cells: Cells, pixels: Pixels) -> Pixels:
     painted = pixels.copy()
     row, column = np.indices(own.shape)
     merged = own == MERGED
-    painted[merged] = (0.45 * gray + 0.55 * np.array(BLUE))[merged]
+    painted[merged] = (0.3 * gray + 0.5 * np.array(BLUE))[merged]
     for value in np.unique(own[own >= DROPPED]):
         gone, stage = own == value, int(value) - DROPPED
         if stage == 0:
@@ -182,30 +191,38 @@ def paint_fates(fate: HostInts, cells: Cells, pixels: Pixels) -> Pixels:
     return painted
 
 
-def _legend(plan: PruningPlan, width: int) -> Image.Image:
+def _legend(plan: PruningPlan) -> Image.Image:
     """A swatch, a name and a number of tokens for everything that occurs."""
     fate, tokens = token_fates(plan), ~plan.structural
-    entries = [(KEPT, "kept to the end"), (RECYCLED, "kept; carries merged neighbours"), (MERGED, "merged into a neighbour")]
+    entries = [
+        (KEPT, "kept to the end"),
+        (RECYCLED, "kept, and carries merged neighbours"),
+        (MERGED, "merged into a neighbour before the LLM"),
+    ]
     for stage, boundary in enumerate(plan.boundaries):
         where = "before the LLM" if boundary == 0 else f"before layer {boundary}"
         entries.append((DROPPED + stage, f"dropped {where}"))
     shown = [(value, text, int((fate[tokens] == value).sum())) for value, text in entries]
     shown = [entry for entry in shown if entry[2]]
-    canvas = Image.new("RGB", (max(width, 930), 34 * -(-len(shown) // 2) + 8), PAPER)
+    separators = int(plan.structural.sum())
+    canvas = Image.new("RGB", (WIDTH, 34 * -(-len(shown) // 2) + (30 if separators else 0)), PAPER)
     draw = ImageDraw.Draw(canvas)
     sample = np.full((24, 36, 3), 0.0) + np.linspace(150, 235, 36)[None, :, None] * np.array([1.0, 0.86, 0.62])
     for number, (value, text, count) in enumerate(shown):
-        x, y = (number % 2) * 480, (number // 2) * 34
+        x, y = (number % 2) * WIDTH // 2, (number // 2) * 34
         swatch = paint_fates(np.array([value]), Cells(np.zeros((24, 36), dtype=np.int64), 1, 1), sample)
         canvas.paste(_picture(swatch), (x, y))
         draw.rectangle((x, y, x + 35, y + 23), outline=FAINT)
         draw.text((x + 48, y + 1), f"{text}: {count}", INK, _font(17))
+    if separators:
+        note = f"Beside these, {separators} row separators without a place in the image are always kept."
+        draw.text((0, canvas.height - 24), note, FAINT, _font(15))
     return canvas
 
 
 def _bars(plan: PruningPlan, num_layers: int) -> Image.Image:
     """Visual tokens that each decoder layer sees."""
-    width, height, top = 930, 96, 34
+    width, height, top = WIDTH, 96, 34
     canvas = Image.new("RGB", (width, height + top + 30), PAPER)
     draw = ImageDraw.Draw(canvas)
     retention = plan.achieved_retention(num_layers)
@@ -229,10 +246,10 @@ def _bars(plan: PruningPlan, num_layers: int) -> Image.Image:
 def _heading(title: str, subtitle: str) -> Image.Image | None:
     if not title and not subtitle:
         return None
-    canvas = Image.new("RGB", (930, 66 if title and subtitle else 38), PAPER)
+    canvas = Image.new("RGB", (WIDTH, 66 if title and subtitle else 38), PAPER)
     draw = ImageDraw.Draw(canvas)
     if title:
-        draw.text((0, 0), _shortened(title, 84), INK, _font(24, bold=True))
+        draw.text((0, 0), _shortened(title, 84), INK, _font(24))
     if subtitle:
         draw.text((0, 36 if title else 0), _shortened(subtitle, 110), FAINT, _font(18))
     return canvas
@@ -257,8 +274,7 @@ def _picture(pixels: Pixels) -> Image.Image:
     return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
 
 
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    del bold  # Pillow ships one weight
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 

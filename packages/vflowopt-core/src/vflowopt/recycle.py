@@ -23,10 +23,12 @@ def grid_cells(layout: TokenLayout, side: float) -> HostInts:
     """Cell number of each token, int64 [N]: dense from 0, -1 where structural. Grids never share a cell."""
     tokens = ~layout.structural
     place = layout.position[tokens]
-    cell = np.concatenate([place[:, :1], np.floor(place[:, 1:] / side).astype(np.int64)], axis=1)
+    cell = np.floor(place[:, 1:] / side).astype(np.int64)
     numbers = np.full(layout.tokens, -1, dtype=np.int64)
     if len(cell):
-        numbers[tokens] = np.unique(cell, axis=0, return_inverse=True)[1].reshape(-1)
+        rows, columns = cell.max(axis=0) + 1
+        key = (place[:, 0] * rows + cell[:, 0]) * columns + cell[:, 1]  # one number sorts faster than three
+        numbers[tokens] = np.unique(key, return_inverse=True)[1]
     return numbers
 
 

@@ -1,12 +1,13 @@
 """A :class:`Family` made into the core's :class:`vflowopt.adapter.Adapter`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from vflowopt import Strategy
+from vflowopt import Strategy, TokenLayout
 from vflowopt.adapter import Inputs, LoadedModel, Pruning
+from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Part
 from vflowopt_hf.evaluator import HiddenStateEvaluator
 from vflowopt_hf.family import Family
 from vflowopt_hf.loading import load_checkpoint
@@ -39,6 +40,28 @@ class TransformersAdapter:
     ) -> HiddenStateEvaluator:
         """See :func:`vflowopt.optimize`."""
         return HiddenStateEvaluator(self.family, model, samples, objective, self.statistics(processor))
+
+    def shapes(self) -> Sequence[BenchShape]:
+        """The family's random-weight models for benchmarks."""
+        return self.family.shapes()
+
+    def benchmark(
+        self,
+        model: Any,
+        inputs: Inputs,
+        strategies: Mapping[str, Strategy],
+        *,
+        parts: Sequence[Part] = PARTS,
+        rounds: int = 5,
+        planning_layout: TokenLayout | None = None,
+        processor: Any = None,
+        on_task: Callable[[int, int], None] | None = None,
+    ) -> Benchmark:
+        """See :func:`vflowopt_hf.bench.benchmark`."""
+        from vflowopt_hf.bench import Bench
+
+        bench = Bench(self.family, model, inputs, self.statistics(processor))
+        return bench.run(strategies, parts, rounds, planning_layout, on_task)
 
     def load(self, source: str | Path, **options: Any) -> LoadedModel:
         """See :func:`vflowopt_hf.loading.load_checkpoint`."""

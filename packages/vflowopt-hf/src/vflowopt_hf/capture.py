@@ -7,7 +7,7 @@ same with eager, sdpa, flash or any other attention.
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,16 +25,33 @@ _BLOCK = 1 << 22
 class TorchAttention:
     """Streams attention received per patch from query and key (see :class:`vflowopt.attention.AttentionSource`).
 
+    Views may differ in their number of positions; :meth:`received` needs views of one size.
+
     Args:
-        query: [views, heads, positions, head_dim], after any rotary embedding.
-        key: [views, key heads, positions, head_dim].
+        query: [views, heads, positions, head_dim], after any rotary embedding, or one such tensor per view without the
+            first axis.
+        key: the same with [views, key heads, positions, head_dim].
         scaling: factor of the scores.
         class_tokens: leading positions that are no patches: seen by the softmax, excluded from the result.
     """
 
-    def __init__(self, query: Tensor, key: Tensor, scaling: float, class_tokens: int = 0) -> None:
-        self._query, self._key = query.detach(), key.detach()
+    def __init__(
+        self, query: Tensor | Sequence[Tensor], key: Tensor | Sequence[Tensor], scaling: float, class_tokens: int = 0
+    ) -> None:
+        self._query = tuple(view.detach() for view in query)
+        self._key = tuple(view.detach() for view in key)
         self._scaling, self._class_tokens = scaling, class_tokens
+
+    @classmethod
+    def joined(cls, sources: Iterable["TorchAttention"]) -> "TorchAttention":
+        """One source over the views of several of one attention module; at least one."""
+        first, *others = sources
+        query = [*first._query, *(view for source in others for view in source._query)]
+        key = [*first._key, *(view for source in others for view in source._key)]
+        return cls(query, key, first._scaling, first._class_tokens)
+
+    def __len__(self) -> int:
+        return len(self._query)
 
     def views(self, rows: slice) -> "TorchAttention":
         """The source of some of the views."""
@@ -43,22 +60,22 @@ class TorchAttention:
     @property
     def device(self) -> torch.device:
         """Where query and key are."""
-        return self._query.device
+        return self._query[0].device
 
     def received(self, queries: Tensor | None = None, at_most: int | None = None) -> Tensor:
         """See :meth:`vflowopt.attention.AttentionSource.received`; never holds heads x patches x patches."""
         first = self._class_tokens
-        query = self._query[:, :, first:]
+        query = [view[:, first:] for view in self._query]
         weight = None if queries is None else queries.float()
-        if weight is not None and at_most is not None and at_most < query.shape[2]:
+        if weight is not None and at_most is not None and at_most < query[0].shape[1]:
             # The selected rows come first in this order, so the first `at_most` rows hold them all.
             rows = weight.argsort(dim=-1, descending=True, stable=True)[:, : max(at_most, 1)]
             weight = weight.gather(1, rows)
-            query = query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
+            query = [view[:, chosen] for view, chosen in zip(query, rows, strict=True)]
         return torch.stack(
             [
                 self._column_sums(query[view], self._key[view], None if weight is None else weight[view])[first:]
-                for view in range(query.shape[0])
+                for view in range(len(query))
             ]
         )
 
@@ -87,7 +104,10 @@ class VisionCapture:
 
     @contextmanager
     def recording(self) -> Iterator[list[TorchAttention]]:
-        """The list fills with one source per call of the module inside the block."""
+        """The list fills with one source per call of its attention function inside the block.
+
+        A module may call it once for all views, or once per view.
+        """
         calls: list[TorchAttention] = []
         self._calls = calls
         try:
@@ -95,10 +115,23 @@ class VisionCapture:
         finally:
             self._calls = None
 
-    def note(self, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Record one call of the module."""
-        if self._calls is not None:
+    def note(self, query: Tensor, key: Tensor, scaling: float, bounds: Tensor | None) -> None:
+        """Record one call of the attention function.
+
+        Args:
+            query: [views, heads, positions, head_dim]; one view, if ``bounds`` are given.
+            key: [views, key heads, positions, head_dim].
+            scaling: factor of the scores.
+            bounds: int [views + 1], where views begin and end that are packed along the positions.
+        """
+        if self._calls is None:
+            return
+        if bounds is None:
             self._calls.append(TorchAttention(query, key, scaling, self.class_tokens))
+            return
+        lengths = bounds.diff().tolist()
+        queries, keys = query[0].split(lengths, dim=1), key[0].split(lengths, dim=1)
+        self._calls.append(TorchAttention(queries, keys, scaling, self.class_tokens))
 
 
 @contextmanager
@@ -125,10 +158,12 @@ def capture_attention(module: nn.Module, class_tokens: int = 0) -> Iterator[Visi
 
     def observe(module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
         scaling = kwargs.get("scaling")
-        capture.note(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        capture.note(query, key, scaling, kwargs.get("cu_seq_lens_q"))
         return base(module, query, key, *args, **kwargs)
 
-    name = f"vflowopt-capture-{id(capture)}"
+    # Upstream chooses between packed and separate views by the name of the implementation: keep it as a part.
+    name = f"vflowopt-capture-{id(capture)}-{implementation}"
     config = copy.copy(original)
     config._attn_implementation_internal = name  # the public setter would check the name against the hub
     ALL_ATTENTION_FUNCTIONS[name] = observe

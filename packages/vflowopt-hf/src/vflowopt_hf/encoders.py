@@ -117,12 +117,14 @@ def _observed(
         units = tuple(family.units(model, modality, signature.bind(*args, **kwargs).arguments))
         with capture.recording() as calls:
             output = original(*args, **kwargs)
-        if len(calls) != 1:
+        views, seen = max((unit.views.stop for unit in units), default=0), sum(map(len, calls))
+        if seen != views:
             raise UnsupportedOperationError(
-                f"the observed vision attention ran {len(calls)} times in one call of {original.__name__}, not once"
+                f"the observed vision attention saw {seen} views in one call of {original.__name__}, not the {views} "
+                f"of its inputs"
             )
-        if not isinstance(output, tuple):
-            tap.add(Encoding(modality, units, calls[0], weakref.ref(output)))
+        if calls and not isinstance(output, tuple):
+            tap.add(Encoding(modality, units, TorchAttention.joined(calls), weakref.ref(output)))
         return output
 
     return encode

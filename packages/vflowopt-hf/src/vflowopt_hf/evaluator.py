@@ -15,7 +15,7 @@ from vflowopt_hf.encoders import tap_encoders
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.prefill import Prefill, place_units, plan_units
-from vflowopt_hf.session import num_layers
+from vflowopt_hf.session import num_layers, refuse_nesting
 from vflowopt_hf.staged import StagedDecoder, StagePlan
 
 
@@ -51,6 +51,7 @@ class HiddenStateEvaluator:
 
     Raises:
         InputError: no samples, an unknown objective, or a sample without visual tokens or of another batch size.
+        PruningStateError: the model is being pruned, so that targets would be too.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class HiddenStateEvaluator:
     ) -> None:
         if objective not in OBJECTIVES:
             raise InputError(f"unknown objective {objective!r}; there are: {', '.join(OBJECTIVES)}")
+        refuse_nesting(family, model)
         self._family, self._model = family, model
         self._compare = OBJECTIVES[objective]
         self.num_layers = num_layers(family, model)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from vflowopt import TokenLayout
+from vflowopt.benchmark import BenchShape
 from vflowopt_hf.pixels import PixelStatistics
 
 
@@ -63,6 +64,10 @@ class Family(ABC):
     @abstractmethod
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:
         """Units that one call of the backbone's ``get_<modality>_features(**arguments)`` encodes, in feature order."""
+
+    def shapes(self) -> Sequence[BenchShape]:
+        """Models with random weights of this family whose speed is worth measuring."""
+        return ()
 
     def answer_prompt(self, processor: Any, images: int, prompt: str) -> str:
         """The text to give to the processor for a question about ``images`` images."""

@@ -86,7 +86,8 @@ def load_checkpoint(
         extra["attn_implementation"] = attn_implementation
     with _quiet():
         try:
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=precision, **extra).to(device).eval()
+            model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=precision, **extra)
+            model = model.to(device).eval()
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(f"cannot load a model from {str(source)!r}: {_first_line(error)}") from error
         loaded = _load_processor(adapter.family, model, source, processor)

@@ -4,6 +4,7 @@ Upstream's processors hold a video processor, which needs torchvision. For image
 makes the pixels, the family says how many visual tokens they become, and each placeholder is repeated that often.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,12 @@ class ImageTextProcessor:
         """
         from transformers import AutoImageProcessor, AutoTokenizer
 
-        return cls(
-            family, model, AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-        )
+        return cls(family, model, AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source))
 
     def __call__(self, *, images: Sequence[Any], text: str, return_tensors: str = "pt") -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and the image processor's output, batch size 1.
+
+        With ``mm_token_type_ids``, if the model takes them.
 
         Raises:
             InputError: the text does not have one placeholder per image.
@@ -57,7 +58,10 @@ class ImageTextProcessor:
         left = iter(lengths)
         expanded = [part for each in ids for part in ([each] * (next(left) if each == placeholder else 1))]
         input_ids = torch.tensor([expanded])
-        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **pixels}
+        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **pixels}
+        if "mm_token_type_ids" in inspect.signature(self._model.forward).parameters:
+            inputs["mm_token_type_ids"] = (input_ids == placeholder).long()  # 0 for text, 1 for images
+        return inputs
 
     def apply_chat_template(self, conversation: Any, *, add_generation_prompt: bool = True) -> str:
         """The conversation as text, not tokenized.

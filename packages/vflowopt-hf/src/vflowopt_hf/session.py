@@ -38,11 +38,8 @@ class Session:
         Raises:
             PruningStateError: the model is being pruned already.
         """
+        refuse_nesting(self._family, self._model)
         backbone = self._family.backbone(self._model)
-        if any(isinstance(getattr(hook, "__self__", None), Session) for hook in backbone._forward_pre_hooks.values()):
-            raise PruningStateError(
-                f"this {type(self._model).__name__} is being pruned already; leave the outer `with prune(...)` first"
-            )
         with ExitStack() as stack:
             self._tap = stack.enter_context(tap_encoders(self._family, self._model))
             for handle in (
@@ -129,6 +126,19 @@ class Session:
     def _require_prefill(self) -> None:
         if not self._scored:
             raise PruningStateError("there is no report yet: no forward with visual tokens has run in this block")
+
+
+def refuse_nesting(family: Family, model: Any) -> None:
+    """Check that no session is open on a model.
+
+    Raises:
+        PruningStateError: one is.
+    """
+    hooks = family.backbone(model)._forward_pre_hooks.values()
+    if any(isinstance(getattr(hook, "__self__", None), Session) for hook in hooks):
+        raise PruningStateError(
+            f"this {type(model).__name__} is being pruned already; leave the outer `with prune(...)` first"
+        )
 
 
 def num_layers(family: Family, model: Any) -> int:

@@ -32,7 +32,9 @@ def register(app: typer.Typer) -> None:
 def bench(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Directory, hub id or named model.")] = None,
     shape: Annotated[str | None, typer.Option(help="A random-weight model instead: mid, siglip-so400m.")] = None,
-    image: Annotated[Path | None, typer.Option("--image", "-i", help="Image for --model; named models bring one.")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", "-i", help="Image for --model; named models bring one.")
+    ] = None,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Prompt for --image.")] = "Describe the image.",
     budgets: Annotated[str, typer.Option(help="Average retentions, separated by commas.")] = "0.5,0.25,0.1",
     rounds: Annotated[int, typer.Option(min=1, help="Measured rounds, after one that warms up.")] = 7,
@@ -49,8 +51,8 @@ def bench(
     wanted = _budgets(budgets)
     if (model is None) == (shape is None):
         raise InputError(f"give either --model or --shape; shapes: {', '.join(sorted(_shapes())) or 'none installed'}")
-    adapter, loaded, inputs, kind = _from_shape(shape, text_tokens) if shape else _from_model(
-        model or "", image, prompt, device, dtype
+    adapter, loaded, inputs, kind = (
+        _from_shape(shape, text_tokens) if shape else _from_model(model or "", image, prompt, device, dtype)
     )
     layers = adapter.num_layers(loaded)
     strategies = {percent(budget, 0): fitted_strategy(budget, layers) for budget in wanted}
@@ -131,7 +133,7 @@ def _from_model(
 def _print(measured: Benchmark, rounds: int) -> None:
     console = results()
     shown: list[Part] = [part for part in PARTS if any(part in row.times for row in measured.rows)]
-    rows = [_row(measured, row, shown) for row in measured.rows]
+    rows = [_row(row, shown) for row in measured.rows]
     columns = ("budget", "retention", "visual tokens", *shown, "KV cache", "CPU s, end to end")
     title = f"{measured.device}; medians of {rounds} interleaved rounds (quartiles)"
     console.print(table(title, columns, rows))
@@ -140,13 +142,24 @@ def _print(measured: Benchmark, rounds: int) -> None:
             row.name,
             f"{measured.flops_ratio(row):.2f}x",
             *(_ratio(measured.speedup(row, part)) for part in ("LM prefill", "end-to-end prefill", "decode per token")),
+            _ratio(measured.speedup(row, "LM prefill", cpu=True)),
             _reached(measured, row),
             f"{measured.unpruned.kv_cache_bytes / row.kv_cache_bytes:.2f}x",
             _share(measured.importance_share(row)),
         )
         for row in measured.rows[1:]
     ]
-    names = ("budget", "LM FLOPs", "LM prefill", "end to end", "decode", "LM prefill / FLOPs", "KV cache", "importance / tower")
+    names = (
+        "budget",
+        "LM FLOPs",
+        "LM prefill",
+        "end to end",
+        "decode",
+        "LM prefill, CPU time",
+        "LM prefill / FLOPs",
+        "KV cache",
+        "importance / tower",
+    )
     caption = "FLOPs: linear layers and causal attention of the decoder's prefill, counted from the rows of each layer."
     console.print(table("Gains over unpruned", names, ratios, caption))
     if measured.planning:
@@ -157,7 +170,7 @@ def _print(measured: Benchmark, rounds: int) -> None:
         )  # fmt: skip
 
 
-def _row(measured: Benchmark, row: BenchRow, shown: list[Part]) -> tuple[str, ...]:
+def _row(row: BenchRow, shown: list[Part]) -> tuple[str, ...]:
     times = []
     for part in shown:
         timing = row.times.get(part)

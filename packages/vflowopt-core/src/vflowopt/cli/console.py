@@ -37,7 +37,9 @@ def print_json(data: Any) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> Table:
     """A table whose first column is a name and whose other columns are right-aligned figures."""
-    drawn = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left", title_style="bold")
+    drawn = Table(
+        title=title, title_justify="left", caption=caption or None, caption_justify="left", title_style="bold"
+    )
     for index, column in enumerate(columns):
         drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:

@@ -52,7 +52,9 @@ def open_image(path: Path) -> Image.Image:
         raise InputError(f"cannot read the image {str(path)!r}: {error}") from error
 
 
-def gather(chosen: Chosen, data: Path | None, images: Path | None, prompt: str | None, split: str, count: int) -> list[Question]:
+def gather(
+    chosen: Chosen, data: Path | None, images: Path | None, prompt: str | None, split: str, count: int
+) -> list[Question]:
     """The questions that a command's options mean.
 
     Raises:
@@ -87,7 +89,9 @@ def read_directory(directory: Path, prompt: str) -> list[Question]:
 
 
 def read_jsonl(file: Path) -> list[Question]:
-    """Questions from lines ``{"image": path or [paths], "question": ..., "answers": [...]}``; paths relative to the file.
+    """Questions from lines ``{"image": path or [paths], "question": ..., "answers": [...]}``.
+
+    Paths are relative to the file.
 
     Raises:
         InputError: unreadable, empty, or a malformed line, which is named.

@@ -77,7 +77,9 @@ def demo(
     except OSError as error:
         raise InputError(f"cannot write to {str(out)!r}: {error}") from error
     loaded = chosen.load()
-    say.print(f"[b]1/4 Search[/b] on {effort.samples} examples of {chosen.label}: one prefill per example and evaluation")
+    say.print(
+        f"[b]1/4 Search[/b] on {effort.samples} examples of {chosen.label}: one prefill per example and evaluation"
+    )
     strategies = search_all(loaded, gather(chosen, None, None, None, "search", effort.samples), effort, seed)
     for budget, strategy in strategies.items():
         strategy.save(out / _file(chosen.label, budget))
@@ -165,12 +167,14 @@ def _figures(outcomes: list[Outcome], measured: Benchmark) -> dict[str, Any]:
 
 def _print(label: str, outcomes: list[Outcome], measured: Benchmark) -> None:
     rows = [_row(outcome, bench, measured) for outcome, bench in zip(outcomes, measured.rows, strict=True)]
-    columns = (
-        "budget", "retention", "accuracy", "similarity", "visual tokens", "KV cache", "prefill FLOPs", "LM prefill time",
-    )  # fmt: skip
-    kept = f"{outcomes[0].questions} held-out questions; visual tokens before pruning > after each stage, mean per question."
-    cost = f"KV cache, FLOPs and time: decoder prefill of one {measured.rows[0].tokens[0]}-token image, against unpruned."
-    results().print(table(f"{label}: pruned against unpruned", columns, rows, f"{kept}\n{cost}"))
+    columns = ("budget", "retention", "accuracy", "similarity", "visual tokens", "KV cache", "FLOPs", "latency")
+    asked, image = outcomes[0].questions, measured.unpruned.tokens[0]
+    caption = (
+        f"Accuracy, similarity and visual tokens (before pruning > after each stage): means over {asked} held-out "
+        f"questions.\nKV cache, FLOPs and latency: the decoder's prefill of one image of {image} tokens; the last two "
+        f"relative to unpruned."
+    )
+    results().print(table(f"{label}: pruned against unpruned", columns, rows, caption))
 
 
 def _row(outcome: Outcome, bench: BenchRow, measured: Benchmark) -> tuple[str, ...]:

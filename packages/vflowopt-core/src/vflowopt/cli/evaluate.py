@@ -62,7 +62,8 @@ def evaluate(
     model: ModelOption,
     strategy: StrategiesOption,
     data: Annotated[
-        Path | None, typer.Option(help="JSONL of image, question, answers; a named model brings its own test questions.")
+        Path | None,
+        typer.Option(help="JSONL of image, question, answers; a named model brings its own test questions."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Questions at most: the first ones.")] = 200,
     similarity: Annotated[bool, typer.Option("--similarity", help="Also measure last-token similarity.")] = False,

@@ -11,7 +11,7 @@ from vflowopt.errors import VFlowOptError
 BAD_INPUT = 2
 INTERRUPTED = 130
 
-# Typer brings its own copy of click in newer versions, and uses click's in older ones: take the class from Typer itself.
+# Newer versions of Typer bring a copy of click, older ones use click's own: take the class from Typer itself.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 

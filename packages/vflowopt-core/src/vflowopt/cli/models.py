@@ -14,7 +14,9 @@ from vflowopt.plugins import installed, load_adapter
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="Directory or hub id of a checkpoint, or a named model such as [b]reference[/b]."),
+    typer.Option(
+        "--model", "-m", help="Directory or hub id of a checkpoint, or a named model such as [b]reference[/b]."
+    ),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="Device; by default CUDA if there is one, else the CPU.")]
 DtypeOption = Annotated[str, typer.Option(help="torch dtype; [b]auto[/b] is the checkpoint's own, float32 on the CPU.")]
@@ -78,7 +80,9 @@ def _checkpoint(model: str) -> Chosen:
         model_type = json.loads(config.read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         cause = f"{type(error).__name__}: {error}"
-        raise InputError(f"{model!r} is not a transformers checkpoint: cannot read model_type from config.json ({cause})") from error
+        raise InputError(
+            f"{model!r} is not a transformers checkpoint: cannot read model_type from config.json ({cause})"
+        ) from error
     return Chosen(model, str(model_type), model)
 
 

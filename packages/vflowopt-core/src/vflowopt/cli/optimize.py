@@ -33,7 +33,9 @@ def optimize(
     data: Annotated[Path | None, typer.Option(help="JSONL of image, question, answers (answers are not used).")] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many samples to use: the first ones.")] = 30,
     iterations: Annotated[int, typer.Option(help="Evaluations chosen by Expected Improvement.")] = 50,
-    initial: Annotated[int, typer.Option(help="Evaluations before that: known good strategies, then random ones.")] = 10,
+    initial: Annotated[
+        int, typer.Option(help="Evaluations before that: known good strategies, then random ones.")
+    ] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     journal: Annotated[
         Path | None, typer.Option(help="Record of every evaluation; the same command resumes it, also after a crash.")

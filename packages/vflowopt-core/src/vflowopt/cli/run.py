@@ -71,7 +71,9 @@ def run(
         ("first token (vision tower included)", seconds(unpruned.first_token), seconds(pruned.first_token)),
         ("whole answer", seconds(unpruned.whole), seconds(pruned.whole)),
     ]
-    caption = f"Stages prune before decoder layers {layers} of {report.num_layers}. Times are of one run: see `vflowopt bench`."
+    caption = (
+        f"Pruned before decoder layers {layers} of {report.num_layers}. One run's times; see also `vflowopt bench`."
+    )
     results().print(table(prompt, ("", "unpruned", "pruned"), rows, caption))
 
 

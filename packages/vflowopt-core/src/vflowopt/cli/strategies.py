@@ -17,8 +17,8 @@ ALIASES = {"mean-attention": "calibrated-attention"}
 """Short names of scorers with their default options."""
 
 HELP = (
-    "A strategy file, [b]preset:NAME[/b] (a published one), or [b]SCORER@BUDGET[,OPTION=VALUE...][/b], which prunes once "
-    "before the LLM: random@0.25,seed=1; mean-attention@0.25; calibrated-attention@0.1,threshold=1.5,cell=3.5"
+    "A strategy file, [b]preset:NAME[/b] (a published one), or [b]SCORER@BUDGET[,OPTION=VALUE...][/b], which prunes "
+    "once, before the LLM: random@0.25,seed=1; mean-attention@0.25; calibrated-attention@0.1,threshold=1.5,cell=3.5"
 )
 StrategyOption = Annotated[str, typer.Option("--strategy", "-s", help=HELP)]
 StrategiesOption = Annotated[list[str], typer.Option("--strategy", "-s", help=HELP + ". May be repeated.")]

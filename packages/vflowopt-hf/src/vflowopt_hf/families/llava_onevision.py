@@ -15,6 +15,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import image_s
 
 from vflowopt import TokenLayout
 from vflowopt.arrays import HostInts
+from vflowopt.benchmark import BenchShape
 from vflowopt_hf.family import Family, Unit
 from vflowopt_hf.pixels import PixelStatistics, image_entropy
 
@@ -51,6 +52,12 @@ class LlavaOnevision(Family):
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:
         """One unit per image (a sample's single image is tiled) or per video."""
         return list((_videos if modality == "video" else _images)(model, arguments))
+
+    def shapes(self) -> Sequence[BenchShape]:
+        """``mid`` and ``siglip-so400m``."""
+        from vflowopt_hf.shapes import onevision_shapes
+
+        return onevision_shapes()
 
 
 def _images(model: Any, arguments: Mapping[str, Any]) -> Iterator[Unit]:
@@ -119,12 +126,12 @@ def _image_layout(model: Any, size: Tensor, views: int) -> TokenLayout:
     """
     side = _patches_per_side(model)
     structural = (_pack_image(model, size, torch.ones(views, side * side)) < 0.5).numpy()
-    base = _grid(0, side, side)
+    base = grid_positions(0, side, side)
     if views == 1:
         return TokenLayout(np.concatenate([base, _SEPARATOR]))
     rows = int(structural.sum())
     columns = (len(structural) - side * side) // rows - 1
-    grid = _grid(1, rows, columns).reshape(rows, columns, 3)
+    grid = grid_positions(1, rows, columns).reshape(rows, columns, 3)
     with_newlines = np.concatenate([grid, np.broadcast_to(_SEPARATOR, (rows, 1, 3))], axis=1)
     return TokenLayout(np.concatenate([base, with_newlines.reshape(-1, 3)]))
 
@@ -132,13 +139,13 @@ def _image_layout(model: Any, size: Tensor, views: int) -> TokenLayout:
 def _video_layout(model: Any, frames: int) -> TokenLayout:
     """One pooled grid per frame and one separator at the end of the video."""
     side = -(-_patches_per_side(model) // 2)
-    return TokenLayout(np.concatenate([*(_grid(frame, side, side) for frame in range(frames)), _SEPARATOR]))
+    return TokenLayout(np.concatenate([*(grid_positions(frame, side, side) for frame in range(frames)), _SEPARATOR]))
 
 
 _SEPARATOR: HostInts = np.full((1, 3), -1, dtype=np.int64)
 
 
-def _grid(view: int, rows: int, columns: int) -> HostInts:
+def grid_positions(view: int, rows: int, columns: int) -> HostInts:
     """Positions of a grid in row-major order, int64 [rows * columns, 3]."""
     row, column = np.divmod(np.arange(rows * columns, dtype=np.int64), columns)
     return np.stack([np.full_like(row, view), row, column], axis=1)

@@ -1,0 +1,106 @@
+"""What needs no model: listing, specifications, questions from files, comparison of answers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from vflowopt import CalibratedAttention, GridRecycler, Strategy
+from vflowopt.baselines import RandomTokens
+from vflowopt.cli import app
+from vflowopt.cli.data import read_directory, read_jsonl
+from vflowopt.cli.evaluate import is_right, normalised
+from vflowopt.cli.failures import INTERRUPTED
+from vflowopt.cli.strategies import read_strategy
+
+
+def test_adapters_as_json():
+    result = CliRunner().invoke(app, ["adapters", "--json"])
+    listed = json.loads(result.stdout)
+    assert set(listed) == {"adapters", "models", "components", "failures"}
+    assert {"random", "uniform-grid", "low-resolution", "calibrated-attention"} <= set(listed["components"]["scorer"])
+    for adapter in listed["adapters"]:
+        assert {"name", "model_types", "distribution", "version", "summary"} <= set(adapter)
+
+
+def test_adapters_as_a_table():
+    result = CliRunner().invoke(app, ["adapters"])
+    assert result.exit_code == 0
+    assert "Components of strategies" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["", "demo", "optimize", "evaluate", "run", "show", "bench", "adapters"])
+def test_help_needs_no_framework(command):
+    script = (
+        "import sys\nfrom vflowopt.cli import app\n"
+        f"try:\n    app([*'{command}'.split(), '--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'transformers', 'emukit', 'scipy.optimize'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_ctrl_c_is_one_line(monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vflowopt.cli.run.choose", interrupt)
+    result = CliRunner().invoke(app, ["run", "-m", "x", "-i", "x", "-p", "?", "-s", "random@0.5"])
+    assert result.exit_code == INTERRUPTED
+    assert result.stderr.strip() == "interrupted"
+
+
+def test_specifications():
+    random = read_strategy("random@0.25,seed=7")
+    assert random.scorer == RandomTokens(seed=7)
+    assert random.average_retention(28) == 0.25
+    assert random.recycler is None
+    assert read_strategy("mean-attention@0.5").scorer == CalibratedAttention()
+    rich = read_strategy("calibrated-attention@0.1,threshold=1.5,entropy_weight=2,cell=3.5")
+    assert rich.scorer == CalibratedAttention(threshold=1.5, entropy_weight=2)
+    assert rich.recycler == GridRecycler(cell=3.5)
+    assert read_strategy("preset:llava-onevision-7b/25") == Strategy.preset("llava-onevision-7b/25")
+
+
+def test_a_file_may_have_an_at_sign_in_its_name(tmp_path):
+    path = Strategy.preset("llava-onevision-7b/25").save(tmp_path / "mine@0.25.json")
+    assert read_strategy(str(path)) == Strategy.preset("llava-onevision-7b/25")
+
+
+def test_questions_from_a_file(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("L", (8, 6)).save(tmp_path / "images" / name)
+    lines = [
+        {"image": "images/a.png", "question": "one?", "answers": ["1", "one"]},
+        {"image": ["images/a.png", "images/b.png"], "question": "two?", "answer": "2"},
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    one, two = read_jsonl(tmp_path / "q.jsonl")
+    assert one.answers == ("1", "one")
+    assert two.answers == ("2",)
+    assert [(image.mode, image.size) for image in two.images()] == [("RGB", (8, 6))] * 2
+    assert [question.text for question in read_directory(tmp_path / "images", "what?")] == ["what?"] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "accepted", "right"),
+    [
+        ("The red.", ["red"], True),
+        ("RED", ["blue", "red"], True),
+        ("redder", ["red"], False),
+        ("a  big   cat", ["big cat"], True),
+        ("", ["red"], False),
+        ("another", ["other"], False),
+    ],
+)
+def test_answers_are_compared_without_case_punctuation_and_articles(answer, accepted, right):
+    assert is_right(answer, accepted) is right
+
+
+def test_normalising_twice_changes_nothing():
+    assert normalised(normalised("An  Apple, the pie!")) == normalised("An  Apple, the pie!") == "apple pie"

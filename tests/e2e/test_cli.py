@@ -1,0 +1,152 @@
+"""The command line on a saved tiny checkpoint: every command that loads a model, and every refusal that needs one."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from support import checkpoint, tiny
+from vflowopt import Strategy
+from vflowopt.cli import app
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return checkpoint.save(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("images")
+    for index, (height, width) in enumerate([(42, 42), (60, 84), (100, 40)]):
+        tiny.random_image(height, width, index).save(directory / f"{index}.png")
+    return directory
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.stderr or result.exception
+    return result.stdout
+
+
+def complaint(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, (result.output, result.exception)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("vflowopt: error: ")]
+    return line
+
+
+def test_run_shows_both_answers(model, images):
+    ask = ("run", "-m", model, "-i", images / "1.png", "-p", "w7 w8", "-s", "mean-attention@0.5", "--max-new-tokens", 3)
+    told = json.loads(run(*ask, "--json"))
+    (unit,) = told["units"]
+    assert unit["counts"] == [(unit["tokens"] + 1) // 2]
+    assert told["pruned"]["kv_cache_bytes"] < told["unpruned"]["kv_cache_bytes"]
+    assert told["pruned"]["text"]
+    assert "average retention" in run(*ask)
+
+
+def test_retention_1_answers_as_unpruned(model, images):
+    ask = ("run", "-m", model, "-i", images / "2.png", "-p", "w7", "-s", "mean-attention@1", "--json")
+    told = json.loads(run(*ask))
+    assert told["pruned"]["text"] == told["unpruned"]["text"]
+
+
+def test_several_images(model, images):
+    ask = ("run", "-m", model, "-i", images / "0.png", "-i", images / "1.png", "-p", "w7", "-s", "random@0.5", "--json")
+    assert len(json.loads(run(*ask))["units"]) == 2
+
+
+def test_show_draws_a_png(model, images, tmp_path):
+    from PIL import Image
+
+    strategy = tmp_path / "s.json"
+    Strategy.vflowopt(num_layers=tiny.LAYERS, retention=(0.7, 0.6, 0.5), threshold=1.0, cell=2.0).save(strategy)
+    run("show", "-m", model, "-i", images / "1.png", "-p", "w7", "-s", strategy, "--out", tmp_path / "p.png")
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 500
+
+
+def test_optimize_writes_a_strategy_that_evaluate_reads(model, images, tmp_path):
+    out, journal = tmp_path / "s.json", tmp_path / "j.jsonl"
+    options = ("--images", images, "--prompt", "w7 w8", "--initial", 3, "--iterations", 1, "--journal", journal)
+    found = json.loads(run("optimize", "-m", model, "--budget", 0.5, *options, "--out", out, "--json"))
+    strategy = Strategy.load(out)
+    assert found["evaluations"] == 4
+    assert strategy.average_retention(tiny.LAYERS) == pytest.approx(0.5)
+    assert strategy.provenance is not None
+    assert strategy.provenance.samples == 3
+
+    resumed = json.loads(run("optimize", "-m", model, "--budget", 0.5, *options, "--out", out, "--json"))
+    assert resumed["score"] == found["score"]
+
+    answer = json.loads(run("run", "-m", model, "-i", images / "0.png", "-p", "w9", "-s", "random@1", "--json"))
+    lines = [{"image": "0.png", "question": "w9", "answers": [answer["unpruned"]["text"]]}]
+    lines.append({"image": "1.png", "question": "w9", "answers": ["no such answer"]})
+    (images / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    ask = ("evaluate", "-m", model, "--data", images / "q.jsonl", "-s", out, "-s", "random@1", "--max-new-tokens", 64)
+    rows = json.loads(run(*ask, "--similarity", "--json"))
+    assert [row["strategy"] for row in rows] == ["unpruned", str(out), "random@1"]
+    assert rows[0]["accuracy"] == rows[2]["accuracy"] == 0.5
+    assert rows[2]["similarity"] == pytest.approx(1.0, abs=1e-5)
+    assert rows[1]["retention"] == pytest.approx(0.5, abs=0.01)
+    assert len(rows[1]["tokens"]) == 4
+    assert "accuracy" in run(*ask)
+
+
+def test_bench_compares_with_unpruned(model, images):
+    ask = ("bench", "-m", model, "-i", images / "1.png", "-p", "w7", "--budgets", "0.5", "--rounds", 1)
+    measured = json.loads(run(*ask, "--json"))
+    full, half = measured["rows"]
+    assert full["name"] == "unpruned"
+    assert half["flops"] < full["flops"]
+    assert half["kv_cache_bytes"] < full["kv_cache_bytes"]
+    assert half["times"]["decode per token"]["wall"]["median"] > 0
+    assert "Gains over unpruned" in run(*ask)
+
+
+def test_a_stage_beyond_the_last_layer_is_refused(model, images):
+    ask = ("run", "-m", model, "-i", images / "0.png", "-p", "w7", "-s")
+    assert "beyond the last decoder layer" in complaint(*ask, "preset:llava-onevision-7b/25")
+
+
+def test_a_budget_below_the_separators_names_the_smallest(model, images):
+    ask = ("run", "-m", model, "-i", images / "2.png", "-p", "w7", "-s", "random@0.001")
+    assert "smallest feasible" in complaint(*ask)
+    search = ("optimize", "-m", model, "--images", images, "--budget", "0.001", "--out", images / "s.json")
+    assert "smallest feasible" in complaint(*search)
+
+
+def test_a_journal_of_another_model_is_refused(model, images, tmp_path):
+    other = checkpoint.save(tmp_path / "other", seed=1)
+    options = ("--images", images, "--prompt", "w7", "--initial", 2, "--iterations", 0, "--samples", 1)
+    options = (*options, "--journal", tmp_path / "j.jsonl", "--budget", 0.5, "--out", tmp_path / "s.json")
+    run("optimize", "-m", model, *options)
+    assert "j.jsonl" in complaint("optimize", "-m", other, *options)
+
+
+def test_an_importance_that_is_not_finite_is_refused(images, tmp_path):
+    broken = checkpoint.save(tmp_path / "broken", broken=True)
+    ask = ("run", "-m", broken, "-i", images / "0.png", "-p", "w7", "-s", "mean-attention@0.5")
+    assert "not finite" in complaint(*ask)
+
+
+def test_damaged_weights_are_one_line(model, images, tmp_path):
+    for file in model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    ask = ("run", "-m", tmp_path, "-i", images / "0.png", "-p", "w7", "-s", "mean-attention@0.5")
+    assert "cannot load a model" in complaint(*ask)
+
+
+def test_an_unknown_objective_or_dtype_is_refused(model, images, tmp_path):
+    search = ("optimize", "-m", model, "--images", images, "--budget", "0.5", "--out", tmp_path / "s.json")
+    assert "last-token" in complaint(*search, "--objective", "beauty")
+    assert "float32" in complaint(*search, "--dtype", "float3")
+
+
+def test_the_demo_needs_examples(model, tmp_path):
+    assert "reference" in complaint("demo", "--model", model, "--out", tmp_path)

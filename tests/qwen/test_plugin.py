@@ -1,0 +1,45 @@
+"""How vflowopt finds the adapter, and how the command line makes inputs for it."""
+
+import subprocess
+import sys
+
+import torch
+
+from support.tiny import random_image
+from support.tiny_qwen import IMAGE, LAYERS, image_processor, tiny_qwen2_vl
+from vflowopt import Strategy, prune
+from vflowopt.plugins import OFFICIAL_ADAPTERS, find_adapter, installed
+from vflowopt_hf.processing import ImageTextProcessor
+from vflowopt_qwen.adapters import qwen2_vl
+
+
+def test_the_adapter_is_found_by_model_type():
+    assert find_adapter(tiny_qwen2_vl()) is qwen2_vl
+    (entry,) = [entry for entry in installed().adapters if entry.descriptor.name == "qwen2-vl"]
+    assert entry.distribution == OFFICIAL_ADAPTERS["qwen2_vl"] == "vflowopt-qwen"
+
+
+def test_the_plugin_imports_no_torch():
+    code = "import sys, vflowopt_qwen.plugin as p; p.vflowopt_adapters(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Words:
+    """A tokenizer of the least kind: numbers are tokens."""
+
+    def __call__(self, text):
+        return {"input_ids": [int(word) for word in text.split()]}
+
+
+def test_inputs_are_made_without_upstreams_processor():
+    """Where torchvision is missing: placeholders are expanded and marked as upstream's processor does."""
+    model = tiny_qwen2_vl()
+    processor = ImageTextProcessor(qwen2_vl.family, model, image_processor(), Words())
+    images = [random_image(24, 36), random_image(48, 36)]
+    inputs = processor(images=images, text="7 1 8 1 9 10")
+    assert inputs["input_ids"].tolist() == [[7, *[IMAGE] * 6, 8, *[IMAGE] * 12, 9, 10]]
+    assert inputs["mm_token_type_ids"].tolist() == [[0, *[1] * 6, 0, *[1] * 12, 0, 0]]
+    strategy = Strategy.vflowopt(num_layers=LAYERS, retention=(0.5, 1.0, 1.0))
+    with prune(model, strategy, processor=processor) as pruning, torch.no_grad():
+        model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        assert [unit.counts[0] for unit in pruning.report.units] == [3, 6]

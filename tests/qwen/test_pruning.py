@@ -1,0 +1,175 @@
+"""Staged pruning of Qwen2-VL with real captured importance: identity, the explicit-mask oracle, generate, caches."""
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from support.masked_oracle import oracle_logits, place, unpruned_embeddings
+from support.tiny_qwen import IMAGE, LAYERS, VIDEO, qwen_inputs, rotary_positions, tiny_qwen2_vl
+from vflowopt import Strategy, prune
+from vflowopt.plugins import find_adapter
+
+STEPS = 20
+CASES = {
+    "image": [[(60, 84)]],
+    "several images": [[(24, 36), (72, 48), (36, 60)]],
+    "video": [[(6, 36, 48)]],
+    "ragged batch": [[(24, 36)], [(36, 96), (4, 24, 36), (48, 24)], [], [(6, 24, 24)]],
+}
+STRATEGIES = {
+    "recycling and entropy": Strategy.vflowopt(
+        num_layers=LAYERS, retention=(0.4, 0.6, 0.5), threshold=1.2, entropy_weight=0.5, cell=2.5
+    ),
+    "recycling inside the decoder": Strategy.vflowopt(num_layers=LAYERS, retention=(0.3, 0.7), stages=(1, 5), cell=3.0),
+}
+STRATEGY = STRATEGIES["recycling and entropy"]
+both = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+
+
+@both
+@pytest.mark.parametrize("samples", [CASES["image"], CASES["ragged batch"]], ids=["batch 1", "ragged"])
+def test_retention_one_is_bitwise_upstream(attention, samples):
+    model = tiny_qwen2_vl(attention)
+    inputs = qwen_inputs(samples)
+    keep = Strategy.vflowopt(num_layers=LAYERS, retention=(1.0, 1.0, 1.0), threshold=1.5, entropy_weight=0.3)
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        with prune(model, keep) as pruning:
+            pruned_logits = model(**inputs).logits
+            pruned_tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+            assert pruning.report.retention == 1.0
+    assert torch.equal(logits, pruned_logits)
+    assert torch.equal(tokens, pruned_tokens)
+
+
+def check(model, inputs, strategy):
+    """Prefill and every decode step agree with the oracle, and the cache has the planned lengths."""
+    embeddings = unpruned_embeddings(model, inputs)
+    with prune(model, strategy) as pruning, torch.no_grad():
+        out = model.generate(
+            **inputs, max_new_tokens=STEPS + 1, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+        report, plans = pruning.report, pruning.plan
+    placed = place(inputs["input_ids"], plans, (IMAGE, VIDEO))
+    queries = inputs["input_ids"].shape[1]
+    generated = out.sequences[:, queries:-1]
+    with torch.no_grad():
+        full = torch.cat([embeddings, model.get_input_embeddings()(generated)], dim=1)
+    mask = torch.cat([inputs["attention_mask"], torch.ones_like(generated)], dim=1)
+    expected = oracle_logits(model, full, mask, placed, rotary_positions(model, inputs, STEPS))[:, -(STEPS + 1) :]
+    got = torch.stack(out.logits, dim=1)
+    assert got.shape == expected.shape
+    assert (got - expected).abs().max() <= 1e-5
+    assert expected.abs().max() > 0.1  # the bound means something
+
+    text = inputs["attention_mask"].sum(dim=1).tolist()
+    for sample, rows, _ in placed:
+        text[sample] -= len(rows)
+    for layer, cached in enumerate(out.past_key_values.layers):
+        stage = [index for index, boundary in enumerate(strategy.schedule.boundaries) if boundary <= layer]
+        planned = queries
+        if stage:
+            own = [sum(p.counts[stage[-1]] for at, _, p in placed if at == sample) for sample in range(len(text))]
+            planned = max(map(sum, zip(text, own, strict=True)))
+        assert cached.keys.shape[-2] == planned + STEPS
+        assert cached.get_seq_length() == queries + STEPS
+        assert report.sequence_lengths[layer] == planned
+    return report
+
+
+@both
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+@pytest.mark.parametrize("samples", CASES.values(), ids=CASES)
+def test_staged_pruning_equals_the_oracle(attention, strategy, samples):
+    model = tiny_qwen2_vl(attention)
+    report = check(model, qwen_inputs(samples), strategy)
+    assert [unit.sample for unit in report.units] == [i for i, shapes in enumerate(samples) for _ in shapes]
+    assert all(unit.structural == 0 for unit in report.units)
+    views = [len(unit.details["calibration_patches"]) for unit in report.units]
+    assert views == [shape[0] // 2 if len(shape) == 3 else 1 for shapes in samples for shape in shapes]
+
+
+def test_pruning_changes_the_output():
+    """Guards the oracle: without pruning it would say something else."""
+    model = tiny_qwen2_vl()
+    inputs = qwen_inputs(CASES["image"])
+    with torch.no_grad():
+        full = model(**inputs).logits[:, -1]
+        with prune(model, STRATEGY):
+            pruned = model(**inputs).logits[:, -1]
+    assert (full - pruned).abs().max() > 1e-3
+
+
+@both
+@pytest.mark.parametrize("beams", [1, 3])
+def test_cached_decoding_equals_a_fresh_prefill_per_token(attention, beams):
+    model = tiny_qwen2_vl(attention)
+    inputs = qwen_inputs(CASES["ragged batch"])
+    found = []
+    for use_cache in (True, False):
+        with prune(model, STRATEGY), torch.no_grad():
+            # Generated placeholders would be taken for images.
+            found.append(
+                model.generate(
+                    **inputs,
+                    max_new_tokens=6,
+                    suppress_tokens=[IMAGE, VIDEO],
+                    do_sample=False,
+                    num_beams=beams,
+                    use_cache=use_cache,
+                )
+            )
+    assert torch.equal(*found)
+
+
+def test_a_cache_is_continued_in_a_second_turn():
+    """The second turn sees what the oracle sees: retained tokens at their own positions, and what came after."""
+    model = tiny_qwen2_vl()
+    first = qwen_inputs([[(60, 84)]])
+    cache = DynamicCache(config=model.config.text_config)
+    options = {"max_new_tokens": 4, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    with prune(model, STRATEGY) as pruning, torch.no_grad():
+        one = model.generate(**first, past_key_values=cache, **options)
+        plans = pruning.plan
+        conversation = torch.cat([one.sequences, torch.tensor([[11, 12, 13]])], dim=1)
+        mask = torch.ones_like(conversation)
+        two = model.generate(input_ids=conversation, attention_mask=mask, past_key_values=cache, **options)
+    final = two.sequences[:, :-1]
+    queries = first["input_ids"].shape[1]
+    with torch.no_grad():
+        embeddings = torch.cat(
+            [unpruned_embeddings(model, first), model.get_input_embeddings()(final[:, queries:])], dim=1
+        )
+    positions = rotary_positions(model, first, final.shape[1] - queries)
+    expected = oracle_logits(model, embeddings, torch.ones_like(final), place(final, plans, (IMAGE,)), positions)
+    assert (torch.stack(two.logits, dim=1) - expected[:, -4:]).abs().max() <= 1e-5
+
+
+def final_state(model, inputs):
+    """The final-norm hidden state of the last prompt token, observed at the decoder's output."""
+    seen = []
+    handle = model.model.language_model.register_forward_hook(lambda m, a, out: seen.append(out.last_hidden_state))
+    with torch.no_grad():
+        model(**inputs)
+    handle.remove()
+    return seen[0][0, -1].double()
+
+
+def test_the_evaluator_scores_what_prune_computes():
+    model = tiny_qwen2_vl()
+    data = [qwen_inputs([shapes]) for shapes in ([(60, 84)], [(24, 36), (36, 48)], [(4, 24, 36)])]
+    evaluator = find_adapter(model).evaluator(model, data)
+    assert [[layout.tokens for layout in layouts] for layouts in evaluator.units] == [[35], [6, 12], [12]]
+    expected = []
+    for inputs in data:
+        full = final_state(model, inputs)
+        with prune(model, STRATEGY):
+            pruned = final_state(model, inputs)
+        expected.append(float((full * pruned).sum() / full.norm() / pruned.norm()))
+    result = evaluator.evaluate(STRATEGY)
+    assert result.score == pytest.approx(sum(expected) / 3, abs=1e-5)
+    assert result.score < 1 - 1e-4
+    assert result.nonfinite == 0
+    keep = Strategy.vflowopt(num_layers=LAYERS, retention=(1.0, 1.0, 1.0))
+    assert evaluator.evaluate(keep).score == pytest.approx(1, abs=1e-6)

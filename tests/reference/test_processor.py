@@ -1,0 +1,136 @@
+"""The processor counts visual tokens as the model does, whatever the image's size, and refuses what does not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vflowopt_reference import load_model, load_processor, path
+from vflowopt_reference.canvases import CANVASES
+from vflowopt_reference.geometry import ASPECT, PINPOINTS, SHARED_TOKENS, frame_tokens, image_tokens, views
+from vflowopt_reference.processor import ReferenceProcessor
+from vflowopt_reference.tokenizer import build_tokenizer
+from vflowopt_reference.training.examples import normalise, words
+from vflowopt_reference.vocabulary import TURN_END, TURN_START, VOCABULARY
+
+QUESTION = "what color is the circle?"
+ODD_SIZES = [(50, 50), (7, 900), (900, 7), (333, 111), (480, 640), (1000, 1001), (1, 500), (113, 112), (640, 427)]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def processor() -> ReferenceProcessor:
+    return load_processor()
+
+
+def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", [*CANVASES, *ODD_SIZES])
+def test_token_counts_agree_with_the_model(size: tuple[int, int], model: Any, processor: ReferenceProcessor) -> None:
+    inputs = processor(images=noise(size), text=processor.prompt(QUESTION))
+    placeholders = int((inputs["input_ids"] == processor.image_token_id).sum())
+    with torch.inference_mode():
+        features = model.model.get_image_features(inputs["pixel_values"], inputs["image_sizes"]).pooler_output
+        out = model(**inputs)
+    assert placeholders == image_tokens(size) == len(features[0])
+    assert torch.isfinite(out.logits).all()
+
+
+@pytest.mark.parametrize("canvas", CANVASES)
+def test_training_views_are_the_image_processors(canvas: tuple[int, int], processor: ReferenceProcessor) -> None:
+    image = noise(canvas)
+    theirs = processor.image_processor([image], return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(theirs, normalise(views(np.asarray(image))))
+
+
+def test_counts_span_the_documented_range() -> None:
+    counts = [image_tokens(canvas) for canvas in CANVASES]
+    assert (min(counts), max(counts)) == (406, 1008)
+
+
+def test_images_that_share_a_prompt_are_not_tiled(model: Any, processor: ReferenceProcessor) -> None:
+    one, two, three = noise((112, 160)), noise((224, 112), 1), noise((224, 224), 2)
+    prompts = [processor.prompt(QUESTION, images=2), processor.prompt(QUESTION)]
+    inputs = processor(images=[[one, two], [three]], text=prompts)
+    counts = (inputs["input_ids"] == processor.image_token_id).sum(1).tolist()
+    assert counts == [2 * SHARED_TOKENS, 1008]
+    assert inputs["batch_num_images"].tolist() == [2, 1]
+    with torch.inference_mode():
+        assert torch.isfinite(model(**inputs).logits).all()
+
+
+def test_clips(model: Any, processor: ReferenceProcessor) -> None:
+    clip = np.zeros((5, 60, 80, 3), np.uint8)
+    frames = [Image.fromarray(frame) for frame in clip]
+    inputs = processor(videos=[clip, frames], text=[processor.prompt(QUESTION, images=0, videos=1)] * 2)
+    assert (inputs["input_ids"] == processor.video_token_id).sum(1).tolist() == [frame_tokens(5)] * 2
+    with torch.inference_mode():
+        assert torch.isfinite(model(**inputs).logits).all()
+
+
+def test_batches_are_padded_on_the_left_and_generate_like_single_prompts(
+    model: Any, processor: ReferenceProcessor
+) -> None:
+    images = [noise((112, 112)), noise((224, 176), 1)]
+    prompts = [processor.prompt(QUESTION), processor.prompt("what digit is on the red star?")]
+    batch = processor(images=images, text=prompts, padding=True, return_tensors="pt")
+    assert batch["attention_mask"][:, -1].tolist() == [1, 1]
+    assert batch["attention_mask"][0, 0] == 0
+    together = model.generate(**batch, max_new_tokens=2, do_sample=False)[:, batch["input_ids"].shape[1] :]
+    for row, (image, text) in enumerate(zip(images, prompts, strict=True)):
+        alone = processor(images=[image], text=[text])
+        out = model.generate(**alone, max_new_tokens=2, do_sample=False)[0, alone["input_ids"].shape[1] :]
+        assert processor.decode(together[row]) == processor.decode(out)
+
+
+def test_text_alone(model: Any, processor: ReferenceProcessor) -> None:
+    inputs = processor(text=processor.prompt(QUESTION, images=0))
+    assert set(inputs) == {"input_ids", "attention_mask"}
+    with torch.inference_mode():
+        assert torch.isfinite(model(**inputs).logits).all()
+
+
+def test_the_prompt_is_the_one_of_training(processor: ReferenceProcessor) -> None:
+    ids = processor.tokenizer(processor.prompt(QUESTION))["input_ids"]
+    start, user, image, *rest = ids
+    assert [start, user, image] == [VOCABULARY[TURN_START], VOCABULARY["user"], processor.image_token_id]
+    assert rest == [*words(QUESTION), VOCABULARY[TURN_END], VOCABULARY[TURN_START], VOCABULARY["assistant"]]
+
+
+def test_wording_survives_case_and_spaces(processor: ReferenceProcessor) -> None:
+    plain = processor.tokenizer(QUESTION)["input_ids"]
+    assert processor.tokenizer("What color is  the Circle ?")["input_ids"] == plain
+    assert processor.decode(plain) == "what color is the circle ?"
+
+
+def test_shipped_files_are_those_the_code_writes(processor: ReferenceProcessor) -> None:
+    assert processor.tokenizer.get_vocab() == build_tokenizer().get_vocab() == dict(VOCABULARY)
+    assert processor.tokenizer.chat_template == build_tokenizer().chat_template
+    assert processor.image_processor.image_grid_pinpoints == [list(grid) for grid in PINPOINTS]
+    assert load_model().config.vision_aspect_ratio == ASPECT
+    assert (path() / "processor_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": [noise((64, 64))], "text": "what color is the circle?"}, "0 <image> placeholders, but 1 images"),
+        ({"text": "<image> what?"}, "1 <image> placeholders, but 0 images"),
+        ({"images": [noise((64, 64))]}, "text is needed"),
+        ({"videos": [np.zeros((2, 8, 8, 3)), np.zeros((3, 8, 8, 3))], "text": "<video><video>"}, r"got \[2, 3\]"),
+        ({"videos": [[]], "text": "<video>"}, "at least one frame"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments: Any, message: str, processor: ReferenceProcessor) -> None:
+    with pytest.raises(ValueError, match=message):
+        processor(**arguments)

@@ -1,0 +1,54 @@
+"""The shipped weights: ordinary files, small, and they really see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from vflowopt_reference import held_out, load_model, load_processor, path
+from vflowopt_reference.curve import curve
+from vflowopt_reference.evaluate import accuracy, answers
+
+FLOOR = 0.85
+"""Well below the published accuracy, well above what can be guessed (about 0.12)."""
+
+
+def test_plain_from_pretrained_finds_every_key() -> None:
+    load: Any = LlavaOnevisionForConditionalGeneration.from_pretrained
+    _, info = load(path(), output_loading_info=True)
+    assert not any(info[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+def test_weights_are_small() -> None:
+    assert sum(file.stat().st_size for file in path().iterdir()) <= 10_000_000
+
+
+def test_generation_stops_by_itself() -> None:
+    config = load_model().generation_config
+    assert config.eos_token_id is not None
+    assert config.pad_token_id is not None
+
+
+def test_held_out_questions_are_answered() -> None:
+    counts = accuracy(load_model(), load_processor(), held_out(60, seed=1))
+    right, asked = (sum(c[i] for c in counts.values()) for i in (0, 1))
+    assert asked == 60
+    assert right / asked >= FLOOR
+
+
+def test_answers_of_two_words() -> None:
+    example = next(e for e in held_out(60) if e.kind == "shape_by_color" and e.image.size == (112, 112))
+    color = example.question.split()[4]
+    asked = type(example)(example.image, f"describe the {color} object.", example.answer, "describe_by_color")
+    (said,) = answers(load_model(), load_processor(), [asked], new_tokens=4)
+    assert said.split()[0] == example.answer
+    assert said.split()[1].isdigit()
+
+
+def test_fewer_visual_tokens_cost_accuracy() -> None:
+    model = load_model(attn_implementation={"vision_config": "eager", "text_config": "sdpa"})
+    result = curve(model, load_processor(), held_out(40, seed=2), (0.1,))
+    assert result["blind"][0.0] < 0.35
+    assert result["random"][0.1] < result["unpruned"][1.0]
+    assert result["unpruned"][1.0] >= FLOOR - 0.05
