@@ -6,7 +6,7 @@ import sys
 import vflowopt
 from vflowopt import errors
 
-HEAVY = ("torch", "transformers", "emukit", "scipy", "GPy", "matplotlib", "PIL")
+HEAVY = ("torch", "transformers", "emukit", "scipy", "GPy", "matplotlib")
 
 
 def test_pruning_strategies_load_without_any_framework():

@@ -1,6 +1,7 @@
 """What cannot work says so in one typed error, before work is lost, and leaves the model as it was."""
 
 from contextlib import ExitStack
+from typing import Literal
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from support.tiny import IMAGE, LAYERS, image_inputs, tiny_onevision
-from vflowopt import Strategy, prune
+from vflowopt import CalibratedAttention, Strategy, prune
 from vflowopt.errors import (
     BudgetError,
     ImportanceError,
@@ -125,6 +126,19 @@ def test_a_stage_beyond_the_last_layer(model):
     late = Strategy.vflowopt(num_layers=LAYERS, retention=(0.5, 0.5), stages=(0, LAYERS))
     with pytest.raises(StrategyError, match=f"stage {LAYERS} lies beyond the last decoder layer"):
         prune(model, late)
+
+
+def test_a_scorer_that_needs_what_is_not_there(model):
+    class Unfit(CalibratedAttention):
+        name: Literal["unfit"] = "unfit"
+
+        @property
+        def needs(self):
+            return frozenset({"attention", "captions"})
+
+    strategy = STRATEGY.model_copy(update={"scorer": Unfit()})
+    with pytest.raises(StrategyError, match="scorer 'unfit' needs captions, which llava-onevision models do not offer"):
+        prune(model, strategy)
 
 
 def test_below_the_structural_tokens(model, inputs):

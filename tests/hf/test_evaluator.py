@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from support.tiny import LAYERS, image_inputs, tiny_onevision, video_inputs
+from support.tiny import LAYERS, VIDEO, image_inputs, tiny_onevision, video_inputs
 from vflowopt import Strategy, prune
 from vflowopt.errors import InputError, PruningStateError
 from vflowopt.plugins import find_adapter
@@ -36,12 +36,13 @@ def test_the_score_is_the_similarity_of_what_prune_computes(objective):
     evaluator = find_adapter(model).evaluator(model, data, objective=objective)
     expected = []
     for inputs in data:
+        tail = int((inputs["input_ids"][0] > VIDEO).flip(0).int().cumprod(0).sum())
         full = final_states(model, inputs)
         with prune(model, STRATEGY):
             pruned = final_states(model, inputs)
         pairs = {
             "last-token": [(pruned[-1], full[-1])],
-            "first-token": [(pruned[0], full[0])],
+            "first-token": [(pruned[-tail], full[-tail])],
             "mean-pooling": [(pruned.mean(0), full.mean(0))],
             "top-3-tokens": [(pruned[-i], full[-i]) for i in (1, 2, 3)],
         }[objective]

@@ -14,6 +14,7 @@ from vflowopt_reference.canvases import CANVASES
 from vflowopt_reference.model import build
 from vflowopt_reference.scene import scene
 from vflowopt_reference.seeds import stream
+from vflowopt_reference.train import main
 from vflowopt_reference.training.examples import IGNORE, make_batch, patch_labels
 from vflowopt_reference.training.export import export
 from vflowopt_reference.training.objective import PatchNames, answer_scores, visual_tokens
@@ -96,7 +97,7 @@ def test_schedule_rises_then_falls() -> None:
 def test_a_run_can_be_stopped_and_resumed(tmp_path: Path) -> None:
     """Two steps, a stop, and the rest end exactly where an uninterrupted run ends."""
     phases = tuple(replace(p, steps=2) for p in shortened(TINY[:1], 1.0))
-    quiet = {"seed": 1, "every": 1, "log": lambda line: None}
+    quiet = {"seed": 1, "every": 1, "first_look": 20, "log": lambda line: None}
     whole = train(Run(tmp_path / "whole", phases, **quiet))  # type: ignore[arg-type]
 
     class StopError(Exception):
@@ -110,7 +111,7 @@ def test_a_run_can_be_stopped_and_resumed(tmp_path: Path) -> None:
             raise StopError
 
     with pytest.raises(StopError):
-        train(Run(tmp_path / "halves", phases, seed=1, every=1, log=stop))
+        train(Run(tmp_path / "halves", phases, seed=1, every=1, first_look=20, log=stop))
     halves = train(Run(tmp_path / "halves", phases, **quiet))  # type: ignore[arg-type]
     assert (whole / "model.safetensors").read_bytes() == (halves / "model.safetensors").read_bytes()
 
@@ -120,3 +121,16 @@ def test_losses_name_their_parts() -> None:
     batch = phase_batch(TINY[2], 0, 0)
     with torch.no_grad():
         assert set(phase_losses(TINY[2], model, names, batch)) == {"total", "answers", "names"}
+
+
+@pytest.mark.slow
+def test_the_command_trains_every_phase_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One step of each phase, through the command line, gives weights that the processor and the model load."""
+    threads = torch.get_num_threads()
+    try:
+        main(["--out", str(tmp_path), "--scale", "0.0001", "--threads", "1"])
+    finally:
+        torch.set_num_threads(threads)
+    assert "weights in" in capsys.readouterr().out
+    load_processor(tmp_path / "weights")
+    assert (tmp_path / "weights" / "model.safetensors").stat().st_size < 10_000_000

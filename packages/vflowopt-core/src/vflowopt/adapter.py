@@ -197,6 +197,8 @@ class NamedModel:
         path: returns the checkpoint's directory.
         processor: returns its processor; ``None`` where the ordinary one works.
         examples: ``examples(split, count, seed)`` returns held-out examples of the split ``"search"`` or ``"test"``.
+        options: further arguments of ``from_pretrained``.
+        threads: CPU threads that the command line runs it with; a very small model is fastest with one.
     """
 
     name: str
@@ -206,3 +208,4 @@ class NamedModel:
     processor: Callable[[], Any] | None = None
     examples: Callable[[str, int, int], list[Example]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None

@@ -35,6 +35,11 @@ class Sample:
     prefill: Prefill
     target: Tensor
 
+    @property
+    def tail(self) -> int:
+        """Rows after the last visual token, which no pruning removes; at least 1."""
+        return max(1, self.target.shape[1] - 1 - int(self.prefill.units[-1].rows[-1]))
+
 
 class HiddenStateEvaluator:
     """Scores strategies by the cosine similarity of final hidden states (:class:`vflowopt.adapter.Evaluator`).
@@ -104,7 +109,7 @@ class HiddenStateEvaluator:
         similarities, retentions, nonfinite = [], [], 0
         for sample in self.samples:
             hidden, retention = self.pruned_hidden(sample, strategy)
-            similarity = float(self._compare(hidden, sample.target))
+            similarity = float(self._compare(hidden, sample.target, sample.tail))
             if not torch.isfinite(torch.tensor(similarity)):
                 similarity, nonfinite = -1.0, nonfinite + 1
             similarities.append(similarity)
@@ -132,30 +137,36 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
     return nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
 
 
-def _last_token(pruned: Tensor, target: Tensor) -> Tensor:
+def _last_token(pruned: Tensor, target: Tensor, tail: int) -> Tensor:  # noqa: ARG001
     return _cosine(pruned[0, -1], target[0, -1])
 
 
-def _first_token(pruned: Tensor, target: Tensor) -> Tensor:
-    return _cosine(pruned[0, 0], target[0, 0])
+def _first_token(pruned: Tensor, target: Tensor, tail: int) -> Tensor:
+    """The first token after the visual ones: those before them cannot see an image and never change."""
+    return _cosine(pruned[0, -tail], target[0, -tail])
 
 
-def _mean_pooling(pruned: Tensor, target: Tensor) -> Tensor:
+def _mean_pooling(pruned: Tensor, target: Tensor, tail: int) -> Tensor:  # noqa: ARG001
     return _cosine(pruned[0].float().mean(0), target[0].float().mean(0))
 
 
-def _top_tokens(pruned: Tensor, target: Tensor) -> Tensor:
-    """The last three tokens, each against its counterpart."""
-    return _cosine(pruned[0, -3:], target[0, -3:]).mean()
+def _top_tokens(pruned: Tensor, target: Tensor, tail: int) -> Tensor:
+    """The last three tokens (fewer, if fewer follow the visual ones), each against its counterpart."""
+    last = min(3, tail)
+    return _cosine(pruned[0, -last:], target[0, -last:]).mean()
 
 
-OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+OBJECTIVES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "last-token": _last_token,
     "first-token": _first_token,
     "mean-pooling": _mean_pooling,
     "top-3-tokens": _top_tokens,
 }
-"""Targets of the objective (paper Table 9); each maps pruned and unpruned hidden states to a similarity."""
+"""Targets of the objective (paper Table 9).
+
+Each maps pruned and unpruned hidden states [1, rows, features], and the number of rows after the last visual token, to
+a similarity.
+"""
 
 
 def _model_identity(model: Any) -> str:

@@ -59,6 +59,7 @@ def load_checkpoint(
     dtype: str = "auto",
     attn_implementation: str | None = None,
     options: Mapping[str, Any] | None = None,
+    threads: int | None = None,
 ) -> Checkpoint:
     """Load through transformers' ordinary ``from_pretrained``.
 
@@ -71,12 +72,15 @@ def load_checkpoint(
         dtype: a torch dtype's name or ``"auto"``; ``"auto"`` is float32 on the CPU.
         attn_implementation: as in transformers.
         options: further arguments of ``from_pretrained``.
+        threads: CPU threads of the whole process; by default as torch is set up.
 
     Raises:
         InputError: model or processor cannot be loaded; names the cause.
     """
     from transformers import AutoModelForImageTextToText
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     precision: Any = dtype if dtype != "auto" or device != "cpu" else "float32"
     if precision != "auto" and not isinstance(getattr(torch, precision, None), torch.dtype):

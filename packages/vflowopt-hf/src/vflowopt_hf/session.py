@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vflowopt import PruningPlan, PruningReport, Strategy
-from vflowopt.errors import PruningStateError, UnsupportedOperationError
+from vflowopt.errors import PruningStateError, StrategyError, UnsupportedOperationError
 from vflowopt.report import UnitReport
 from vflowopt.schedule import stage_widths
 from vflowopt_hf.encoders import EncoderTap, Encoding, tap_encoders
@@ -16,6 +16,9 @@ from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.prefill import ScoredUnit, place_units, plan_units
 from vflowopt_hf.staged import StagedDecoder, StagePlan
+
+OFFERED = frozenset({"attention", "entropy"})
+"""What scorers may need (:attr:`vflowopt.components.Scorer.needs`) and every family gives."""
 
 
 class Session:
@@ -159,8 +162,14 @@ def check_fits(family: Family, model: Any, strategy: Strategy) -> None:
     """Check a strategy against a model before anything is installed.
 
     Raises:
-        StrategyError: a stage lies beyond the last decoder layer.
+        StrategyError: a stage lies beyond the last decoder layer, or the scorer needs what no unit offers.
     """
+    missing = strategy.scorer.needs - OFFERED
+    if missing:
+        raise StrategyError(
+            f"scorer {strategy.scorer.component_name()!r} needs {', '.join(sorted(missing))}, which {family.name} "
+            f"models do not offer; they offer {', '.join(sorted(OFFERED))}"
+        )
     stage_widths(strategy.schedule.boundaries, num_layers(family, model))
 
 

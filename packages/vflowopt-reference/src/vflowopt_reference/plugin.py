@@ -21,6 +21,7 @@ def vflowopt_models() -> list[NamedModel]:
             path=_path,
             processor=_processor,
             examples=_examples,
+            threads=1,  # its matrices are too small to share: waiting for a second thread costs more than it does
         )
     ]
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"[{time.monotonic() - started:7.1f} s] {line}", flush=True)
 
     phases = PHASES if options.scale == 1 else shortened(PHASES, options.scale)
-    weights = train(Run(options.out, phases, options.seed, options.every, log))
+    weights = train(Run(options.out, phases, seed=options.seed, every=options.every, log=log))
     log(f"weights in {weights}")
 
 

@@ -36,6 +36,7 @@ class Effort:
         transferred: strategies of the main search that the others start from.
         refined: evaluations of the others after those.
         questions: held-out test questions.
+        compared: the first ones, on which similarity is measured as well.
         rounds: of the latency measurement.
     """
 
@@ -44,11 +45,12 @@ class Effort:
     iterations: int = 50
     transferred: int = 4
     refined: int = 12
-    questions: int = 200
+    questions: int = 150
+    compared: int = 60
     rounds: int = 7
 
 
-QUICK = Effort(samples=6, initial=4, iterations=3, transferred=2, refined=1, questions=12, rounds=2)
+QUICK = Effort(samples=18, initial=4, iterations=3, transferred=2, refined=1, questions=12, rounds=2)
 
 
 def register(app: typer.Typer) -> None:
@@ -86,7 +88,8 @@ def demo(
     say.print(f"[b]2/4 Accuracy[/b] on {effort.questions} held-out questions that the search never saw")
     questions = gather(chosen, None, None, None, "test", effort.questions)
     named = {percent(budget, 0): strategies[budget] for budget in sorted(strategies, reverse=True)}
-    outcomes = with_similarity(loaded, questions, named, compare(loaded, questions, named, max_new_tokens=4))
+    outcomes = compare(loaded, questions, named, max_new_tokens=4)
+    outcomes = with_similarity(loaded, questions[: effort.compared], named, outcomes)
     say.print("[b]3/4 Latency[/b] of one prefill, interleaved with the unpruned model")
     largest = max(questions, key=lambda question: question.images()[0].width * question.images()[0].height)
     measured = measure(loaded, largest, named, effort.rounds)
@@ -96,7 +99,7 @@ def demo(
     if as_json:
         print_json(figures)
     else:
-        _print(chosen.label, outcomes, measured)
+        _print(chosen.label, outcomes, measured, min(effort.compared, len(questions)))
     files = ", ".join(_file(chosen.label, budget) for budget in strategies)
     say.print(f"strategies: {files}; picture: {picture.name}; all in {out}/", highlight=False, soft_wrap=True)
     say.print(f"took {time.perf_counter() - started:.0f} s", highlight=False)
@@ -165,14 +168,14 @@ def _figures(outcomes: list[Outcome], measured: Benchmark) -> dict[str, Any]:
     }
 
 
-def _print(label: str, outcomes: list[Outcome], measured: Benchmark) -> None:
+def _print(label: str, outcomes: list[Outcome], measured: Benchmark, compared: int) -> None:
     rows = [_row(outcome, bench, measured) for outcome, bench in zip(outcomes, measured.rows, strict=True)]
     columns = ("budget", "retention", "accuracy", "similarity", "visual tokens", "KV cache", "FLOPs", "latency")
-    asked, image = outcomes[0].questions, measured.unpruned.tokens[0]
     caption = (
-        f"Accuracy, similarity and visual tokens (before pruning > after each stage): means over {asked} held-out "
-        f"questions.\nKV cache, FLOPs and latency: the decoder's prefill of one image of {image} tokens; the last two "
-        f"relative to unpruned."
+        f"Accuracy and visual tokens (before pruning > after each stage): of {outcomes[0].questions} held-out questions; "
+        f"last-token similarity to the unpruned model: of the first {compared} of them.\nKV cache, FLOPs and latency: "
+        f"of the decoder's prefill of one image of {measured.unpruned.tokens[0]} tokens, the last two as a fraction of "
+        f"unpruned."
     )
     results().print(table(f"{label}: pruned against unpruned", columns, rows, caption))
 

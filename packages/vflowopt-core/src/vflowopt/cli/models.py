@@ -47,7 +47,11 @@ class Chosen:
         """
         options: dict[str, Any] = {"name": self.label, "device": device, "dtype": dtype}
         if self.named:
-            options |= {"processor": self.named.processor, "options": self.named.options}
+            options |= {
+                "processor": self.named.processor,
+                "options": self.named.options,
+                "threads": self.named.threads,
+            }
         with notes().status(f"loading {self.label}"):
             return load_adapter(self.model_type).load(self.source, **options)
 

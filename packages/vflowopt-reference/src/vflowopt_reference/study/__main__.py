@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--initial", type=int, default=10, help="evaluations before the search's model (default 10)")
     parser.add_argument("--iterations", type=int, default=50, help="evaluations with it (default 50)")
     parser.add_argument("--compared", type=int, default=5, help="seeds of search against random search (default 5)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1: the model is that small)")
     parser.add_argument("--quick", action="store_true", help="tiny numbers, to try it out; the figures mean nothing")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -57,8 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def study(options: argparse.Namespace, bar: Progress) -> Path:
     """Run what is missing and write both files; returns the Markdown file."""
+    import torch
+
     from .. import held_out, load_model, load_processor
 
+    torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     journals = options.out / "journals"
     journals.mkdir(exist_ok=True)

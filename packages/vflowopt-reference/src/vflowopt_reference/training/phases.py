@@ -1,4 +1,4 @@
-"""The phases: names of patches; questions on one view, twice; questions on tiled canvases of every size."""
+"""The five phases: names of patches; questions on one view, twice; questions on tiled canvases of every size."""
 
 from __future__ import annotations
 
@@ -47,7 +47,6 @@ class Phase:
     warmup: int
     emphasis: Mapping[str, float] = field(default_factory=dict)
     decay: tuple[float, float] = (0.0, 1.0)
-
 
     @property
     def tiled(self) -> bool:

@@ -30,6 +30,7 @@ class Run:
         phases: in order.
         seed: of the initial weights and of all data.
         every: steps between checkpoints.
+        first_look: scenes whose patches the tower's patch embedding starts from.
         log: gets one line at a time.
     """
 
@@ -37,6 +38,7 @@ class Run:
     phases: Sequence[Phase]
     seed: int = 0
     every: int = 100
+    first_look: int = 1500
     log: Callable[[str], None] = print
 
 
@@ -46,7 +48,7 @@ def train(run: Run) -> Path:
     model, names = build(run.seed), PatchNames()
     state = _load(run.out / "checkpoint.pt")
     if state is None:
-        prepare_tower(model, run.seed)
+        prepare_tower(model, run.seed, run.first_look)
         state = {"phase": 0, "step": 0, "optimiser": None}
     else:
         model.load_state_dict(state["model"])

@@ -22,7 +22,7 @@ def sines(width: int) -> Tensor:
 
 
 @torch.no_grad()
-def prepare_tower(model: Model, seed: int, scenes: int = 1500) -> None:
+def prepare_tower(model: Model, seed: int, scenes: int) -> None:
     """Sets the patch embedding to the principal components of real patches, scaled to like variance, in place.
 
     Half of the patches show objects, half background. The tower then learns in a fraction of the steps.
