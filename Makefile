@@ -28,7 +28,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy $(SOURCES)
 
 docs: $(VENV)/.dev
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The README's main command, cut down to a fraction of a minute.
 smoke: $(VENV)/.run

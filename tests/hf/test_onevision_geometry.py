@@ -105,3 +105,12 @@ def test_video():
         torch.testing.assert_close(unit.to_tokens(patch_map[unit.views]), tokens, rtol=0, atol=2e-7)
         assert unit.layout.structural.tolist() == [False] * (len(tokens) - 1) + [True]
         assert set(unit.layout.position[:-1, 0]) == set(range(5))
+
+
+@pytest.mark.parametrize(("feature_layer", "block"), [(-1, 2), (-2, 1), (1, 0), ([-3, -2], 1)])
+def test_the_observed_layer_is_the_last_that_the_projector_uses(feature_layer, block):
+    """Entry i of the hidden states is the output of block i - 1; entry 0 is the embedding."""
+    model = tiny_onevision()
+    model.config.vision_feature_layer = feature_layer
+    layers = model.model.vision_tower.encoder.layers
+    assert FAMILY.vision_attention(model) is layers[block].self_attn

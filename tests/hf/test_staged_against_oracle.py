@@ -110,3 +110,19 @@ def test_padding_is_dropped_with_the_pruned_tokens():
     inputs = image_inputs(model, [[(84, 84)], []])
     _, report = check(model, inputs, STRATEGIES["recycling and entropy"])
     assert report.sequence_lengths[0] < inputs["input_ids"].shape[1] / 2
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_equal_lengths_with_different_images(attention):
+    """No padding and no mask before pruning, but different numbers of retained tokens after it."""
+    model = tiny_onevision(attention)
+    longer = image_inputs(model, [[(84, 84)]], text=5)
+    missing = longer["input_ids"].shape[1] - image_inputs(model, [[(42, 42)]], text=0)["input_ids"].shape[1]
+    shorter = image_inputs(model, [[(42, 42)]], text=missing, seed=1)
+    views = longer["pixel_values"].shape[1] - shorter["pixel_values"].shape[1]
+    padded = torch.nn.functional.pad(shorter["pixel_values"], (0, 0, 0, 0, 0, 0, 0, views))
+    inputs = {name: torch.cat([longer[name], shorter[name]]) for name in ("input_ids", "attention_mask", "image_sizes")}
+    inputs["pixel_values"] = torch.cat([longer["pixel_values"], padded])
+    assert inputs["attention_mask"].all()
+    check(model, inputs, STRATEGIES["recycling and entropy"])
+    check(model, inputs, STRATEGIES["recycling inside the decoder"])

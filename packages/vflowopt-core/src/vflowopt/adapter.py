@@ -102,7 +102,7 @@ class Adapter(Protocol):
         processor: Any = None,
         on_task: Callable[[int, int], None] | None = None,
     ) -> Benchmark:
-        """Time strategies against the unpruned model, interleaved; ``on_task(done, total)`` is called after each run."""
+        """Time strategies against the unpruned model, interleaved; ``on_task(done, total)`` follows each run."""
         ...
 
     def load(self, source: str | Path, **options: Any) -> "LoadedModel":

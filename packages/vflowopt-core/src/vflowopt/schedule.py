@@ -148,4 +148,4 @@ def last_ratio(ratios: Sequence[float], budget: float, stages: Sequence[int], nu
         raise BudgetError(
             f"ratios {tuple(ratios)} cannot meet an average retention of {budget}: the last one would be {ratio:.4f}"
         )
-    return min(1.0, ratio)
+    return float(min(1.0, ratio))

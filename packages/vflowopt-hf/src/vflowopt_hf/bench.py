@@ -117,7 +117,7 @@ class Bench:
         if strategy is None:
             return None
         if part == "importance":
-            return lambda: [strategy.scorer.score(unit.context) for unit in units]
+            return lambda: [strategy.scorer.score(unit.context.fresh()) for unit in units]
         importance = [scored.score.importance for scored in candidate.scored]
         return lambda: [strategy.plan(i, unit.context.layout) for i, unit in zip(importance, units, strict=True)]
 

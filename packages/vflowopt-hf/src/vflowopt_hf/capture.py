@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -64,6 +65,14 @@ class TorchAttention:
 
     def received(self, queries: Tensor | None = None, at_most: int | None = None) -> Tensor:
         """See :meth:`vflowopt.attention.AttentionSource.received`; never holds heads x patches x patches."""
+        return self._total if queries is None else self._sums(queries, at_most)
+
+    @cached_property
+    def _total(self) -> Tensor:
+        """Over all queries: the first pass of every calibration, so worth keeping."""
+        return self._sums(None, None)
+
+    def _sums(self, queries: Tensor | None, at_most: int | None) -> Tensor:
         first = self._class_tokens
         query = [view[:, first:] for view in self._query]
         weight = None if queries is None else queries.float()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,14 @@ class UnitContext:
         """Places of the unit's visual tokens."""
         return self.unit.layout
 
-    @property
+    @cached_property  # a search scores the same units again and again
     def entropy(self) -> Tensor:
         """Patch entropy, float32 [views, patches]."""
         return self.unit.entropy(self.statistics)
+
+    def fresh(self) -> "UnitContext":
+        """The same unit with nothing computed yet, to measure what scoring costs."""
+        return UnitContext(self.unit, self.attention.views(slice(None)), self.statistics)
 
     def place(self, host: npt.NDArray[Any]) -> Tensor:
         """A host array as a tensor where the attention is."""

@@ -137,37 +137,40 @@ def _print(measured: Benchmark, rounds: int) -> None:
     columns = ("budget", "retention", "visual tokens", *shown, "KV cache", "CPU s, end to end")
     title = f"{measured.device}; medians of {rounds} interleaved rounds (quartiles)"
     console.print(table(title, columns, rows))
-    ratios = [
-        (
-            row.name,
-            f"{measured.flops_ratio(row):.2f}x",
-            *(_ratio(measured.speedup(row, part)) for part in ("LM prefill", "end-to-end prefill", "decode per token")),
-            _ratio(measured.speedup(row, "LM prefill", cpu=True)),
-            _reached(measured, row),
-            f"{measured.unpruned.kv_cache_bytes / row.kv_cache_bytes:.2f}x",
-            _share(measured.importance_share(row)),
+    gains = [_gains(measured, row) for row in measured.rows[1:]]
+    if gains:
+        caption = (
+            "FLOPs: linear layers and causal attention of the decoder's prefill, counted from the rows of each layer."
         )
-        for row in measured.rows[1:]
-    ]
-    names = (
-        "budget",
-        "LM FLOPs",
-        "LM prefill",
-        "end to end",
-        "decode",
-        "LM prefill, CPU time",
-        "LM prefill / FLOPs",
-        "KV cache",
-        "importance / tower",
-    )
-    caption = "FLOPs: linear layers and causal attention of the decoder's prefill, counted from the rows of each layer."
-    console.print(table("Gains over unpruned", names, ratios, caption))
+        if "LM prefill" not in shown:
+            caption = ""
+        cells = [(row.name, *own.values()) for row, own in zip(measured.rows[1:], gains, strict=True)]
+        console.print(table("Gains over unpruned", ("budget", *gains[0]), cells, caption))
     if measured.planning:
         spread = measured.planning.wall
-        console.print(
-            f"planning {measured.planning_tokens:,} tokens: {seconds(spread.median)} "
-            f"({seconds(spread.low)} to {seconds(spread.high)})", highlight=False,
-        )  # fmt: skip
+        between = f"{seconds(spread.low)} to {seconds(spread.high)}"
+        text = f"planning {measured.planning_tokens:,} tokens: {seconds(spread.median)} ({between})"
+        console.print(text, highlight=False)
+
+
+def _gains(measured: Benchmark, row: BenchRow) -> dict[str, str]:
+    """Figures against unpruned by column; what was not measured has none."""
+    gains: dict[str, str] = {}
+    parts: tuple[Part, ...] = ("LM prefill", "end-to-end prefill", "decode per token")
+    for part in parts:
+        speedup = measured.speedup(row, part)
+        if speedup is not None:
+            gains[part] = f"{speedup:.2f}x"
+    prefill, cpu = measured.speedup(row, "LM prefill"), measured.speedup(row, "LM prefill", cpu=True)
+    if prefill is not None and cpu is not None:
+        flops = measured.flops_ratio(row)
+        gains |= {"LM FLOPs": f"{flops:.2f}x", "LM prefill / FLOPs": percent(prefill / flops, 0)}
+        gains |= {"by CPU time": percent(cpu / flops, 0)}
+        gains |= {"KV cache": f"{measured.unpruned.kv_cache_bytes / row.kv_cache_bytes:.2f}x"}
+    share = measured.importance_share(row)
+    if share is not None:
+        gains["importance / vision tower"] = percent(share, 2)
+    return gains
 
 
 def _row(row: BenchRow, shown: list[Part]) -> tuple[str, ...]:
@@ -181,16 +184,3 @@ def _row(row: BenchRow, shown: list[Part]) -> tuple[str, ...]:
     whole = row.times.get("end-to-end prefill")
     cpu = "-" if whole is None else f"{whole.cpu.median:.2f}"
     return (row.name, percent(row.retention), tokens(row.tokens), *times, size(row.kv_cache_bytes), cpu)
-
-
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}x"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else percent(value, 2)
-
-
-def _reached(measured: Benchmark, row: BenchRow) -> str:
-    speedup = measured.speedup(row, "LM prefill")
-    return "-" if speedup is None else percent(speedup / measured.flops_ratio(row), 0)

@@ -172,8 +172,8 @@ def _print(label: str, outcomes: list[Outcome], measured: Benchmark, compared: i
     rows = [_row(outcome, bench, measured) for outcome, bench in zip(outcomes, measured.rows, strict=True)]
     columns = ("budget", "retention", "accuracy", "similarity", "visual tokens", "KV cache", "FLOPs", "latency")
     caption = (
-        f"Accuracy and visual tokens (before pruning > after each stage): of {outcomes[0].questions} held-out questions; "
-        f"last-token similarity to the unpruned model: of the first {compared} of them.\nKV cache, FLOPs and latency: "
+        f"Accuracy and visual tokens (before pruning > after each stage): of {outcomes[0].questions} held-out "
+        f"questions; last-token similarity to the unpruned model: of the first {compared} of them.\nKV cache, FLOPs and latency: "
         f"of the decoder's prefill of one image of {measured.unpruned.tokens[0]} tokens, the last two as a fraction of "
         f"unpruned."
     )

@@ -82,8 +82,8 @@ def _cost(cost: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         "",
         f"{cost['evaluations']} evaluations on {cost['samples']} samples, the two procedures taking turns: "
         f"{ours:.2f} s each here, {theirs:.2f} s each with two full generations per sample as in the paper: "
-        f"**{theirs / ours:.1f} times faster**. With the samples' one-time preparation ({cost['preparation_seconds']:.1f} s), a search of "
-        f"{count} evaluations is {1 / whole:.1f} times faster.",
+        f"**{theirs / ours:.1f} times faster**. With the one-time preparation of the samples "
+        f"({cost['preparation_seconds']:.1f} s), a search of {count} evaluations is {1 / whole:.1f} times faster.",
     ]
 
 
