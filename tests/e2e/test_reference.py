@@ -20,6 +20,7 @@ def model():
     return reference.load_model()
 
 
+@pytest.mark.slow
 def test_the_demo_writes_what_it_promises(tmp_path):
     threads = torch.get_num_threads()
     try:
@@ -59,6 +60,7 @@ def said_right(model, processor, examples):
     return right
 
 
+@pytest.mark.slow
 def test_a_study_resumes(tmp_path, capsys):
     from vflowopt_reference.study.__main__ import main
 

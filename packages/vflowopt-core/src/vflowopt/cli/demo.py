@@ -173,8 +173,8 @@ def _print(label: str, outcomes: list[Outcome], measured: Benchmark, compared: i
     columns = ("budget", "retention", "accuracy", "similarity", "visual tokens", "KV cache", "FLOPs", "latency")
     caption = (
         f"Accuracy and visual tokens (before pruning > after each stage): of {outcomes[0].questions} held-out "
-        f"questions; last-token similarity to the unpruned model: of the first {compared} of them.\nKV cache, FLOPs and latency: "
-        f"of the decoder's prefill of one image of {measured.unpruned.tokens[0]} tokens, the last two as a fraction of "
+        f"questions; last-token similarity to the unpruned model: of the first {compared} of them.\n"
+        f"KV cache, FLOPs and latency: of the decoder's prefill of one image of {measured.unpruned.tokens[0]} tokens, the last two as a fraction of "
         f"unpruned."
     )
     results().print(table(f"{label}: pruned against unpruned", columns, rows, caption))

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny numbers, to try it out; the figures mean nothing")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.questions, options.samples, options.initial, options.iterations, options.compared = 12, 4, 4, 2, 1
+        options.questions, options.samples, options.initial, options.iterations, options.compared = 4, 4, 3, 1, 1
     try:
         with Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
