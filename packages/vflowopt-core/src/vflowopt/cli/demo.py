@@ -174,8 +174,8 @@ def _print(label: str, outcomes: list[Outcome], measured: Benchmark, compared: i
     caption = (
         f"Accuracy and visual tokens (before pruning > after each stage): of {outcomes[0].questions} held-out "
         f"questions; last-token similarity to the unpruned model: of the first {compared} of them.\n"
-        f"KV cache, FLOPs and latency: of the decoder's prefill of one image of {measured.unpruned.tokens[0]} tokens, the last two as a fraction of "
-        f"unpruned."
+        f"KV cache, FLOPs and latency: of the decoder's prefill of one image of {measured.unpruned.tokens[0]} tokens, "
+        f"the last two as a fraction of unpruned."
     )
     results().print(table(f"{label}: pruned against unpruned", columns, rows, caption))
 
