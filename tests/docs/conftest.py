@@ -86,7 +86,7 @@ def llava_next():
     from transformers import CLIPVisionConfig, LlavaNextConfig, LlavaNextForConditionalGeneration, Qwen2Config
     from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-    from support.tiny import CROP, EOS, IMAGE, PAD, PATCH, PINPOINTS, VOCABULARY, random_image
+    from support.tiny import CROP, EOS, IMAGE, PAD, PATCH, PINPOINTS, VOCABULARY, random_image, sharpen
 
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
@@ -113,12 +113,7 @@ def llava_next():
     )
     model = LlavaNextForConditionalGeneration(config).eval()
     model.generation_config.pad_token_id = PAD
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("q_proj.weight", "k_proj.weight")):
-                parameter.mul_(12.0)
-            elif "embed" not in name and parameter.ndim == 2:
-                parameter.mul_(3.0)
+    sharpen(model)
     processor = LlavaNextImageProcessorPil(
         size={"shortest_edge": CROP}, crop_size={"height": CROP, "width": CROP}, image_grid_pinpoints=PINPOINTS[1:]
     )

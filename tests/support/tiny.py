@@ -15,6 +15,16 @@ SIDE = CROP // PATCH
 PINPOINTS = [[CROP, CROP], [CROP, 2 * CROP], [2 * CROP, CROP], [2 * CROP, 2 * CROP], [CROP, 3 * CROP], [3 * CROP, CROP]]
 
 
+def sharpen(model: torch.nn.Module) -> None:
+    """Scale random weights up, so that attention is far from uniform."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight", "qkv.weight")):
+                parameter.mul_(12.0)
+            elif "embed" not in name and parameter.ndim == 2:
+                parameter.mul_(3.0)
+
+
 def tiny_onevision(
     attention: str = "sdpa", *, seed: int = 0, aspect: str = "anyres_max_9"
 ) -> LlavaOnevisionForConditionalGeneration:
@@ -53,12 +63,7 @@ def tiny_onevision(
         attn_implementation=attention,
     )
     model = LlavaOnevisionForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("q_proj.weight", "k_proj.weight")):
-                parameter.mul_(12.0)
-            elif "embed" not in name and parameter.ndim == 2:
-                parameter.mul_(3.0)
+    sharpen(model)
     model.generation_config.pad_token_id = PAD
     model.generation_config.eos_token_id = None
     return model

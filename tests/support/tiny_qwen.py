@@ -7,7 +7,7 @@ import torch
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from support.tiny import random_image
+from support.tiny import random_image, sharpen
 
 TEXT, IMAGE, VIDEO, PAD, EOS = 0, 1, 2, 0, 3
 VOCABULARY = 64
@@ -48,12 +48,7 @@ def tiny_qwen2_vl(attention: str = "sdpa", *, seed: int = 0) -> Qwen2VLForCondit
         attn_implementation=attention,
     )
     model = Qwen2VLForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("q_proj.weight", "k_proj.weight", "qkv.weight")):
-                parameter.mul_(12.0)
-            elif "embed" not in name and parameter.ndim == 2:
-                parameter.mul_(3.0)
+    sharpen(model)
     model.generation_config.pad_token_id = PAD
     model.generation_config.eos_token_id = None
     return model

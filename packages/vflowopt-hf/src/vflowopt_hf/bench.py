@@ -20,7 +20,7 @@ from vflowopt_hf.family import Family
 from vflowopt_hf.flops import prefill_flops
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.prefill import ScoredUnit, plan_units
-from vflowopt_hf.session import Session, check_fits
+from vflowopt_hf.session import Session, check_fits, kv_bytes_per_token
 from vflowopt_hf.staged import StagedDecoder, StagePlan
 
 DECODE_STEPS = 8
@@ -161,8 +161,6 @@ class Bench:
         visual = sum(unit.context.layout.tokens for unit in self._sample.prefill.units)
         report = candidate.report
         if report is None:
-            from vflowopt_hf.session import kv_bytes_per_token
-
             lengths, retention, tokens = (full,) * layers, 1.0, (visual,)
             kv_bytes = kv_bytes_per_token(self._family, self._model) * full * layers
         else:
