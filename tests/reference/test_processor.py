@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vflowopt_reference import load_model, load_processor, path
+from vflowopt_reference import NAMES, load_model, load_processor, path
+from vflowopt_reference.architectures import named
+from vflowopt_reference.architectures.llava_onevision import SHARED_TOKENS, frame_tokens, image_tokens
+from vflowopt_reference.architectures.qwen2_vl import flat_patches
 from vflowopt_reference.canvases import CANVASES
-from vflowopt_reference.geometry import ASPECT, PINPOINTS, SHARED_TOKENS, frame_tokens, image_tokens, views
 from vflowopt_reference.processor import ReferenceProcessor
 from vflowopt_reference.tokenizer import build_tokenizer
 from vflowopt_reference.training.examples import normalise, words
@@ -19,6 +23,21 @@ from vflowopt_reference.vocabulary import TURN_END, TURN_START, VOCABULARY
 
 QUESTION = "what color is the circle?"
 ODD_SIZES = [(50, 50), (7, 900), (900, 7), (333, 111), (480, 640), (1000, 1001), (1, 500), (113, 112), (640, 427)]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def any_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def any_model(any_name: str) -> Any:
+    return load_model(any_name)
+
+
+@pytest.fixture(scope="module")
+def any_processor(any_name: str) -> ReferenceProcessor:
+    return load_processor(any_name)
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +55,33 @@ def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 @pytest.mark.parametrize("size", [*CANVASES, *ODD_SIZES])
-def test_token_counts_agree_with_the_model(size: tuple[int, int], model: Any, processor: ReferenceProcessor) -> None:
-    inputs = processor(images=noise(size), text=processor.prompt(QUESTION))
-    placeholders = int((inputs["input_ids"] == processor.image_token_id).sum())
+def test_token_counts_agree_with_the_model(
+    size: tuple[int, int], any_name: str, any_model: Any, any_processor: ReferenceProcessor
+) -> None:
+    if any_name == "reference-qwen2vl" and max(size) > 200 * min(size):
+        with pytest.raises(ValueError, match="aspect ratio"):
+            any_processor(images=noise(size), text=any_processor.prompt(QUESTION))
+        return
+    inputs = any_processor(images=noise(size), text=any_processor.prompt(QUESTION))
+    placeholders = int((inputs["input_ids"] == any_processor.image_token_id).sum())
+    pixels = {k: v for k, v in inputs.items() if k in ("pixel_values", "image_sizes", "image_grid_thw")}
     with torch.inference_mode():
-        features = model.model.get_image_features(inputs["pixel_values"], inputs["image_sizes"]).pooler_output
-        out = model(**inputs)
-    assert placeholders == image_tokens(size) == len(features[0])
+        features = any_model.model.get_image_features(**pixels).pooler_output
+        out = any_model(**inputs)
+    assert placeholders == len(features[0])
     assert torch.isfinite(out.logits).all()
 
 
 @pytest.mark.parametrize("canvas", CANVASES)
-def test_training_views_are_the_image_processors(canvas: tuple[int, int], processor: ReferenceProcessor) -> None:
-    image = noise(canvas)
-    theirs = processor.image_processor([image], return_tensors="pt")["pixel_values"][0]
-    assert torch.equal(theirs, normalise(views(np.asarray(image))))
+def test_training_views_are_the_image_processors(
+    canvas: tuple[int, int], any_name: str, any_processor: ReferenceProcessor
+) -> None:
+    image, architecture = noise(canvas), named(any_name)
+    own = normalise(architecture.views(np.asarray(image)), architecture)
+    theirs = any_processor.image_processor([image], return_tensors="pt")["pixel_values"]
+    if any_name == "reference-qwen2vl":
+        own = flat_patches(own[:, None].expand(-1, 2, -1, -1, -1))
+    torch.testing.assert_close(theirs.reshape(own.shape), own, atol=2e-6, rtol=0)
 
 
 def test_counts_span_the_documented_range() -> None:
@@ -78,9 +109,27 @@ def test_clips(model: Any, processor: ReferenceProcessor) -> None:
         assert torch.isfinite(model(**inputs).logits).all()
 
 
+def test_clips_of_different_sizes_and_lengths_go_into_one_batch_of_qwen2_vl() -> None:
+    model, processor = load_model("reference-qwen2vl"), load_processor("reference-qwen2vl")
+    clips = [np.zeros((5, 60, 80, 3), np.uint8), np.zeros((2, 33, 47, 3), np.uint8)]
+    inputs = processor(videos=clips, text=[processor.prompt(QUESTION, images=0, videos=1)] * 2)
+    # Frames in pairs, sides rounded to 16 pixels: 3 x 4 x 5 and 1 x 2 x 3 visual tokens.
+    assert (inputs["input_ids"] == processor.video_token_id).sum(1).tolist() == [60, 6]
+    assert inputs["video_grid_thw"].tolist() == [[3, 8, 10], [1, 4, 6]]
+    with torch.inference_mode():
+        assert torch.isfinite(model(**inputs).logits).all()
+
+
+def test_llava_next_refuses_clips() -> None:
+    processor = load_processor("reference-next")
+    with pytest.raises(ValueError, match="images only"):
+        processor(videos=[np.zeros((2, 8, 8, 3), np.uint8)], text="<video>")
+
+
 def test_batches_are_padded_on_the_left_and_generate_like_single_prompts(
-    model: Any, processor: ReferenceProcessor
+    any_model: Any, any_processor: ReferenceProcessor
 ) -> None:
+    model, processor = any_model, any_processor
     images = [noise((112, 112)), noise((224, 176), 1)]
     prompts = [processor.prompt(QUESTION), processor.prompt("what digit is on the red star?")]
     batch = processor(images=images, text=prompts, padding=True, return_tensors="pt")
@@ -113,12 +162,24 @@ def test_wording_survives_case_and_spaces(processor: ReferenceProcessor) -> None
     assert processor.decode(plain) == "what color is the circle ?"
 
 
-def test_shipped_files_are_those_the_code_writes(processor: ReferenceProcessor) -> None:
-    assert processor.tokenizer.get_vocab() == build_tokenizer().get_vocab() == dict(VOCABULARY)
-    assert processor.tokenizer.chat_template == build_tokenizer().chat_template
-    assert processor.image_processor.image_grid_pinpoints == [list(grid) for grid in PINPOINTS]
-    assert load_model().config.vision_aspect_ratio == ASPECT
-    assert (path() / "processor_config.json").exists()
+def test_shipped_files_are_those_the_code_writes(any_name: str, any_processor: ReferenceProcessor) -> None:
+    assert any_processor.tokenizer.get_vocab() == build_tokenizer().get_vocab() == dict(VOCABULARY)
+    assert any_processor.tokenizer.chat_template == build_tokenizer().chat_template
+    for file, content in named(any_name).processor_files().items():
+        assert json.loads((path(any_name) / file).read_text()) == content
+    written = json.loads((path(any_name) / "config.json").read_text())
+    built = named(any_name).configuration().to_dict()
+    for part in ("vision_config", "text_config"):
+        same = {key: value for key, value in written[part].items() if key not in ("dtype", "transformers_version")}
+        assert same.items() <= built[part].items()
+
+
+def test_weights_of_an_unknown_architecture_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(ValueError, match="type 'llava'"):
+        load_processor(tmp_path)
+    with pytest.raises(ValueError, match="reference-next"):
+        named("reference-nxt")
 
 
 @pytest.mark.parametrize(

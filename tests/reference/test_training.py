@@ -4,86 +4,107 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from vflowopt_reference import load_processor
+from vflowopt_reference import NAMES, load_model, load_processor
+from vflowopt_reference.architectures import Architecture, named
 from vflowopt_reference.canvases import CANVASES
-from vflowopt_reference.model import build
 from vflowopt_reference.scene import scene
 from vflowopt_reference.seeds import stream
 from vflowopt_reference.train import main
-from vflowopt_reference.training.examples import IGNORE, make_batch, patch_labels
+from vflowopt_reference.training.examples import IGNORE, cell_labels, make_batch
 from vflowopt_reference.training.export import export
 from vflowopt_reference.training.objective import PatchNames, answer_scores, visual_tokens
 from vflowopt_reference.training.optimiser import Optimiser, share
-from vflowopt_reference.training.phases import PHASES, Phase, phase_batch, phase_groups, phase_losses, train_step
+from vflowopt_reference.training.phases import phase_batch, phase_groups, phase_losses, train_step
+from vflowopt_reference.training.recipes import FROM_NOTHING, Phase
 from vflowopt_reference.training.run import Run, shortened, train
-from vflowopt_reference.training.start import prepare_tower
-from vflowopt_reference.vocabulary import DIGITS, VOCABULARY
+from vflowopt_reference.training.start import adopt_decoder, prepare_tower
+from vflowopt_reference.vocabulary import DIGITS
 
-TINY = tuple(replace(phase, scenes=2, branches=4) for phase in PHASES)
+ONEVISION = named("reference")
+TINY = tuple(replace(phase, scenes=2, branches=4) for phase in FROM_NOTHING)
+TRAININGS = {
+    f"{name}-{phase.name}": (named(name), replace(phase, scenes=2, branches=4))
+    for name in NAMES
+    for phase in named(name).phases
+}
 
 
-@pytest.mark.parametrize("phase", TINY, ids=lambda phase: phase.name)
-def test_a_few_steps_on_one_batch_lower_the_loss(phase: Phase) -> None:
-    model, names = build(), PatchNames()
-    prepare_tower(model, seed=0, scenes=20)
-    batch = make_batch("train", 0, 0, phase.scenes, (112, 112), phase.branches)
+@pytest.mark.parametrize(("architecture", "phase"), TRAININGS.values(), ids=TRAININGS)
+def test_a_few_steps_on_one_batch_lower_the_loss(architecture: Architecture, phase: Phase) -> None:
+    model, names = architecture.build(), PatchNames()
+    prepare_tower(architecture, model, seed=0, scenes=20)
+    batch = make_batch(architecture, "train", 0, 0, phase.scenes, (112, 112), phase.branches)
     optimiser = Optimiser(phase_groups(phase, model, names))
-    losses = [train_step(phase, model, names, optimiser, batch, 0.5)["total"] for _ in range(6)]
+    losses = [train_step(architecture, phase, model, names, optimiser, batch, 0.5)["total"] for _ in range(6)]
     assert torch.isfinite(torch.tensor(losses)).all()
     assert losses[-1] < losses[0]
 
 
-def test_packed_branches_score_like_separate_prompts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_branches_score_like_separate_prompts(name: str, tmp_path: Path) -> None:
     """The block mask and the restarted positions are exactly the stock model on one question at a time."""
-    model: Any = build(seed=3)
-    model.eval()
-    processor = load_processor(export(model, tmp_path))
-    batch = make_batch("validation", 0, 0, 2, (112, 160), 5)
+    architecture = named(name)
+    model = architecture.build(seed=3).eval()
+    processor = load_processor(export(architecture, model, tmp_path))
+    batch = make_batch(architecture, "validation", 0, 0, 2, (112, 160), 5)
     with torch.no_grad():
-        packed = answer_scores(model, batch, visual_tokens(model, batch, tiled=True)[0])
-    image = torch.tensor([processor.image_token_id] * visual_tokens(model, batch, tiled=True)[0].shape[1])
-    head = torch.tensor([VOCABULARY["<|im_start|>"], VOCABULARY["user"]])
+        packed = answer_scores(architecture, model, batch, visual_tokens(architecture, model, batch, tiled=True)[0])
     for row in range(2):
+        image = Image.fromarray(scene(stream("validation", 0, row), (112, 160)).image)
+        inputs = processor(images=[image], text=[processor.prompt("what color is the circle?")])
+        seen = 2 + int((inputs["input_ids"] == processor.image_token_id).sum())
         for number in range(int(batch.branch[row].max()) + 1):
             mine = batch.branch[row] == number
+            ids = torch.cat([inputs["input_ids"][0, :seen], batch.ids[row, mine]])[None]
+            pixels = {k: v for k, v in inputs.items() if k in ("pixel_values", "image_sizes", "image_grid_thw")}
             with torch.no_grad():
-                alone = model(
-                    input_ids=torch.cat([head, image, batch.ids[row, mine]])[None],
-                    pixel_values=batch.pixels[row][None],
-                    image_sizes=torch.tensor([batch.canvas]),
-                ).logits[0, -int(mine.sum()) :]
-            torch.testing.assert_close(packed[row, mine], alone, atol=2e-4, rtol=1e-4)
+                alone = model(input_ids=ids, **pixels, **architecture.further_inputs(ids)).logits
+            torch.testing.assert_close(packed[row, mine], alone[0, -int(mine.sum()) :], atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("canvas", CANVASES)
-def test_patch_labels_name_the_objects(canvas: tuple[int, int]) -> None:
+def test_cell_labels_name_the_objects(canvas: tuple[int, int], name: str) -> None:
     item = scene(stream("validation", 1, 0), canvas)
-    labels = patch_labels(item)
-    tiles = labels[1:]
+    labels = cell_labels(named(name), item)
+    full = labels[min(1, len(labels) - 1) :]
     wanted = {DIGITS.index(o.digit) + 1 for o in item.objects}
-    assert set(tiles[..., 2][tiles[..., 2] > 0].tolist()) == wanted
+    assert set(full[..., 2][full[..., 2] > 0].tolist()) == wanted
     assert ((labels[..., 0] > 0) == (labels[..., 1] > 0)).all()
     assert (labels[..., 2][labels[..., 0] == 0] == 0).all()
     # At a quarter of the area nobody reads a digit: the base view of large canvases is not asked to.
-    assert (labels[0, :, 2] <= 0).all() or min(canvas) * max(canvas) < 160 * 160
+    assert len(labels) == 1 or (labels[0, :, 2] <= 0).all() or min(canvas) * max(canvas) < 160 * 160
     assert labels.min() >= IGNORE
 
 
+def test_a_decoder_is_adopted_whole() -> None:
+    """Llama computes with the adopted weights what Qwen2 computes; only the tower has to be learned."""
+    architecture = named("reference-next")
+    model = architecture.build(seed=1)
+    adopt_decoder(architecture, model)
+    other = load_model()
+    states = torch.randn(1, 7, 160, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        own = model.model.language_model(inputs_embeds=states).last_hidden_state
+        theirs = other.model.language_model(inputs_embeds=states).last_hidden_state
+    torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
+
+
 def test_batches_depend_on_phase_seed_and_step_alone() -> None:
-    one, same, other = (phase_batch(TINY[1], 0, step) for step in (4, 4, 5))
+    one, same, other = (phase_batch(ONEVISION, TINY[1], 0, step) for step in (4, 4, 5))
     assert torch.equal(one.pixels, same.pixels)
     assert torch.equal(one.ids, same.ids)
     assert not torch.equal(one.pixels, other.pixels)
 
 
 def test_the_tower_phase_leaves_the_decoder_layers_alone() -> None:
-    model, names = build(), PatchNames()
-    trained = {name for group in phase_groups(PHASES[0], model, names) for name, _ in group.named}
+    model, names = ONEVISION.build(), PatchNames()
+    trained = {name for group in phase_groups(FROM_NOTHING[0], model, names) for name, _ in group.named}
     assert not any("language_model.layers" in name for name in trained)
     assert any("vision_tower" in name for name in trained)
 
@@ -98,7 +119,7 @@ def test_a_run_can_be_stopped_and_resumed(tmp_path: Path) -> None:
     """Two steps, a stop, and the rest end exactly where an uninterrupted run ends."""
     phases = tuple(replace(p, steps=2) for p in shortened(TINY[:1], 1.0))
     quiet = {"seed": 1, "every": 1, "first_look": 20, "log": lambda line: None}
-    whole = train(Run(tmp_path / "whole", phases, **quiet))  # type: ignore[arg-type]
+    whole = train(Run(ONEVISION, tmp_path / "whole", phases, **quiet))  # type: ignore[arg-type]
 
     class StopError(Exception):
         pass
@@ -111,24 +132,25 @@ def test_a_run_can_be_stopped_and_resumed(tmp_path: Path) -> None:
             raise StopError
 
     with pytest.raises(StopError):
-        train(Run(tmp_path / "halves", phases, seed=1, every=1, first_look=20, log=stop))
-    halves = train(Run(tmp_path / "halves", phases, **quiet))  # type: ignore[arg-type]
+        train(Run(ONEVISION, tmp_path / "halves", phases, seed=1, every=1, first_look=20, log=stop))
+    halves = train(Run(ONEVISION, tmp_path / "halves", phases, **quiet))  # type: ignore[arg-type]
     assert (whole / "model.safetensors").read_bytes() == (halves / "model.safetensors").read_bytes()
 
 
 def test_losses_name_their_parts() -> None:
-    model, names = build(), PatchNames()
-    batch = phase_batch(TINY[2], 0, 0)
+    model, names = ONEVISION.build(), PatchNames()
+    batch = phase_batch(ONEVISION, TINY[2], 0, 0)
     with torch.no_grad():
-        assert set(phase_losses(TINY[2], model, names, batch)) == {"total", "answers", "names"}
+        assert set(phase_losses(ONEVISION, TINY[2], model, names, batch)) == {"total", "answers", "names"}
 
 
 @pytest.mark.slow
-def test_the_command_trains_every_phase_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_trains_every_phase(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One step of each phase, through the command line, gives weights that the processor and the model load."""
     threads = torch.get_num_threads()
     try:
-        main(["--out", str(tmp_path), "--scale", "0.0001", "--threads", "1"])
+        main(["--model", name, "--out", str(tmp_path), "--scale", "0.0001", "--threads", "1"])
     finally:
         torch.set_num_threads(threads)
     assert "weights in" in capsys.readouterr().out

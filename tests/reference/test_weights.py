@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import pytest
 
-from transformers import LlavaOnevisionForConditionalGeneration
-
-from vflowopt_reference import held_out, load_model, load_processor, path
+from vflowopt_reference import NAMES, held_out, load_model, load_processor, path
+from vflowopt_reference.architectures import named
 from vflowopt_reference.curve import curve
 from vflowopt_reference.evaluate import accuracy, answers
 
@@ -14,24 +13,30 @@ FLOOR = 0.9
 """Well below the published accuracy, well above what can be guessed (about 0.12)."""
 
 
-def test_plain_from_pretrained_finds_every_key() -> None:
-    load: Any = LlavaOnevisionForConditionalGeneration.from_pretrained
-    _, info = load(path(), output_loading_info=True)
+every_model = pytest.mark.parametrize("name", NAMES)
+
+
+@every_model
+def test_plain_from_pretrained_finds_every_key(name: str) -> None:
+    _, info = named(name).model_class.from_pretrained(path(name), output_loading_info=True)
     assert not any(info[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
 
 
-def test_weights_are_small() -> None:
-    assert sum(file.stat().st_size for file in path().iterdir()) <= 10_000_000
+@every_model
+def test_weights_are_small(name: str) -> None:
+    assert sum(file.stat().st_size for file in path(name).iterdir()) <= 10_000_000
 
 
-def test_generation_stops_by_itself() -> None:
-    config = load_model().generation_config
+@every_model
+def test_generation_stops_by_itself(name: str) -> None:
+    config = load_model(name).generation_config
     assert config.eos_token_id is not None
     assert config.pad_token_id is not None
 
 
-def test_held_out_questions_are_answered() -> None:
-    counts = accuracy(load_model(), load_processor(), held_out(60, seed=1))
+@every_model
+def test_held_out_questions_are_answered(name: str) -> None:
+    counts = accuracy(load_model(name), load_processor(name), held_out(60, seed=1))
     right, asked = (sum(c[i] for c in counts.values()) for i in (0, 1))
     assert asked == 60
     assert right / asked >= FLOOR

@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .dataset import Example, held_out
@@ -113,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m vflowopt_reference.curve",
         description="Accuracy against the share of visual tokens kept: random, by mean vision attention, and blind.",
     )
-    parser.add_argument("--weights", type=Path, help="directory written by vflowopt_reference.train (default: shipped)")
+    parser.add_argument("--weights", default="reference", help="LLaVA-OneVision weights (default: the shipped ones)")
     parser.add_argument("--count", type=int, default=500, help="questions (default 500)")
     parser.add_argument("--seed", type=int, default=0, help="of questions and of the random choice (default 0)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
@@ -121,17 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     import torch
-    from transformers import LlavaOnevisionForConditionalGeneration
 
-    from . import load_processor, path
+    from . import load_model, load_processor
 
     torch.set_num_threads(options.threads)
-    weights = options.weights or path()
-    model = LlavaOnevisionForConditionalGeneration.from_pretrained(
-        weights, dtype=torch.float32, attn_implementation={"vision_config": "eager", "text_config": "sdpa"}
-    ).eval()
+    model = load_model(options.weights, attn_implementation={"vision_config": "eager", "text_config": "sdpa"})
     examples = held_out(options.count, seed=options.seed)
-    result = curve(model, load_processor(weights), examples, (0.5, 0.25, 0.1), options.seed)
+    result = curve(model, load_processor(options.weights), examples, (0.5, 0.25, 0.1), options.seed)
     if options.json:
         print(json.dumps(result, indent=2))
         return

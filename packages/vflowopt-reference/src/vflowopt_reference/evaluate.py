@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .dataset import Example, held_out
+from .names import NAMES
 from .questions import KINDS
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m vflowopt_reference.evaluate",
         description="Answer held-out questions with stock generate() and print the accuracy per kind.",
     )
-    parser.add_argument("--weights", type=Path, help="directory written by vflowopt_reference.train (default: shipped)")
+    parser.add_argument(
+        "--model", default="reference", help=f"{', '.join(NAMES)}, or a directory written by vflowopt_reference.train"
+    )
     parser.add_argument("--count", type=int, default=2500, help="questions (default 2500)")
     parser.add_argument("--seed", type=int, default=0, help="of the questions (default 0)")
     parser.add_argument("--batch", type=int, default=16, help="questions per batch (default 16)")
@@ -63,15 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     import torch
-    from transformers import LlavaOnevisionForConditionalGeneration
 
-    from . import load_processor, path
+    from . import load_model, load_processor
 
     torch.set_num_threads(options.threads)
-    weights = options.weights or path()
-    model = LlavaOnevisionForConditionalGeneration.from_pretrained(weights, dtype=torch.float32).eval()
     examples = held_out(options.count, seed=options.seed)
-    counts = accuracy(model, load_processor(weights), examples, options.batch)
+    counts = accuracy(load_model(options.model), load_processor(options.model), examples, options.batch)
     counts["all"] = sum(right for right, _ in counts.values()), sum(asked for _, asked in counts.values())
     if options.json:
         print(json.dumps({kind: {"right": right, "asked": asked} for kind, (right, asked) in counts.items()}, indent=2))

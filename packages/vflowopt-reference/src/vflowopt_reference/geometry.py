@@ -6,7 +6,6 @@ arithmetic; tests hold it against the image processor and the model themselves.
 
 from __future__ import annotations
 
-import math
 from typing import Final, TypeVar
 
 import numpy as np
@@ -22,10 +21,7 @@ SIDE: Final = VIEW // PATCH
 PINPOINTS: Final = ((112, 112), (112, 224), (224, 112), (224, 224), (112, 336), (336, 112), (224, 336), (336, 224))
 """The grids that an image may be tiled into."""
 ASPECT: Final = "anyres_max_4"
-"""Upstream's name for: grids of more than 4 x 1.1^2 views' worth of tokens are interpolated down to about 4 views."""
-
-SHARED_TOKENS: Final = SIDE**2 + 1
-"""Visual tokens of each image that shares its prompt with others: no tiles, one newline."""
+"""LLaVA-OneVision's name for: grids of more than 4 x 1.1^2 views' worth of tokens are interpolated down to about 4."""
 
 Canvas = tuple[int, int]
 _T = TypeVar("_T", bound=np.generic)
@@ -41,11 +37,6 @@ def best_grid(canvas: Canvas) -> Canvas:
         return effective, -(grid[0] * grid[1] - effective)
 
     return max(PINPOINTS, key=rank)
-
-
-def frame_tokens(frames: int) -> int:
-    """Visual tokens of a clip: each frame pooled to half its side, one newline for all."""
-    return frames * math.ceil(SIDE / 2) ** 2 + 1
 
 
 def margins(canvas: Canvas) -> tuple[int, int]:
@@ -65,8 +56,8 @@ def margins(canvas: Canvas) -> tuple[int, int]:
     return top, left
 
 
-def image_tokens(size: Canvas) -> int:
-    """Visual tokens of an image of any size that is alone in its prompt: base view, unpadded grid, newlines."""
+def unpadded_grid(size: Canvas) -> Canvas:
+    """Rows and columns of patches of an image of any size in its grid of tiles, padding cut off."""
     height, width = size
     grid = best_grid(size)
     rows, columns = grid[0] // PATCH, grid[1] // PATCH
@@ -75,10 +66,12 @@ def image_tokens(size: Canvas) -> int:
         rows -= (rows - int(round(height * (columns / width), 7))) // 2 * 2
     else:
         columns -= (columns - int(round(width * (rows / height), 7))) // 2 * 2
-    ratio = math.sqrt(rows * columns / (int(ASPECT.removeprefix("anyres_max_")) * SIDE**2))
-    if ratio > 1.1:
-        rows, columns = int(rows // ratio), int(columns // ratio)
-    return SIDE**2 + rows * (columns + 1)
+    return rows, columns
+
+
+def squeeze(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A map ``[height, width]`` as the base view shows it: ``[112, 112]``, values unmixed."""
+    return np.asarray(Image.fromarray(plane).resize((VIEW, VIEW), Image.Resampling.NEAREST))
 
 
 def tile(plane: NDArray[_T], canvas: Canvas) -> NDArray[_T]:

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerFast
-from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
-from .geometry import SHARED_TOKENS, VIEW, frame_tokens, image_tokens
+from .architectures import Architecture, of_weights
 from .vocabulary import IMAGE, VIDEO
 
 Clip = Sequence[Image.Image] | NDArray[np.uint8]
@@ -25,12 +23,13 @@ Images = Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]]
 
 
 class ReferenceProcessor:
-    """Called like upstream's ``LlavaOnevisionProcessor``; see :meth:`__call__`."""
+    """Called like the architecture's own processor upstream; see :meth:`__call__`."""
 
     image_token = IMAGE
     video_token = VIDEO
 
-    def __init__(self, image_processor: Any, tokenizer: Any) -> None:
+    def __init__(self, architecture: Architecture, image_processor: Any, tokenizer: Any) -> None:
+        self.architecture = architecture
         self.image_processor = image_processor
         self.tokenizer = tokenizer
 
@@ -40,9 +39,12 @@ class ReferenceProcessor:
 
         Raises:
             OSError: files are missing.
+            ValueError: weights of another architecture.
         """
+        architecture = of_weights(directory)
         return cls(
-            LlavaOnevisionImageProcessorPil.from_pretrained(directory),
+            architecture,
+            architecture.image_processor_class.from_pretrained(directory),
             PreTrainedTokenizerFast.from_pretrained(directory),
         )
 
@@ -68,20 +70,19 @@ class ReferenceProcessor:
         """Makes a batch of prompts.
 
         Args:
-            images: one image, or a list with the images of all prompts one after the other, each tiled as if alone in
-                its prompt; or one list per prompt: images that share a prompt are then not tiled, as upstream does.
+            images: one image, or a list with the images of all prompts one after the other, each treated as if alone
+                in its prompt; or one list per prompt (LLaVA-OneVision does not tile images that share a prompt).
             text: prompts (see :meth:`prompt`), with one ``<image>`` per image and one ``<video>`` per clip.
-            videos: clips of equally many frames: a list of images, or an array ``[frames, height, width, 3]`` of bytes.
+            videos: clips, each a list of images or an array ``[frames, height, width, 3]`` of bytes; LLaVA-OneVision
+                wants equally many frames of all.
             return_tensors: ``"pt"``.
             padding: pad prompts on the left to the longest.
 
         Returns:
-            ``input_ids`` and ``attention_mask`` ``[B, T]``; with images ``pixel_values``
-            ``[images, views, 3, 112, 112]`` (filled up to the most views), ``image_sizes`` ``[images, 2]`` and
-            ``batch_num_images``; with clips ``pixel_values_videos`` ``[clips, frames, 3, 112, 112]``.
+            ``input_ids`` and ``attention_mask`` ``[B, T]``, and what the architecture makes of images and clips.
 
         Raises:
-            ValueError: no text, or as many placeholders as images or clips are not there, or unequal clips.
+            ValueError: no text, or not one placeholder per image or clip, or clips that the architecture does not take.
         """
         if text is None:
             raise ValueError("text is needed: a prompt with one <image> per image")
@@ -90,14 +91,14 @@ class ReferenceProcessor:
         lengths: dict[str, list[int]] = {IMAGE: [], VIDEO: []}
         if images is not None:
             pixels = self.image_processor(images, return_tensors=return_tensors)
-            lengths[IMAGE] = _image_lengths(pixels)
+            lengths[IMAGE] = self.architecture.image_lengths(pixels)
             data.update(pixels)
         if videos is not None:
-            data["pixel_values_videos"] = _clips(videos)
-            lengths[VIDEO] = [frame_tokens(data["pixel_values_videos"].shape[1])] * len(videos)
+            clips, lengths[VIDEO] = self.architecture.clips(videos)
+            data.update(clips)
         expanded = _expand(prompts, lengths)
         tokens = self.tokenizer(expanded, return_tensors=return_tensors, padding=padding, return_token_type_ids=False)
-        return BatchFeature({**tokens, **data})
+        return BatchFeature({**tokens, **data, **self.architecture.further_inputs(tokens["input_ids"])})
 
     def prompt(self, question: str, images: int = 1, videos: int = 0) -> str:
         """The prompt for one question: the chat template with images first, then clips, then the question."""
@@ -123,12 +124,6 @@ class ReferenceProcessor:
         return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in ids]
 
 
-def _image_lengths(pixels: Mapping[str, Any]) -> list[int]:
-    sharing = [count for count in pixels["batch_num_images"].tolist() for _ in range(count)]
-    sizes = [(int(height), int(width)) for height, width in pixels["image_sizes"].tolist()]
-    return [image_tokens(size) if n == 1 else SHARED_TOKENS for size, n in zip(sizes, sharing, strict=True)]
-
-
 def _expand(prompts: list[str], lengths: Mapping[str, list[int]]) -> list[str]:
     """Repeats each placeholder as often as its image or clip has visual tokens."""
     for token, each in lengths.items():
@@ -144,19 +139,3 @@ def _expand(prompts: list[str], lengths: Mapping[str, list[int]]) -> list[str]:
 def _repeat(prompt: str, token: str, lengths: Iterator[int]) -> str:
     first, *rest = prompt.split(token)
     return first + "".join(token * next(lengths) + part for part in rest)
-
-
-def _clips(videos: Sequence[Clip]) -> torch.Tensor:
-    """``[clips, frames, 3, 112, 112]`` in [-1, 1]; each frame is squeezed to a view, as upstream does."""
-    counts = {len(clip) for clip in videos}
-    if len(counts) != 1:
-        raise ValueError(f"clips of one batch must have equally many frames, got {sorted(counts)}")
-    if counts == {0}:
-        raise ValueError("a clip needs at least one frame")
-
-    def frame(raw: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        image = raw if isinstance(raw, Image.Image) else Image.fromarray(raw)
-        return np.asarray(image.convert("RGB").resize((VIEW, VIEW), Image.Resampling.BICUBIC))
-
-    stacked = np.stack([np.stack([frame(raw) for raw in clip]) for clip in videos])
-    return torch.from_numpy(stacked).movedim(-1, -3).float() / 127.5 - 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from . import cost
 from .bank import QuestionBank
 from .rows import BUDGETS, SEEDS, ablations, baselines, searched
 from .searches import Searches
-from .store import Store
+from .store import Store, fingerprint
 from .tables import markdown
 
 COMMAND = "python -m vflowopt_reference.study"
@@ -67,7 +66,7 @@ def study(options: argparse.Namespace, bar: Progress) -> Path:
     journals = options.out / "journals"
     journals.mkdir(exist_ok=True)
     settings = {name: getattr(options, name) for name in ("questions", "samples", "initial", "iterations")}
-    settings["weights"] = _fingerprint()
+    settings["weights"] = fingerprint()
     store = Store(options.out / "study.json", settings)
 
     def report() -> None:
@@ -121,13 +120,6 @@ def _search_all(
         store.once(f"search/0.25/{seed}", partial(compare, seed))
     bar.update(task, completed=total)
     return found
-
-
-def _fingerprint() -> str:
-    """Of the weights that are studied."""
-    from .. import path
-
-    return hashlib.sha256((path() / "model.safetensors").read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

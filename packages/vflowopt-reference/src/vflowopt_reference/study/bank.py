@@ -37,12 +37,12 @@ class QuestionBank:
     """
 
     def __init__(self, model: Any, processor: Any, examples: Sequence[Example], watch: Watch | None = None) -> None:
-        from vflowopt_hf.adapters import llava_onevision
+        from vflowopt.plugins import find_adapter
 
         self._model = model
         self._answers = [_token(processor, example.answer) for example in examples]
         inputs = (_inputs(processor, example) for example in (watch(examples) if watch else examples))
-        self.evaluator = llava_onevision.evaluator(model, inputs, processor=processor)
+        self.evaluator: Any = find_adapter(model).evaluator(model, inputs, processor=processor)
 
     def unpruned(self) -> Score:
         """The unpruned model."""

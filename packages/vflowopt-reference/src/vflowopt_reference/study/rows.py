@@ -59,14 +59,23 @@ def ablations(found: dict[int, Strategy], budget: float) -> Iterator[Row]:
             yield Row(group, seed, strategy.model_copy(update={**change, "provenance": None}))
 
 
-def baselines(budget: float) -> Iterator[Row]:
-    """One stage before the LLM, no recycling, no search; and the strategy that one would set by hand."""
+def by_hand(budget: float) -> Row:
+    """What one would set without a search: the same for every model."""
     from vflowopt import CalibratedAttention, GridRecycler, Progressive, Strategy
+
+    strategy = Strategy(
+        scorer=CalibratedAttention(threshold=1.5), schedule=Progressive.flat(budget), recycler=GridRecycler(cell=3.5)
+    )
+    return Row("by hand: t = 1.5, cell 3.5, one stage", 0, strategy)
+
+
+def baselines(budget: float) -> Iterator[Row]:
+    """Strategies that no search has seen: by hand, and one stage before the LLM without recycling."""
+    from vflowopt import CalibratedAttention, Progressive, Strategy
     from vflowopt.baselines import LowResolution, RandomTokens, UniformGrid
 
     flat = Progressive.flat(budget)
-    hand_set = Strategy(scorer=CalibratedAttention(threshold=1.5), schedule=flat, recycler=GridRecycler(cell=3.5))
-    yield Row("by hand: t = 1.5, cell 3.5, one stage", 0, hand_set)
+    yield by_hand(budget)
     yield Row("plain mean attention", 0, Strategy(scorer=CalibratedAttention(), schedule=flat))
     for seed in SEEDS:
         yield Row("random", seed, Strategy(scorer=RandomTokens(seed=seed), schedule=flat))

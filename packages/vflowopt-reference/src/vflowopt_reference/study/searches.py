@@ -20,6 +20,7 @@ class Searches:
         initial: evaluations before the Gaussian process is used.
         iterations: evaluations after that.
         advance: called after every evaluation.
+        model_name: for the strategies' provenance.
     """
 
     evaluator: Any
@@ -27,6 +28,7 @@ class Searches:
     initial: int
     iterations: int
     advance: SearchProgress
+    model_name: str = "reference"
 
     def bayesian(self, budget: float, seed: int) -> OptimizeResult:
         """The search as users run it, known good starts included."""
@@ -45,7 +47,7 @@ class Searches:
             seed=seed,
             journal=self.journals / f"random-{100 * budget:.0f}-{seed}.jsonl",
             progress=self.advance,
-            model_name="reference",
+            model_name=self.model_name,
         )
 
     def _run(
@@ -60,7 +62,7 @@ class Searches:
             starts=starts,
             journal=self.journals / f"{name}.jsonl",
             progress=self.advance,
-            model_name="reference",
+            model_name=self.model_name,
         )
         if result.interrupted:
             raise KeyboardInterrupt

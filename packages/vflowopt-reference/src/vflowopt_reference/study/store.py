@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vflowopt.errors import InputError
+
+from ..names import path
 
 
 class Store:
@@ -49,3 +52,8 @@ class Store:
             temporary.write_text(json.dumps(self._data, indent=1) + "\n", encoding="utf-8")
             temporary.replace(self._file)
         return self.figures[key]
+
+
+def fingerprint(name: str = "reference") -> str:
+    """Of the weights of a reference model: SHA-256 as hexadecimal digits."""
+    return hashlib.sha256((path(name) / "model.safetensors").read_bytes()).hexdigest()

@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from ..geometry import PATCH, SIDE, VIEW, Canvas, tile, views
+from ..architectures.base import Architecture
+from ..geometry import PATCH, VIEW, Canvas
 from ..questions import DESCRIBE, Question, questions
 from ..scene import Scene, scene
 from ..seeds import Split, stream
@@ -22,7 +22,8 @@ IGNORE: Final = -100
 """The target of a position without loss, as in torch's cross entropy."""
 
 _GLYPH: Final = 9.0  # a patch this near an object's centre shows part of its digit (Chebyshev distance, pixels)
-_COVER: Final = 0.25  # a patch belongs to an object that covers so much of it
+_COVER: Final = 0.25  # a cell belongs to an object that covers so much of it
+_CORE: Final = 0.5  # and is asked for its digit if so much of a patch's area lies near the digit
 _LEGIBLE: Final = 0.7  # squeezed to less than this, a digit of 14 px is not asked of the tower
 _END_WEIGHT: Final = 0.15  # ending an answer is easy: keep it from drowning the answer's loss
 
@@ -32,8 +33,8 @@ class Batch:
     """Scenes of one canvas, ready for the model. B scenes, V views each, T text tokens.
 
     Attributes:
-        pixels: ``[B, V, 3, 112, 112]``, normalised as the image processor does.
-        labels: ``[B, V, 196, 3]``: colour, shape, digit of each patch, 0 for background, IGNORE where not asked.
+        pixels: ``[B, V, 3, h, w]``, normalised as the image processor does.
+        labels: ``[B, V, cells, 3]``: colour, shape, digit of each cell, 0 for background, IGNORE where not asked.
         canvas: height and width.
         ids: ``[B, T]`` text after the image: question branches one after the other.
         branch: ``[B, T]`` number of the branch a token belongs to, -1 for filler.
@@ -54,12 +55,14 @@ class Batch:
     asked: tuple[tuple[tuple[str, int], ...], ...]
 
 
-def normalise(pixels: NDArray[np.uint8]) -> Tensor:
-    """``[..., height, width, 3]`` bytes to ``[..., 3, height, width]`` in [-1, 1]."""
-    return (torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, -3).float() / 127.5 - 1).contiguous()
+def normalise(pixels: NDArray[np.uint8], architecture: Architecture) -> Tensor:
+    """``[..., height, width, 3]`` bytes to ``[..., 3, height, width]``, around 0."""
+    mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (architecture.mean, architecture.std))
+    return ((torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, -3).float() - mean) / std).contiguous()
 
 
 def make_batch(
+    architecture: Architecture,
     split: Split,
     seed: int,
     first: int,
@@ -87,8 +90,8 @@ def make_batch(
         return torch.tensor(rows, dtype=dtype)
 
     return Batch(
-        pixels=normalise(np.stack([views(s.image) for s in scenes])),
-        labels=torch.from_numpy(np.stack([patch_labels(s) for s in scenes])),
+        pixels=normalise(np.stack([architecture.views(s.image) for s in scenes]), architecture),
+        labels=torch.from_numpy(np.stack([cell_labels(architecture, s) for s in scenes])),
         canvas=canvas,
         ids=padded(0, 0, torch.long),
         branch=padded(1, -1, torch.long),
@@ -137,32 +140,34 @@ def words(text: str) -> list[int]:
     return [VOCABULARY[word] for word in text.replace("?", " ?").replace(".", " .").split()]
 
 
-def patch_labels(item: Scene) -> NDArray[np.int64]:
-    """Colour, shape and digit of every patch of every view, ``[views, 196, 3]``; see :class:`Batch`."""
+def cell_labels(architecture: Architecture, item: Scene) -> NDArray[np.int64]:
+    """Colour, shape and digit of every cell of every view, ``[V, cells, 3]``; see :class:`Batch`."""
     height, width = item.canvas
-    # What each pixel's patch may be asked: the object, and the object again near its digit.
     y, x = np.mgrid[0:height, 0:width]
-    squeezed = Image.fromarray(item.owner).resize((VIEW, VIEW), Image.Resampling.NEAREST)
-    owners = np.concatenate([np.asarray(squeezed)[None], tile(item.owner, item.canvas)])
     near = np.zeros((height, width), np.uint8)
     for number, o in enumerate(item.objects, 1):
         near[(np.abs(y - o.y) <= _GLYPH) & (np.abs(x - o.x) <= _GLYPH)] = number
-    squeezed_near = Image.fromarray(near).resize((VIEW, VIEW), Image.Resampling.NEAREST)
-    nears = np.concatenate([np.asarray(squeezed_near)[None], tile(near, item.canvas)])
-    cover, core = _cover(owners, len(item.objects)), _cover(nears, len(item.objects))
-    labels = np.zeros((*cover.shape[:2], 3), np.int64)
+    count, cell = len(item.objects), architecture.cell
+    cover = _cover(architecture.planes(item.owner), count, cell)
+    core = _cover(architecture.planes(near), count, cell)
+    # A cell that several objects share belongs to the one that covers most of it.
+    owner = np.where(cover.max(-1) > _COVER, cover.argmax(-1) + 1, 0)
+    labels = np.zeros((*owner.shape, 3), np.int64)
     colors = tuple(COLORS)
+    legible = _CORE * (PATCH / cell) ** 2
     for k, o in enumerate(item.objects):
-        covered = cover[..., k] > _COVER
+        covered = owner == k + 1
         labels[covered, 0] = colors.index(o.color) + 1
         labels[covered, 1] = SHAPES.index(o.shape) + 1
-        labels[covered, 2] = np.where(core[..., k] > 0.5, DIGITS.index(o.digit) + 1, IGNORE)[covered]
-    if min(VIEW / height, VIEW / width) < _LEGIBLE:
+        labels[covered, 2] = np.where(core[..., k] > legible, DIGITS.index(o.digit) + 1, IGNORE)[covered]
+    if len(labels) > 1 and min(VIEW / height, VIEW / width) < _LEGIBLE:
         labels[0, :, 2] = np.where(labels[0, :, 2] > 0, IGNORE, labels[0, :, 2])
     return labels
 
 
-def _cover(planes: NDArray[np.uint8], objects: int) -> NDArray[np.float64]:
-    """Share of each patch that each object covers: ``[views, 112, 112]`` to ``[views, 196, objects]``."""
-    patches = planes.reshape(-1, SIDE, PATCH, SIDE, PATCH).swapaxes(2, 3).reshape(-1, SIDE**2, PATCH**2)
-    return np.stack([(patches == k).mean(-1) for k in range(1, objects + 1)], -1)
+def _cover(planes: NDArray[np.uint8], objects: int, cell: int) -> NDArray[np.float64]:
+    """Share of each cell that each object covers: ``[V, h, w]`` to ``[V, cells, objects]``."""
+    count, height, width = planes.shape
+    cells = planes.reshape(count, height // cell, cell, width // cell, cell).swapaxes(2, 3)
+    cells = cells.reshape(count, -1, cell**2)
+    return np.stack([(cells == k).mean(-1) for k in range(1, objects + 1)], -1)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from ..architectures.base import Architecture
 from ..geometry import Canvas
 from ..questions import DESCRIBE
 from .examples import make_batch
-from .objective import Model, PatchNames, answer_scores, patch_tokens, visual_tokens
+from .objective import PatchNames, answer_scores, visual_tokens
 
 
 @torch.no_grad()
-def packed_accuracy(model: Model, canvases: Sequence[Canvas], scenes: int, tiled: bool) -> dict[str, float]:
+def packed_accuracy(
+    architecture: Architecture, model: Any, canvases: Sequence[Canvas], scenes: int, tiled: bool
+) -> dict[str, float]:
     """Share of right first answer words per kind, and ``all``; ``scenes`` validation scenes of each canvas."""
     right: dict[str, list[bool]] = {}
     for number, canvas in enumerate(canvases):
-        batch = make_batch("validation", number, 0, scenes, canvas, 16)
+        batch = make_batch(architecture, "validation", number, 0, scenes, canvas, 16)
         with torch.autocast("cpu", torch.bfloat16):
-            visual, _ = visual_tokens(model, batch, tiled)
-            best = answer_scores(model, batch, visual).argmax(-1)
+            visual, _ = visual_tokens(architecture, model, batch, tiled)
+            best = answer_scores(architecture, model, batch, visual).argmax(-1)
         for row, asked in enumerate(batch.asked):
             for kind, place in asked:
                 right.setdefault(kind, []).append(bool(best[row, place] == batch.targets[row, place]))
@@ -29,13 +33,16 @@ def packed_accuracy(model: Model, canvases: Sequence[Canvas], scenes: int, tiled
 
 
 @torch.no_grad()
-def patch_accuracy(model: Model, names: PatchNames, canvas: Canvas, scenes: int) -> dict[str, float]:
-    """Share of object patches named right, per colour, shape, digit, and of background patches, in the tiles."""
-    batch = make_batch("validation", 99, 0, scenes, canvas, 1)
+def patch_accuracy(
+    architecture: Architecture, model: Any, names: PatchNames, canvas: Canvas, scenes: int
+) -> dict[str, float]:
+    """Share of object cells named right, per colour, shape, digit, and of background cells, at full resolution."""
+    batch = make_batch(architecture, "validation", 99, 0, scenes, canvas, 1)
+    first = min(1, batch.pixels.shape[1] - 1)
     with torch.autocast("cpu", torch.bfloat16):
-        tokens = patch_tokens(model, batch.pixels[:, 1:].flatten(0, 1))
-    scores = names(tokens, model.get_input_embeddings().weight)
-    labels = batch.labels[:, 1:].flatten(0, 1)
+        vectors = architecture.cell_vectors(model, batch.pixels[:, first:].flatten(0, 1))
+    scores = names(vectors, model.get_input_embeddings().weight)
+    labels = batch.labels[:, first:].flatten(0, 1)
     result = {"background": float((scores[0].argmax(-1) == 0)[labels[..., 0] == 0].float().mean())}
     for group, name in enumerate(("color", "shape", "digit")):
         wanted = labels[..., group]

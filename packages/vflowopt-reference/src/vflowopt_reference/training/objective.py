@@ -8,14 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..architectures.base import HEAD, Architecture
 from ..vocabulary import COLORS, DIGITS, SHAPES, TURN_START, VOCABULARY
 from .examples import IGNORE, Batch
 
-Model = Any  # LlavaOnevisionForConditionalGeneration: upstream's methods carry no usable types
-
 GROUPS: Final = (tuple(COLORS), SHAPES, DIGITS)
 _BACKGROUND: Final = 0.12  # weight of a background patch: there are many
-HEAD: Final = 2  # text tokens before the image: turn start, "user"
 
 
 class PatchNames(nn.Module):
@@ -53,48 +51,33 @@ class PatchNames(nn.Module):
         return total
 
 
-def patch_tokens(model: Model, pixels: Tensor) -> Tensor:
-    """Tower and projector, before packing: ``[views, 3, 112, 112]`` to ``[views, 196, width]``."""
-    hidden = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
-    return model.model.multi_modal_projector(hidden)  # type: ignore[no-any-return]
-
-
-def visual_tokens(model: Model, batch: Batch, tiled: bool) -> tuple[Tensor, Tensor]:
-    """Visual tokens as the model itself packs them, and the patch tokens they were made of.
+def visual_tokens(architecture: Architecture, model: Any, batch: Batch, tiled: bool) -> tuple[Tensor, Tensor]:
+    """Visual tokens as the model itself packs them, and the vectors per cell that they were made of.
 
     Args:
+        architecture: of the model.
         model: the model.
         batch: B scenes.
-        tiled: the base view and the tiles, as for one image in a prompt; otherwise the base view and one newline, as
-            for one of several images.
+        tiled: all views, as for one image in a prompt; otherwise the first view only.
 
     Returns:
-        ``[B, N, width]`` and ``[B, V, 196, width]``.
+        ``[B, N, width]`` and ``[B, V, cells, width]``.
     """
     pixels = batch.pixels if tiled else batch.pixels[:, :1]
-    count, seen = pixels.shape[:2]
-    patches = patch_tokens(model, pixels.flatten(0, 1)).unflatten(0, (count, seen))
-    sizes = torch.tensor([batch.canvas] * count)
-    packed, _ = model.model.pack_image_features(
-        list(patches),
-        sizes,
-        image_newline=model.model.image_newline,
-        vision_aspect_ratio=model.config.vision_aspect_ratio,
-    )
-    return torch.stack(list(packed)), patches
+    vectors = architecture.cell_vectors(model, pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+    return architecture.pack(model, vectors, batch.canvas), vectors
 
 
-def answer_scores(model: Model, batch: Batch, visual: Tensor) -> Tensor:
+def answer_scores(architecture: Architecture, model: Any, batch: Batch, visual: Tensor) -> Tensor:
     """Next-word scores ``[B, T, words]`` of the text of a batch: each branch sees the image and itself only."""
     embed = model.get_input_embeddings()
     count, visible = visual.shape[0], HEAD + visual.shape[1]
     head = embed(torch.tensor([VOCABULARY[TURN_START], VOCABULARY["user"]])).expand(count, -1, -1)
     states = torch.cat([head, visual.to(head.dtype), embed(batch.ids)], 1)
-    positions = torch.cat([torch.arange(visible).expand(count, -1), visible + batch.offset], 1)
     hidden = model.model.language_model(
         inputs_embeds=states,
         attention_mask=_branch_mask(batch.branch, visible),
-        position_ids=positions,
+        position_ids=architecture.positions(batch.canvas, visual.shape[1], batch.offset),
         use_cache=False,
     ).last_hidden_state
     return model.lm_head(hidden[:, visible:])  # type: ignore[no-any-return]

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
+from ..architectures.base import Architecture
 from ..canvases import CANVASES
 from ..geometry import VIEW
-from ..model import build
 from .export import export
 from .measure import packed_accuracy, patch_accuracy
 from .objective import PatchNames
 from .optimiser import Optimiser, share
-from .phases import Phase, phase_batch, phase_groups, train_step
-from .start import prepare_tower
+from .phases import phase_batch, phase_groups, train_step
+from .recipes import Phase
+from .start import adopt_decoder, prepare_tower
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Run:
     """A directory and what is done in it.
 
     Attributes:
+        architecture: what is trained.
         out: gets ``checkpoint.pt`` and, from the second phase on, ``weights/``.
         phases: in order.
         seed: of the initial weights and of all data.
@@ -34,6 +36,7 @@ class Run:
         log: gets one line at a time.
     """
 
+    architecture: Architecture
     out: Path
     phases: Sequence[Phase]
     seed: int = 0
@@ -45,10 +48,12 @@ class Run:
 def train(run: Run) -> Path:
     """Trains, or goes on from the checkpoint in ``run.out``; returns the directory of the exported weights."""
     run.out.mkdir(parents=True, exist_ok=True)
-    model, names = build(run.seed), PatchNames()
+    architecture = run.architecture
+    model, names = architecture.build(run.seed), PatchNames()
     state = _load(run.out / "checkpoint.pt")
     if state is None:
-        prepare_tower(model, run.seed, run.first_look)
+        prepare_tower(architecture, model, run.seed, run.first_look)
+        adopt_decoder(architecture, model)
         state = {"phase": 0, "step": 0, "optimiser": None}
     else:
         model.load_state_dict(state["model"])
@@ -64,7 +69,8 @@ def train(run: Run) -> Path:
         started, mean = time.monotonic(), dict[str, float]()
         for step in range(first, phase.steps):
             rate = share(step, phase.steps, phase.warmup, phase.decay)
-            losses = train_step(phase, model, names, optimiser, phase_batch(phase, run.seed, step), rate)
+            batch = phase_batch(architecture, phase, run.seed, step)
+            losses = train_step(architecture, phase, model, names, optimiser, batch, rate)
             mean = {k: v + 0.95 * (mean.get(k, v) - v) for k, v in losses.items()}
             if (step + 1) % 25 == 0:
                 pace = (time.monotonic() - started) / (step + 1 - first)
@@ -78,11 +84,11 @@ def train(run: Run) -> Path:
                     run.out / "checkpoint.pt",
                     {"model": model.state_dict(), "names": names.state_dict(), "optimiser": saved, **place},
                 )
-                run.log(f"  {_measure(phase, model, names)}")
+                run.log(f"  {_measure(architecture, phase, model, names)}")
                 if phase.name != "tower":
-                    export(model, run.out / "weights")
+                    export(architecture, model, run.out / "weights")
         state = {"phase": number + 1, "step": 0, "optimiser": None}
-    return export(model, run.out / "weights")
+    return export(architecture, model, run.out / "weights")
 
 
 def shortened(phases: Sequence[Phase], factor: float) -> tuple[Phase, ...]:
@@ -90,14 +96,14 @@ def shortened(phases: Sequence[Phase], factor: float) -> tuple[Phase, ...]:
     return tuple(replace(p, steps=max(1, round(p.steps * factor))) for p in phases)
 
 
-def _measure(phase: Phase, model: Any, names: PatchNames) -> str:
+def _measure(architecture: Architecture, phase: Phase, model: Any, names: PatchNames) -> str:
     model.eval()
     if phase.name == "tower":
-        figures = patch_accuracy(model, names, (VIEW, VIEW), 100)
+        figures = patch_accuracy(architecture, model, names, (VIEW, VIEW), 100)
     elif not phase.tiled:
-        figures = packed_accuracy(model, [(VIEW, VIEW)], 60, tiled=False)
+        figures = packed_accuracy(architecture, model, [(VIEW, VIEW)], 60, tiled=False)
     else:
-        figures = packed_accuracy(model, CANVASES, 12, tiled=True)
+        figures = packed_accuracy(architecture, model, CANVASES, 12, tiled=True)
     model.train()
     return " ".join(f"{k} {v:.3f}" for k, v in figures.items())
 

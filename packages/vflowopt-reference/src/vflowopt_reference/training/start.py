@@ -1,39 +1,33 @@
-"""A better start for the tower than noise: patch content whitened, positions on sines and cosines."""
+"""A better start than noise: patch content whitened, and a decoder that answers already."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..geometry import PATCH, SIDE, VIEW
+from ..architectures.base import Architecture
+from ..geometry import PATCH, VIEW
+from ..names import path
 from .examples import make_batch
-from .objective import Model
 
 _FLOOR = 4e-3  # added to the variances: the weakest components are mostly noise
 
 
-def sines(width: int) -> Tensor:
-    """A position code per patch, ``[196, width]``: a quarter each for sine and cosine of column and row."""
-    rate = 10000.0 ** (-0.5 * torch.arange(width // 4) / (width // 4))
-    y, x = torch.meshgrid(torch.arange(SIDE).float(), torch.arange(SIDE).float(), indexing="ij")
-    y, x = y.reshape(-1, 1) * rate, x.reshape(-1, 1) * rate
-    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], 1)
-
-
 @torch.no_grad()
-def prepare_tower(model: Model, seed: int, scenes: int) -> None:
+def prepare_tower(architecture: Architecture, model: Any, seed: int, scenes: int) -> None:
     """Sets the patch embedding to the principal components of real patches, scaled to like variance, in place.
 
     Half of the patches show objects, half background. The tower then learns in a fraction of the steps.
     """
-    embeddings = model.model.vision_tower.embeddings
-    width = embeddings.position_embedding.weight.shape[1]
-    embeddings.position_embedding.weight.copy_(0.5 * sines(width))
-    batch = make_batch("train", seed, 0, scenes, (VIEW, VIEW), 1)
-    patches = batch.pixels[:, 1].unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
-    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(scenes * SIDE**2, -1)
-    shown = batch.labels[:, 1, :, 0].reshape(-1) > 0
+    width = model.config.text_config.hidden_size
+    batch = make_batch(architecture, "train", seed, 0, scenes, (VIEW, VIEW), 1)
+    patches = batch.pixels[:, -1].unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
+    cells = architecture.cell // PATCH
+    shown = (batch.labels[:, -1, :, 0] > 0).unflatten(1, (VIEW // architecture.cell, -1))
+    shown = shown.repeat_interleave(cells, 1).repeat_interleave(cells, 2).reshape(-1)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(len(shown), -1)
     rng = np.random.default_rng(seed)
     empty = rng.choice(np.flatnonzero(~shown.numpy()), int(shown.sum()), replace=False)
     patches = torch.cat([patches[shown], patches[torch.from_numpy(empty)]])
@@ -41,5 +35,25 @@ def prepare_tower(model: Model, seed: int, scenes: int) -> None:
     variance, axes = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
     strongest = slice(-width, None)
     weight = 0.7 * (axes[:, strongest] / (variance[strongest] + _FLOOR).sqrt()).T
-    embeddings.patch_embedding.weight.copy_(weight.view_as(embeddings.patch_embedding.weight))
-    embeddings.patch_embedding.bias.copy_(-(weight @ mean))
+    architecture.prepare_tower(model, weight, mean)
+
+
+@torch.no_grad()
+def adopt_decoder(architecture: Architecture, model: Any) -> None:
+    """Starts the decoder, word embeddings included, from that of another reference model, if the architecture says so.
+
+    What the other decoder does not have (the bias of Llama's output projection) starts at zero.
+    """
+    if architecture.decoder_from is None:
+        return
+    from ..architectures import named
+
+    other = named(architecture.decoder_from).model_class.from_pretrained(
+        path(architecture.decoder_from), dtype=torch.float32
+    )
+    found = other.model.language_model.state_dict()
+    own = model.model.language_model.state_dict()
+    extra = set(own) - set(found)
+    if set(found) - set(own) or any(not name.endswith("o_proj.bias") for name in extra):
+        raise ValueError(f"the decoder of {architecture.decoder_from!r} does not fit {architecture.name!r}")
+    model.model.language_model.load_state_dict({**found, **{name: torch.zeros_like(own[name]) for name in extra}})
