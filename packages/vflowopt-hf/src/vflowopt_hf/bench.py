@@ -20,7 +20,7 @@ from vflowopt_hf.family import Family
 from vflowopt_hf.flops import prefill_flops
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.prefill import ScoredUnit, plan_units
-from vflowopt_hf.session import Session, check_fits, kv_bytes_per_token
+from vflowopt_hf.session import Session, check_fits, kv_bytes
 from vflowopt_hf.staged import StagedDecoder, StagePlan
 
 DECODE_STEPS = 8
@@ -130,7 +130,7 @@ class Bench:
             return
         device = self._sample.target.device
         plan = StagePlan.of([scored.placed for scored in candidate.scored], self._sample.prefill.present, device)
-        with StagedDecoder(self._decoder, lambda _: plan).installed():
+        with StagedDecoder(self._decoder, lambda _: plan, self._family.take_residuals).installed():
             self._decoder(**call)
 
     def _prefill(self, candidate: Candidate) -> None:
@@ -162,10 +162,10 @@ class Bench:
         report = candidate.report
         if report is None:
             lengths, retention, tokens = (full,) * layers, 1.0, (visual,)
-            kv_bytes = kv_bytes_per_token(self._family, self._model) * full * layers
+            cached = kv_bytes(self._family, self._model, [full] * layers)
         else:
             stages = zip(*(unit.counts for unit in report.units), strict=True)
-            lengths, retention, kv_bytes = report.sequence_lengths, report.retention, report.kv_cache_bytes
+            lengths, retention, cached = report.sequence_lengths, report.retention, report.kv_cache_bytes
             tokens = (visual, *(sum(counts) for counts in stages))
         return BenchRow(
             name=candidate.name,
@@ -173,7 +173,7 @@ class Bench:
             tokens=tokens,
             lengths=lengths,
             flops=prefill_flops(self._decoder.config, lengths),
-            kv_cache_bytes=kv_bytes,
+            kv_cache_bytes=cached,
             times=own,
         )
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vflowopt.errors import UnsupportedModelError
+from vflowopt_hf.packing import packed_lengths
 
 # Scores held at once, in elements: 16 MiB of float32. Bounds memory whatever the number of patches.
 _BLOCK = 1 << 22
@@ -54,9 +55,19 @@ class TorchAttention:
     def __len__(self) -> int:
         return len(self._query)
 
-    def views(self, rows: slice) -> "TorchAttention":
-        """The source of some of the views."""
-        return TorchAttention(self._query[rows], self._key[rows], self._scaling, self._class_tokens)
+    def views(self, rows: slice, patch_order: Tensor | None = None) -> "TorchAttention":
+        """The source of some of the views, patch i of which is now what was patch ``patch_order[i]``."""
+        query, key = self._query[rows], self._key[rows]
+        if patch_order is not None:
+            first, order = self._class_tokens, patch_order.to(self.device)
+            order = torch.cat([torch.arange(first, device=self.device), order + first])
+            query, key = tuple(view[:, order] for view in query), tuple(view[:, order] for view in key)
+        return TorchAttention(query, key, self._scaling, self._class_tokens)
+
+    @property
+    def keys(self) -> tuple[Tensor, ...]:
+        """Keys of the patches of each view, [key heads, patches, head_dim]."""
+        return tuple(view[:, self._class_tokens :] for view in self._key)
 
     @property
     def device(self) -> torch.device:
@@ -111,11 +122,16 @@ class VisionCapture:
     class_tokens: int
     _calls: list[TorchAttention] | None = None
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether a recording is open."""
+        return self._calls is not None
+
     @contextmanager
     def recording(self) -> Iterator[list[TorchAttention]]:
         """The list fills with one source per call of its attention function inside the block.
 
-        A module may call it once for all views, or once per view.
+        A module may call it once for all views, in a batch or packed into one sequence, or once per view.
         """
         calls: list[TorchAttention] = []
         self._calls = calls
@@ -124,21 +140,22 @@ class VisionCapture:
         finally:
             self._calls = None
 
-    def note(self, query: Tensor, key: Tensor, scaling: float, bounds: Tensor | None) -> None:
+    def note(self, query: Tensor, key: Tensor, scaling: float, bounds: Tensor | None, mask: object) -> None:
         """Record one call of the attention function.
 
         Args:
-            query: [views, heads, positions, head_dim]; one view, if ``bounds`` are given.
+            query: [views, heads, positions, head_dim]; views may be packed along the positions.
             key: [views, key heads, positions, head_dim].
             scaling: factor of the scores.
-            bounds: int [views + 1], where views begin and end that are packed along the positions.
+            bounds: see :func:`vflowopt_hf.packing.packed_lengths`.
+            mask: the same.
         """
         if self._calls is None:
             return
-        if bounds is None:
+        lengths = packed_lengths(bounds, mask)
+        if lengths is None:
             self._calls.append(TorchAttention(query, key, scaling, self.class_tokens))
             return
-        lengths = bounds.diff().tolist()
         queries, keys = query[0].split(lengths, dim=1), key[0].split(lengths, dim=1)
         self._calls.append(TorchAttention(queries, keys, scaling, self.class_tokens))
 
@@ -165,11 +182,12 @@ def capture_attention(module: nn.Module, class_tokens: int = 0) -> Iterator[Visi
     base = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
     capture = VisionCapture(class_tokens)
 
-    def observe(module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def observe(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         scaling = kwargs.get("scaling")
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        capture.note(query, key, scaling, kwargs.get("cu_seq_lens_q"))
-        return base(module, query, key, *args, **kwargs)
+        mask = args[0] if args else kwargs.get("attention_mask")
+        capture.note(query, key, scaling, kwargs.get("cu_seq_lens_q"), mask)
+        return base(module, query, key, value, *args, **kwargs)
 
     # Upstream chooses between packed and separate views by the name of the implementation: keep it as a part.
     name = f"vflowopt-capture-{id(capture)}-{implementation}"

@@ -8,11 +8,12 @@ wrappers that call them and remember the units of each output object.
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from vflowopt.arrays import HostInts
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.capture import TorchAttention, VisionCapture, capture_attention
 from vflowopt_hf.family import Family, Unit
@@ -29,18 +30,21 @@ class Encoding:
         units: what was encoded, in the order of the features.
         attention: the observed attention over all views of the call.
         output: the encoder's output object, by which a later forward refers to it; not kept alive from here.
+        entries: how many entries the output's features had when they were made.
+        tokens_per_unit: of one prompt's token ids, see :meth:`vflowopt_hf.family.Family.tokens_per_unit`.
     """
 
     modality: str
     units: tuple[Unit, ...]
     attention: TorchAttention
     output: weakref.ref[Any]
+    entries: int
+    tokens_per_unit: Callable[[HostInts], Sequence[int] | None]
 
     def expansion(self) -> int:
         """How often ``generate`` has repeated the features since, for beams or several returned sequences."""
-        output = self.output()
-        features = getattr(output, "pooler_output", None)
-        return 1 if features is None or not self.units else max(1, len(features) // len(self.units))
+        features = getattr(self.output(), "pooler_output", None)
+        return 1 if features is None or not self.entries else len(features) // self.entries
 
 
 @dataclass(eq=False)
@@ -114,6 +118,8 @@ def _observed(
 
     @functools.wraps(original)  # generate() reads the signature
     def encode(*args: Any, **kwargs: Any) -> Any:
+        if capture.is_recording:  # one encoder calls another, for example that of videos the one of images
+            return original(*args, **kwargs)
         units = tuple(family.units(model, modality, signature.bind(*args, **kwargs).arguments))
         with capture.recording() as calls:
             output = original(*args, **kwargs)
@@ -124,7 +130,10 @@ def _observed(
                 f"of its inputs"
             )
         if calls and not isinstance(output, tuple):
-            tap.add(Encoding(modality, units, TorchAttention.joined(calls), weakref.ref(output)))
+            features = getattr(output, "pooler_output", None)
+            entries = 0 if features is None else len(features)
+            told = functools.partial(family.tokens_per_unit, model, modality)
+            tap.add(Encoding(modality, units, TorchAttention.joined(calls), weakref.ref(output), entries, told))
         return output
 
     return encode

@@ -122,7 +122,8 @@ class HiddenStateEvaluator:
         decoder = self._family.decoder(self._model)
         scored = plan_units(strategy, sample.prefill.units)
         plan = StagePlan.of([unit.placed for unit in scored], sample.prefill.present, sample.target.device)
-        with StagedDecoder(decoder, lambda _: plan).installed(), torch.no_grad():
+        staged = StagedDecoder(decoder, lambda _: plan, self._family.take_residuals)
+        with staged.installed(), torch.no_grad():
             hidden = _call(decoder, sample.call).last_hidden_state
         tokens = sum(unit.placed.plan.tokens for unit in scored)
         kept = sum(unit.placed.plan.achieved_retention(self.num_layers) * unit.placed.plan.tokens for unit in scored)

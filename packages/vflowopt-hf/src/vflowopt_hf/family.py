@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from vflowopt import TokenLayout
+from vflowopt.arrays import HostInts
 from vflowopt.benchmark import BenchShape
 from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.residuals import LayerResiduals
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +27,16 @@ class Unit:
         layout: places of the unit's visual tokens.
         to_tokens: takes a float32 patch map [views, patches] through the transformation of the features: [N].
         entropy: patch entropy float32 [views, patches] in nats, given the pixel statistics to invert.
+        patch_order: int64 [patches], for towers that reorder the patches of a view before they attend: where each patch
+            stands in the tower's sequence, not counting class tokens. All patch maps, attention included, are in the
+            order of the pixel inputs.
     """
 
     views: slice
     layout: TokenLayout
     to_tokens: Callable[[Tensor], Tensor]
     entropy: Callable[[PixelStatistics], Tensor]
+    patch_order: Tensor | None = None
 
 
 class Family(ABC):
@@ -63,14 +69,40 @@ class Family(ABC):
 
     @abstractmethod
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:
-        """Units that one call of the backbone's ``get_<modality>_features(**arguments)`` encodes, in feature order."""
+        """Units that one call of the backbone's ``get_<modality>_features(**arguments)`` encodes, in feature order.
+
+        Where the arguments do not tell which crops make an image, parts of units, which :meth:`tokens_per_unit` joins.
+        """
+
+    def tokens_per_unit(self, model: Any, modality: str, ids: HostInts) -> Sequence[int] | None:  # noqa: ARG002
+        """How many placeholders of a prompt belong to each unit, for families whose units only the prompt tells.
+
+        Args:
+            model: the model.
+            modality: "image" or "video".
+            ids: int64 [queries], token ids of one sample.
+
+        Returns:
+            A number for each image or video of the prompt, in its order; each is filled by one or more of what
+            :meth:`units` gives, joined (:func:`vflowopt_hf.joining.join`). By default ``None``: nothing is joined.
+        """
+        return None
+
+    def take_residuals(self, arguments: dict[str, Any]) -> LayerResiduals | None:  # noqa: ARG002
+        """Take what the decoder adds to visual tokens after its first layers out of its keyword arguments.
+
+        Called on a copy of the arguments when tokens are pruned. Without them the decoder must add nothing; the runtime
+        adds the retained tokens' part in its place. By default there is nothing to take.
+        """
+        return None
 
     def shapes(self) -> Sequence[BenchShape]:
         """Models with random weights of this family whose speed is worth measuring."""
         return ()
 
-    def answer_prompt(self, processor: Any, images: int, prompt: str) -> str:
-        """The text to give to the processor for a question about ``images`` images."""
-        content: list[dict[str, str]] = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
+    def answer_prompt(self, processor: Any, images: int, prompt: str, videos: int = 0) -> str:
+        """The text to give to the processor for a question about so many images, followed by so many videos."""
+        media = [{"type": "image"}] * images + [{"type": "video"}] * videos
+        content: list[dict[str, str]] = [*media, {"type": "text", "text": prompt}]
         conversation = [{"role": "user", "content": content}]
         return str(processor.apply_chat_template(conversation, add_generation_prompt=True))

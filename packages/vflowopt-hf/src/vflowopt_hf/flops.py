@@ -7,6 +7,8 @@ from typing import Any
 def prefill_flops(config: Any, rows: Sequence[int], *, causal: bool = True) -> int:
     """FLOPs (two per multiply-add) of linear layers and attention; norms, rotations and activations are left out.
 
+    Sliding windows are not taken into account: sdpa and eager kernels compute the scores outside them, too.
+
     Args:
         config: a text configuration of the Llama kind: grouped-query attention and a gated MLP.
         rows: rows that each decoder layer processes.

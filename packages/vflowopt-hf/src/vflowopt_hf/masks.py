@@ -13,6 +13,7 @@ def pruned_mask(
     key: Tensor,
     key_valid: Tensor | None,
     *,
+    first: int,
     implementation: str,
 ) -> Tensor | None:
     """Rows and columns of the retained tokens.
@@ -22,9 +23,9 @@ def pruned_mask(
             or [batch, keys] for flash attention.
         query: int64 [batch, rows], row of each retained query in ``mask``.
         query_valid: bool [batch, rows], or ``None`` if no row is filler.
-        key: int64 [batch, slots], logical index, which is the column in ``mask``, of each stored key. The queries are
-            the last of them.
+        key: int64 [batch, slots], logical index of each stored key. The queries are the last of them.
         key_valid: bool [batch, slots], or ``None``.
+        first: logical index of the mask's first column. Not 0 if older keys are outside all queries' sliding window.
         implementation: the decoder's attention implementation.
 
     Returns:
@@ -34,6 +35,11 @@ def pruned_mask(
     Raises:
         UnsupportedOperationError: a kind of mask that cannot be indexed.
     """
+    column = key
+    if first:
+        inside = key >= first
+        key_valid = inside if key_valid is None else inside & key_valid
+        column = (key - first).clamp(min=0)
     if mask is None:
         if key_valid is None:
             return None
@@ -56,16 +62,16 @@ def pruned_mask(
         )
     batch = len(key)
     if mask.ndim == 2:
-        columns = mask.expand(batch, -1).gather(1, key)
+        columns = mask.expand(batch, -1).gather(1, column)
         return columns if key_valid is None else columns * key_valid.to(columns.dtype)
     sample = torch.arange(batch, device=mask.device)[:, None, None]
     logical = mask.expand(batch, -1, -1, -1).transpose(1, 2)  # heads behind the indexed axes
-    taken = logical.transpose(2, 3)[sample, query[:, :, None], key[:, None, :]]  # [batch, rows, slots, heads]
+    taken = logical.transpose(2, 3)[sample, query[:, :, None], column[:, None, :]]  # [batch, rows, slots, heads]
     return _hide_filler(taken.permute(0, 3, 1, 2), query_valid, key_valid)
 
 
 def _hide_filler(mask: Tensor, query_valid: Tensor | None, key_valid: Tensor | None) -> Tensor:
-    """Hide filler keys from all queries, and let filler queries see only themselves (never nothing: no NaN)."""
+    """Hide invalid keys from all queries, and let filler queries see only themselves (never nothing: no NaN)."""
     if key_valid is None:
         return mask
     hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min

@@ -1,5 +1,6 @@
 """From a backbone's inputs to placed plans: find units, score them, plan them."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from vflowopt.errors import InputError, UnsupportedOperationError
 from vflowopt_hf.capture import TorchAttention
 from vflowopt_hf.encoders import Encoding
 from vflowopt_hf.family import Unit
+from vflowopt_hf.joining import take_units
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.rows import PlacedPlan
 
@@ -108,16 +110,17 @@ def place_units(
     placed: list[PlacedUnit] = []
     for encoding in encodings:
         copies = encoding.expansion()  # beams repeat each sample that many times in a row
-        contexts = [UnitContext(unit, encoding.attention.views(unit.views), statistics) for unit in encoding.units]
+        parts = deque(encoding.units)
         for sample in range(0, batch, copies):
             rows = np.flatnonzero(ids[sample] == placeholders[encoding.modality])
-            while len(rows) and contexts and contexts[0].layout.tokens <= len(rows):
-                context = contexts.pop(0)
-                own, rows = np.split(rows, [context.layout.tokens])
+            for unit in take_units(parts, len(rows), encoding.tokens_per_unit(ids[sample])):
+                attention = encoding.attention.views(unit.views, unit.patch_order)
+                context = UnitContext(unit, attention, statistics)
+                own, rows = np.split(rows, [unit.layout.tokens])
                 placed.extend(PlacedUnit(context, sample + copy, own) for copy in range(copies))
             if len(rows):
                 raise _mismatch(encoding, ids, placeholders)
-        if contexts:
+        if parts:
             raise _mismatch(encoding, ids, placeholders)
     placed.sort(key=lambda entry: (entry.sample, int(entry.rows[0])))
     return Prefill(tuple(placed), present)

@@ -81,6 +81,19 @@ def stage_rows(plans: Sequence[PlacedPlan], present: HostBools, device: torch.de
     return tuple(stages)
 
 
+def take_rows(hidden: Tensor, rows: Tensor) -> Tensor:
+    """Some rows of each sample.
+
+    Args:
+        hidden: [batch, queries, features].
+        rows: int64 [batch, rows]; on any device.
+
+    Returns:
+        [batch, rows, features].
+    """
+    return hidden.gather(1, rows.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
 def merge_rows(hidden: Tensor, plans: Sequence[PlacedPlan]) -> Tensor:
     """Write each recycled token over its anchor's row (paper Eq. 7).
 

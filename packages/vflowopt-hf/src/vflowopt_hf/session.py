@@ -1,6 +1,6 @@
 """``prune`` for transformers models: one session of hooks over backbone, vision attention and decoder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.prefill import ScoredUnit, place_units, plan_units
 from vflowopt_hf.staged import StagedDecoder, StagePlan
+from vflowopt_hf.windows import sliding_window
 
 OFFERED = frozenset({"attention", "entropy"})
 """What scorers may need (:attr:`vflowopt.components.Scorer.needs`) and every family gives."""
@@ -51,7 +52,8 @@ class Session:
                 backbone.register_forward_hook(self._leave, always_call=True),
             ):
                 stack.callback(handle.remove)
-            stack.enter_context(StagedDecoder(self._family.decoder(self._model), self._begin).installed())
+            staged = StagedDecoder(self._family.decoder(self._model), self._begin, self._family.take_residuals)
+            stack.enter_context(staged.installed())
             yield self
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -115,15 +117,15 @@ class Session:
                     details=scored.details(),
                 )
             )
-        per_token = self._shape[0] * kv_bytes_per_token(self._family, self._model)
+        batch, full = self._shape
         return PruningReport(
             boundaries=self._strategy.schedule.boundaries,
             num_layers=layers,
             units=tuple(units),
             sequence_lengths=self._lengths,
-            full_length=self._shape[1],
-            kv_cache_bytes=per_token * sum(self._lengths),
-            kv_cache_bytes_unpruned=per_token * self._shape[1] * layers,
+            full_length=full,
+            kv_cache_bytes=batch * kv_bytes(self._family, self._model, self._lengths),
+            kv_cache_bytes_unpruned=batch * kv_bytes(self._family, self._model, [full] * layers),
         )
 
     def _require_prefill(self) -> None:
@@ -149,13 +151,23 @@ def num_layers(family: Family, model: Any) -> int:
     return len(family.decoder(model).layers)  # type: ignore[arg-type]
 
 
-def kv_bytes_per_token(family: Family, model: Any) -> int:
-    """Bytes of keys and values of one token in one decoder layer."""
+def kv_bytes(family: Family, model: Any, lengths: Sequence[int]) -> int:
+    """Bytes of keys and values of one sample after a prefill.
+
+    Args:
+        family: of the model.
+        model: the model.
+        lengths: rows that each decoder layer processes; a layer with a sliding window keeps the last of them only.
+    """
     decoder = family.decoder(model)
     config: Any = decoder.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(2 * heads * head * next(decoder.parameters()).element_size())
+    windows = (sliding_window(config, layer) for layer in range(len(lengths)))
+    kept = sum(
+        length if window is None else min(length, window - 1) for length, window in zip(lengths, windows, strict=True)
+    )
+    return int(2 * heads * head * next(decoder.parameters()).element_size() * kept)
 
 
 def check_fits(family: Family, model: Any, strategy: Strategy) -> None:

@@ -10,7 +10,8 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 
 from vflowopt import TokenLayout
 from vflowopt.benchmark import PARTS, BenchShape
-from vflowopt_hf.families.llava_onevision import LlavaOnevision, grid_positions
+from vflowopt_hf.families.anyres import grid_positions
+from vflowopt_hf.families.llava_onevision import LlavaOnevision
 
 CROP, PATCH, SIDE = 384, 14, 27
 IMAGE, VOCABULARY = 1, 512

@@ -3,15 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vflowopt.arrays import HostBools
-from vflowopt_hf.cache import PrunedLayer, convert, past_slots
+from vflowopt_hf.cache import PrunedLayer, PrunedSlidingLayer, convert, past_slots
 from vflowopt_hf.masks import pruned_mask
-from vflowopt_hf.rows import PlacedPlan, StageRows, merge_rows, stage_rows
+from vflowopt_hf.residuals import LayerResiduals
+from vflowopt_hf.rows import PlacedPlan, StageRows, merge_rows, stage_rows, take_rows
+from vflowopt_hf.windows import require_logical_window, sliding_window
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,7 @@ class Forward:
 
     plan: StagePlan | None
     queries: int
+    residuals: LayerResiduals | None
     views: dict[tuple[object, ...], LayerView] = field(default_factory=dict)
 
 
@@ -59,10 +63,16 @@ class StagedDecoder:
     Args:
         decoder: a transformers text decoder with ``layers``.
         begin: called with the decoder's keyword arguments at the start of every forward; returns what to prune.
+        take_residuals: see :meth:`vflowopt_hf.family.Family.take_residuals`.
     """
 
-    def __init__(self, decoder: nn.Module, begin: Callable[[dict[str, Any]], StagePlan | None]) -> None:
-        self._decoder, self._begin = decoder, begin
+    def __init__(
+        self,
+        decoder: nn.Module,
+        begin: Callable[[dict[str, Any]], StagePlan | None],
+        take_residuals: Callable[[dict[str, Any]], LayerResiduals | None],
+    ) -> None:
+        self._decoder, self._begin, self._take_residuals = decoder, begin, take_residuals
         self._layers: list[nn.Module] = list(decoder.layers)  # type: ignore[arg-type]
         self._forward: Forward | None = None
 
@@ -77,14 +87,23 @@ class StagedDecoder:
                     layer.register_forward_pre_hook(_LayerHook(self, index), with_kwargs=True)
                     for index, layer in enumerate(self._layers)
                 ),
+                *(
+                    layer.register_forward_hook(partial(self._after_layer, index))
+                    for index, layer in enumerate(self._layers)
+                ),
             ):
                 hooks.callback(handle.remove)
             yield self
 
-    def _enter(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         tokens = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if tokens is None else tokens
-        self._forward = Forward(self._begin(kwargs), queries=0 if tokens is None else int(tokens.shape[1]))
+        plan, arguments = self._begin(kwargs), dict(kwargs)
+        residuals = None if plan is None else self._take_residuals(arguments)
+        self._forward = Forward(plan, 0 if tokens is None else int(tokens.shape[1]), residuals)
+        return args, arguments
 
     def _leave(self, *_: Any) -> None:
         self._forward = None
@@ -103,15 +122,16 @@ class StagedDecoder:
         if forward.plan and stage and stage.boundary == index:
             if number == 0:
                 hidden = merge_rows(hidden, forward.plan.plans)
-            gather = stage.gather.to(hidden.device)
-            hidden = hidden.gather(1, gather[..., None].expand(-1, -1, hidden.shape[2]))
+            hidden = take_rows(hidden, stage.gather)
         pruned = None if cache is None else convert(cache, index)
         mask, embeddings = kwargs.get("attention_mask"), kwargs.get("position_embeddings")
+        window = sliding_window(self._decoder.config, index)
         # Layers of one kind share the mask and rotary table objects; kinds of layers may differ in both.
-        key = (number, () if pruned is None else pruned.history, id(mask), id(embeddings), hidden.device)
+        held = None if pruned is None else (pruned.history, pruned.stored_length())
+        key = (number, held, window, id(mask), id(embeddings), hidden.device)
         view = forward.views.get(key)
         if view is None:
-            view = self._view(forward.queries, stage, pruned, hidden, mask, embeddings)
+            view = self._view(forward.queries, stage, pruned, hidden, mask, embeddings, window)
             forward.views[key] = view
         if pruned is not None:
             rows = hidden.shape[1]
@@ -119,6 +139,16 @@ class StagedDecoder:
         # Gaps in positions read as packed sequences to flash attention; rotary embeddings carry them already.
         changes = {"attention_mask": view.mask, "position_embeddings": view.embeddings, "position_ids": None}
         return hidden, kwargs | {name: value for name, value in changes.items() if name in kwargs}
+
+    def _after_layer(self, index: int, _module: nn.Module, _args: tuple[Any, ...], hidden: Tensor) -> Tensor | None:
+        """The layer's output with what the decoder would have added to it; ``None`` leaves it as it is."""
+        forward = self._forward
+        if forward is None or forward.plan is None or forward.residuals is None:
+            return None
+        number = forward.plan.stage_at(index)
+        stage = None if number is None else forward.plan.stages[number]
+        added = forward.residuals.after(index, forward.plan.plans, stage)
+        return None if added is None else hidden + added.to(hidden.device, hidden.dtype)
 
     def _view(
         self,
@@ -128,13 +158,16 @@ class StagedDecoder:
         hidden: Tensor,
         mask: object,
         embeddings: Any,
+        window: int | None,
     ) -> LayerView:
         """What all layers of a stage share, computed at its first layer."""
         batch, device = hidden.shape[0], hidden.device
         logical = torch.arange(queries, device=device).expand(batch, -1) if stage is None else stage.logical.to(device)
         valid = None if stage is None or stage.valid is None else stage.valid.to(device)
         slots, slots_valid = logical, valid
+        length, first = queries, 0
         if cache is not None:
+            length, first = queries + cache.get_seq_length(), cache.get_mask_sizes(queries)[1]
             past = past_slots(cache, batch, device)
             slots = torch.cat([past, logical + cache.get_seq_length()], dim=1)
             if valid is not None or cache.valid is not None:
@@ -142,9 +175,11 @@ class StagedDecoder:
                 now = torch.ones_like(logical, dtype=torch.bool) if valid is None else valid
                 slots_valid = torch.cat([before, now], dim=1)
         implementation = str(self._decoder.config._attn_implementation)  # type: ignore[union-attr]
-        reduced = pruned_mask(mask, logical, valid, slots, slots_valid, implementation=implementation)
+        in_cache = isinstance(cache, PrunedSlidingLayer)
+        require_logical_window(window, length, queries, implementation, in_cache=in_cache)
+        reduced = pruned_mask(mask, logical, valid, slots, slots_valid, first=first, implementation=implementation)
         if embeddings is not None and stage is not None:
-            embeddings = tuple(_gather_positions(part, logical) for part in embeddings)
+            embeddings = tuple(take_rows(part.expand(batch, -1, -1), logical) for part in embeddings)
         return LayerView(reduced, embeddings, slots, slots_valid)
 
 
@@ -164,8 +199,3 @@ class _LayerHook:
             return None
         hidden, arguments = changed
         return (hidden, *args[1:]), arguments
-
-
-def _gather_positions(part: Tensor, logical: Tensor) -> Tensor:
-    """Rows of a rotary table [batch or 1, queries, dim]."""
-    return part.expand(len(logical), -1, -1).gather(1, logical[..., None].expand(-1, -1, part.shape[-1]))

@@ -1,0 +1,49 @@
+"""Features that a decoder adds to visual tokens after its first layers, reduced to the tokens that are left.
+
+Some decoders see an image at several depths (DeepStack, arXiv 2406.04334): the last features of the vision tower are
+the visual tokens' embeddings, and earlier features are added to the hidden states of the same tokens after the first
+decoder layers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vflowopt_hf.rows import PlacedPlan, StageRows, merge_rows, take_rows
+
+
+@dataclass(frozen=True, eq=False)
+class LayerResiduals:
+    """What one forward of a decoder adds to hidden states.
+
+    Attributes:
+        rows: bool [batch, queries], the tokens that are added to.
+        values: one [tokens, features] per decoder layer, from the first layer on; tokens in the order of ``rows``.
+    """
+
+    rows: Tensor
+    values: Sequence[Tensor]
+
+    def after(self, layer: int, plans: Sequence[PlacedPlan], stage: StageRows | None) -> Tensor | None:
+        """What to add to the output of a decoder layer.
+
+        A recycled token stands for its members at every depth: its row is the mean of theirs, with the weights that
+        merged their embeddings (paper Eq. 7).
+
+        Args:
+            layer: index of the layer.
+            plans: the units of the batch.
+            stage: the stage that the layer belongs to; ``None`` before the first, where all rows are there.
+
+        Returns:
+            [batch, rows of the stage, features], 0 where nothing is added; ``None`` if the layer is followed by no
+            addition.
+        """
+        if layer >= len(self.values):
+            return None
+        values = self.values[layer]
+        rows = self.rows.to(values.device)
+        full = values.new_zeros(*rows.shape, values.shape[-1])
+        full[rows] = values
+        return full if stage is None else take_rows(merge_rows(full, plans), stage.logical)
