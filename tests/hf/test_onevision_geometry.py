@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from support.tiny import CROP, SIDE, image_inputs, image_processor, random_image, tiny_onevision, video_inputs
+from support.packing import upstream_tokens
+from support.tiny import CROP, PATCH, SIDE, image_inputs, image_processor, random_image, tiny_onevision, video_inputs
 from vflowopt_hf.families.llava_onevision import LlavaOnevision
 
 SIZES = [
@@ -15,21 +16,6 @@ SIZES = [
     (41, 43), (333, 90),
 ]  # fmt: skip
 FAMILY = LlavaOnevision()
-
-
-def upstream_tokens(model, encode, patch_map):
-    """What upstream's encoder makes of features that all equal the patch map, its newline being 0: [N] per unit."""
-    width = model.config.text_config.hidden_size
-    projector = model.model.multi_modal_projector
-    handle = projector.register_forward_hook(lambda *_: patch_map[..., None].expand(-1, -1, width).clone())
-    newline = model.model.image_newline.data.clone()
-    model.model.image_newline.data.zero_()
-    try:
-        with torch.no_grad():
-            return [features[:, 0] for features in encode().pooler_output]
-    finally:
-        handle.remove()
-        model.model.image_newline.data.copy_(newline)
 
 
 @pytest.mark.parametrize("aspect", ["anyres_max_9", "anyres_max_1"])
@@ -105,6 +91,17 @@ def test_video():
         torch.testing.assert_close(unit.to_tokens(patch_map[unit.views]), tokens, rtol=0, atol=2e-7)
         assert unit.layout.structural.tolist() == [False] * (len(tokens) - 1) + [True]
         assert set(unit.layout.position[:-1, 0]) == set(range(5))
+
+
+def test_a_video_of_real_size():
+    """32 frames of 27 x 27 patches become 14 x 14 tokens each, and one separator follows."""
+    model = tiny_onevision(side=27)
+    videos = torch.zeros(1, 1, 3, 27 * PATCH, 27 * PATCH).expand(1, 32, -1, -1, -1)
+    (unit,) = FAMILY.units(model, "video", {"pixel_values_videos": videos})
+    patch_map = torch.rand(32, 27 * 27, generator=torch.Generator().manual_seed(0))
+    (expected,) = upstream_tokens(model, lambda: model.model.get_video_features(videos), patch_map)
+    assert unit.layout.tokens == 32 * 196 + 1
+    torch.testing.assert_close(unit.to_tokens(patch_map), expected, rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize(("feature_layer", "block"), [(-1, 2), (-2, 1), (1, 0), ([-3, -2], 1)])

@@ -3,13 +3,17 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
+from support.cases import qwen2_5_vl, qwen3_vl, qwen3_vl_moe
 from support.tiny import random_image
 from support.tiny_qwen import IMAGE, LAYERS, image_processor, tiny_qwen2_vl
 from vflowopt import Strategy, prune
-from vflowopt.plugins import OFFICIAL_ADAPTERS, find_adapter, installed
+from vflowopt.errors import UnsupportedModelError
+from vflowopt.plugins import OFFICIAL_ADAPTERS, find_adapter, installed, load_adapter
 from vflowopt_hf.processing import ImageTextProcessor
+from vflowopt_qwen import adapters
 from vflowopt_qwen.adapters import qwen2_vl
 
 
@@ -17,6 +21,37 @@ def test_the_adapter_is_found_by_model_type():
     assert find_adapter(tiny_qwen2_vl()) is qwen2_vl
     (entry,) = [entry for entry in installed().adapters if entry.descriptor.name == "qwen2-vl"]
     assert entry.distribution == OFFICIAL_ADAPTERS["qwen2_vl"] == "vflowopt-qwen"
+
+
+@pytest.mark.parametrize(
+    ("case", "adapter"),
+    [
+        (qwen2_5_vl.CASE, adapters.qwen2_5_vl),
+        (qwen3_vl.CASE, adapters.qwen3_vl),
+        (qwen3_vl_moe.CASE, adapters.qwen3_vl),
+    ],
+)
+def test_successors_are_found_by_model_type(case, adapter):
+    model = case.model("sdpa")
+    assert find_adapter(model) is adapter
+    assert OFFICIAL_ADAPTERS[model.config.model_type] == "vflowopt-qwen"
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_5", "qwen3_5_moe"])
+def test_hybrid_decoders_are_refused(model_type):
+    with pytest.raises(UnsupportedModelError, match=f"'{model_type}' cannot be pruned: .* linear-attention layers"):
+        load_adapter(model_type)
+
+
+def test_every_family_of_the_project_is_named_with_its_package():
+    """So that someone without the package is told what to install."""
+    claimed = {
+        kind: entry.distribution
+        for entry in installed().adapters
+        if entry.distribution in ("vflowopt-hf", "vflowopt-qwen")
+        for kind in entry.descriptor.model_types
+    }
+    assert claimed == OFFICIAL_ADAPTERS
 
 
 def test_the_plugin_imports_no_torch():

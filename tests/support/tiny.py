@@ -26,16 +26,16 @@ def sharpen(model: torch.nn.Module) -> None:
 
 
 def tiny_onevision(
-    attention: str = "sdpa", *, seed: int = 0, aspect: str = "anyres_max_9"
+    attention: str = "sdpa", *, seed: int = 0, aspect: str = "anyres_max_9", side: int = SIDE
 ) -> LlavaOnevisionForConditionalGeneration:
-    """A random model; weights are scaled up so that attention is far from uniform."""
+    """A random model with side x side patches; weights are scaled up so that attention is far from uniform."""
     torch.manual_seed(seed)
     vision = SiglipVisionConfig(
         hidden_size=32,
         num_hidden_layers=3,
         num_attention_heads=4,
         intermediate_size=48,
-        image_size=CROP,
+        image_size=side * PATCH,
         patch_size=PATCH,
         vision_use_head=False,
     )

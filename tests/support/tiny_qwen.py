@@ -47,8 +47,12 @@ def tiny_qwen2_vl(attention: str = "sdpa", *, seed: int = 0) -> Qwen2VLForCondit
         video_token_id=VIDEO,
         attn_implementation=attention,
     )
-    model = Qwen2VLForConditionalGeneration(config).eval()
-    sharpen(model)
+    return ready(Qwen2VLForConditionalGeneration(config))
+
+
+def ready(model):
+    """Weights scaled up so that attention is far from uniform; generation that never ends by itself."""
+    sharpen(model.eval())
     model.generation_config.pad_token_id = PAD
     model.generation_config.eos_token_id = None
     return model
@@ -90,10 +94,13 @@ def video_patches(video: np.ndarray, *, normalise: bool = True) -> tuple[torch.T
     return torch.from_numpy(np.stack(found)), torch.tensor([[frames // SLICE, rows, columns]])
 
 
-def qwen_inputs(samples: Sequence[Sequence[tuple[int, ...]]], *, seed: int = 0, text: int = 7) -> dict:
+def qwen_inputs(
+    samples: Sequence[Sequence[tuple[int, ...]]], *, seed: int = 0, text: int = 7, timestamp: int = 0
+) -> dict:
     """Inputs for a batch; each sample is a list of images (height, width) and videos (frames, height, width).
 
     Prompts have different lengths of text and are padded on the left; text surrounds and separates images and videos.
+    Before each temporal slice of a video stand ``timestamp`` words.
     """
     rng = np.random.default_rng(seed)
     prompts, made = [], {IMAGE: [], VIDEO: []}
@@ -107,7 +114,11 @@ def qwen_inputs(samples: Sequence[Sequence[tuple[int, ...]]], *, seed: int = 0, 
             else:
                 kind, entry = VIDEO, video_patches(random_video(*shape, own))
             made[kind].append(entry)
-            ids += [kind] * (len(entry[0]) // MERGE**2) + list(rng.integers(5, VOCABULARY, 2))
+            slices, rows, columns = entry[1][0].tolist()
+            for _ in range(slices):
+                ids += list(rng.integers(5, VOCABULARY, timestamp * (kind == VIDEO)))
+                ids += [kind] * (rows * columns // MERGE**2)
+            ids += list(rng.integers(5, VOCABULARY, 2))
         prompts.append(ids + list(rng.integers(5, VOCABULARY, text + 2 * number)))
     longest = max(map(len, prompts))
     input_ids = torch.tensor([[PAD] * (longest - len(ids)) + [int(i) for i in ids] for ids in prompts])

@@ -13,5 +13,17 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
             model_types=("qwen2_vl",),
             target="vflowopt_qwen.adapters:qwen2_vl",
             summary="Qwen2-VL: images of any size, several images, video",
-        )
+        ),
+        AdapterDescriptor(
+            name="qwen2.5-vl",
+            model_types=("qwen2_5_vl",),
+            target="vflowopt_qwen.adapters:qwen2_5_vl",
+            summary="Qwen2.5-VL: images of any size, several images, video",
+        ),
+        AdapterDescriptor(
+            name="qwen3-vl",
+            model_types=("qwen3_vl", "qwen3_vl_moe"),
+            target="vflowopt_qwen.adapters:qwen3_vl",
+            summary="Qwen3-VL, dense and mixture of experts: images of any size, several images, video",
+        ),
     ]
