@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oracles import importance as oracle
-from support.generators import attention_matrices, seeds
 from vflowopt.attention import MatrixAttention
 from vflowopt.errors import InputError
+from vflowopt.testing import attention_matrices, seeds
 
 
 @given(matrix=attention_matrices(), seed=seeds)

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import assume, given
 
 from support.backends import Attention, host
-from support.generators import attention_matrices, cases
 from vflowopt import CalibratedAttention, GridRecycler
 from vflowopt import plan as plan_module
 from vflowopt.entropy import gray_levels, patch_entropy
 from vflowopt.plan import make_plan
 from vflowopt.scorer import calibrated_attention, entropy_term
+from vflowopt.testing import attention_matrices, pruning_cases
 
 torch = pytest.importorskip("torch")
 
@@ -51,7 +51,7 @@ def arrays_of(plan):
 
 
 @pytest.mark.parametrize("recycled", [False, True])
-@given(case=cases(exact=True))
+@given(case=pruning_cases(exact=True))
 def test_plans_are_identical(recycled, case):
     recycler = GridRecycler(cell=case.side) if recycled else None
     ours = make_plan(case.importance, case.layout, case.stages, case.counts, recycler)

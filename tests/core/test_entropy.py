@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from oracles import entropy as oracle
 from support.backends import both_backends, host, to_backend
-from support.generators import seeds
 from vflowopt import entropy as module
 from vflowopt.entropy import gray_levels, patch_entropy
 from vflowopt.errors import InputError
+from vflowopt.testing import seeds
 
 
 @st.composite

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 
-from support.generators import positions
 from vflowopt import Progressive, TokenLayout
 from vflowopt.errors import BudgetError, InputError
+from vflowopt.testing import positions
 
 
 @given(position=positions())

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from oracles import pruning as oracle
 from support.backends import both_backends, host, to_backend
-from support.generators import cases, positions, seeds
 from vflowopt import GridRecycler, Strategy, TokenLayout
 from vflowopt.errors import BudgetError, ImportanceError
 from vflowopt.plan import make_plan
+from vflowopt.testing import positions, pruning_cases, seeds
 
 recycled_or_not = pytest.mark.parametrize("recycled", [False, True], ids=["dropping", "recycling"])
 
@@ -36,7 +36,7 @@ def cells_are_apart(case, scale=1e-5):
 
 @both_backends
 @recycled_or_not
-@given(case=cases(exact=True))
+@given(case=pruning_cases(exact=True))
 def test_every_stage_agrees_with_the_oracle(backend, recycled, case):
     plan = plan_of(case, recycled, backend)
     everything = range(case.layout.tokens)
@@ -52,7 +52,7 @@ def test_every_stage_agrees_with_the_oracle(backend, recycled, case):
 
 @both_backends
 @recycled_or_not
-@given(case=cases())
+@given(case=pruning_cases())
 def test_counts_nesting_partition_and_structural_tokens(backend, recycled, case):
     plan = plan_of(case, recycled, backend)
     structural = set(np.flatnonzero(case.layout.structural).tolist())
@@ -81,7 +81,7 @@ def test_counts_nesting_partition_and_structural_tokens(backend, recycled, case)
     assert set(fates) <= {"kept", "merged", "dropped"}
 
 
-@given(case=cases())
+@given(case=pruning_cases())
 def test_a_plan_describes_its_unit(case):
     plan = plan_of(case, recycled=True)
     assert plan.tokens == case.layout.tokens
@@ -97,7 +97,7 @@ def test_a_plan_describes_its_unit(case):
     assert plan.achieved_retention(layers) == pytest.approx(expected)
 
 
-@given(case=cases(), seed=seeds)
+@given(case=pruning_cases(), seed=seeds)
 def test_merged_embeddings_are_those_of_equation_7(case, seed):
     embeddings = np.random.default_rng(seed).normal(size=(case.layout.tokens, 3)).astype(np.float32)
     assume(case.counts[0] < case.layout.tokens and cells_are_apart(case))
@@ -110,7 +110,7 @@ def test_merged_embeddings_are_those_of_equation_7(case, seed):
         assert (slots[head] <= embeddings[members].max(axis=0) + 1e-5).all()
 
 
-@given(case=cases())
+@given(case=pruning_cases())
 def test_merging_identical_tokens_returns_them(case):
     plan = plan_of(case, recycled=True)
     same = np.full((case.layout.tokens, 2), [1.5, -3.0], dtype=np.float64)
@@ -119,7 +119,7 @@ def test_merging_identical_tokens_returns_them(case):
 
 
 @recycled_or_not
-@given(case=cases(), exponent=st.integers(-20, 20))
+@given(case=pruning_cases(), exponent=st.integers(-20, 20))
 def test_scaling_importance_by_a_power_of_two_changes_nothing(recycled, case, exponent):
     plan, scaled = (
         plan_of(case, recycled),
@@ -131,7 +131,7 @@ def test_scaling_importance_by_a_power_of_two_changes_nothing(recycled, case, ex
 
 
 @recycled_or_not
-@given(case=cases(), factor=st.floats(1e-3, 1e3))
+@given(case=pruning_cases(), factor=st.floats(1e-3, 1e3))
 def test_scaling_importance_by_any_constant_changes_nothing_away_from_ties(recycled, case, factor):
     values = np.sort(case.importance[~case.layout.structural])
     gaps = np.diff(values)
@@ -144,7 +144,7 @@ def test_scaling_importance_by_any_constant_changes_nothing_away_from_ties(recyc
 
 
 @recycled_or_not
-@given(case=cases(exact=True), data=st.data())
+@given(case=pruning_cases(exact=True), data=st.data())
 def test_raising_the_importance_of_a_retained_token_never_drops_it(recycled, case, data):
     """Whoever is retained after a stage is still retained after it when only its own importance grows.
 
@@ -164,7 +164,7 @@ def test_raising_the_importance_of_a_retained_token_never_drops_it(recycled, cas
 
 @both_backends
 @recycled_or_not
-@given(case=cases())
+@given(case=pruning_cases())
 def test_full_retention_is_the_identity(backend, recycled, case):
     importance = to_backend(case.importance, backend)
     strategy = Strategy.vflowopt(num_layers=12, retention=(1.0,) * 3, cell=case.side if recycled else None)
@@ -180,7 +180,7 @@ def test_full_retention_is_the_identity(backend, recycled, case):
     np.testing.assert_array_equal(plan.to_host().merge_embeddings(embeddings), embeddings)
 
 
-@given(case=cases(), retention=st.tuples(*[st.floats(0.05, 1.0)] * 3))
+@given(case=pruning_cases(), retention=st.tuples(*[st.floats(0.05, 1.0)] * 3))
 def test_a_strategy_plans_the_counts_of_its_schedule(case, retention):
     strategy = Strategy.vflowopt(num_layers=28, retention=retention, cell=case.side)
     counts = strategy.schedule.counts(case.layout.tokens)

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from oracles import pruning as oracle
 from support.backends import both_backends, host, to_backend
-from support.generators import cases, positions, sides
 from vflowopt import GridRecycler, TokenLayout
 from vflowopt.errors import BudgetError
 from vflowopt.recycle import grid_cells, member_table
+from vflowopt.testing import positions, pruning_cases, sides
 
 
 def merge(case, backend="numpy", importance=None):
@@ -47,20 +47,20 @@ def test_the_member_table_lists_every_token_once_in_its_cell(position, side):
 
 
 @both_backends
-@given(case=cases(exact=True))
+@given(case=pruning_cases(exact=True))
 def test_recycling_agrees_with_brute_force_to_the_last_tie(backend, case):
     assert_same(merge(case, backend), oracle.recycle(case.importance, case.position, case.side, case.counts[0]))
 
 
 @both_backends
-@given(case=cases())
+@given(case=pruning_cases())
 def test_recycling_agrees_with_brute_force_on_any_numbers(backend, case):
     expected = oracle.recycle(case.importance, case.position, case.side, case.counts[0])
     assume(expected.margin > 1e-5)  # closer cells are ordered by the rounding of their sums
     assert_same(merge(case, backend), expected)
 
 
-@given(case=cases(exact=True, max_side=5))
+@given(case=pruning_cases(exact=True, max_side=5))
 def test_every_k_that_meets_the_budget_means_the_same(case):
     """The claim behind the search over k: the number left grows by 0 or 1, and steps of 0 change nothing."""
     left = oracle.budgets(case.importance, case.position, case.side)
@@ -72,7 +72,7 @@ def test_every_k_that_meets_the_budget_means_the_same(case):
 
 
 @both_backends
-@given(case=cases())
+@given(case=pruning_cases())
 def test_exactly_the_count_is_retained_and_structural_tokens_are(backend, case):
     outcome = merge(case, backend)
     retained = host(outcome.retained)
@@ -83,7 +83,7 @@ def test_exactly_the_count_is_retained_and_structural_tokens_are(backend, case):
 
 
 @both_backends
-@given(case=cases())
+@given(case=pruning_cases())
 def test_a_recycled_token_is_a_convex_combination_of_pruned_neighbours(backend, case):
     outcome = merge(case, backend)
     anchor, weight, retained = (host(values) for values in (outcome.anchor, outcome.weight, outcome.retained))
@@ -98,7 +98,7 @@ def test_a_recycled_token_is_a_convex_combination_of_pruned_neighbours(backend, 
         assert case.importance[head] == case.importance[members].max() or case.layout.structural[head]
 
 
-@given(case=cases())
+@given(case=pruning_cases())
 def test_negative_importance_carries_no_weight(case):
     shifted = case.importance - np.float32(np.median(case.importance))
     outcome = merge(case, importance=shifted)

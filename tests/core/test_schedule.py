@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from oracles import retention as oracle
-from support.generators import schedules
 from vflowopt import Progressive
 from vflowopt.errors import BudgetError, StrategyError
 from vflowopt.schedule import achieved_retention, check_budget, default_stages, last_ratio, stage_widths
+from vflowopt.testing import schedules
 
 decimals = st.integers(1, 1000).map(lambda thousandths: thousandths / 1000)
 

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from oracles import importance as oracle
 from support.backends import Attention, both_backends, host, to_backend
-from support.generators import attention_matrices, exact_attention, seeds
 from vflowopt import CalibratedAttention
 from vflowopt.arrays import namespace
 from vflowopt.scorer import calibrated_attention, calibration_patches, entropy_term
+from vflowopt.testing import attention_matrices, exact_attention, seeds
 
 thresholds = st.one_of(st.just(0.0), st.floats(0.1, 3.0), st.floats(3.0, 50.0))
 

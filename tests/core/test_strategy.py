@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from oracles.retention import average_retention
-from support.generators import schedules
 from vflowopt import CalibratedAttention, GridRecycler, Progressive, Provenance, Strategy, VFlowOptError
 from vflowopt.errors import StrategyError
 from vflowopt.strategy import components_of, preset_names
+from vflowopt.testing import schedules
 
 VALID = {
     "format": "vflowopt/strategy/1",

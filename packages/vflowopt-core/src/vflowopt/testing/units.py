@@ -1,0 +1,110 @@
+"""Hypothesis strategies for what is composed: schedules, whole strategies, units that scorers can look at, plans."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+
+from vflowopt import PruningPlan, Strategy, TokenLayout
+from vflowopt.attention import AttentionSource, MatrixAttention
+from vflowopt.baselines import LowResolution, RandomTokens, UniformGrid
+from vflowopt.components import Scorer
+from vflowopt.recycle import GridRecycler
+from vflowopt.schedule import Progressive
+from vflowopt.scorer import CalibratedAttention
+from vflowopt.testing.strategies import Floats, attention_matrices, layouts, seeds, sides
+
+
+@st.composite
+def schedules(draw: st.DrawFn, max_layers: int = 40) -> tuple[tuple[int, ...], tuple[float, ...], int]:
+    """(stages, ratios, num_layers), any number of stages, the first not always before the LLM."""
+    num_layers = draw(st.integers(1, max_layers))
+    stages = draw(_stages(num_layers))
+    ratios = draw(st.lists(st.floats(0.01, 1.0), min_size=len(stages), max_size=len(stages)))
+    return stages, tuple(ratios), num_layers
+
+
+def _stages(num_layers: int) -> st.SearchStrategy[tuple[int, ...]]:
+    numbers = st.sets(st.integers(0, num_layers - 1), min_size=1, max_size=min(4, num_layers))
+    return numbers.map(lambda chosen: tuple(sorted(chosen)))
+
+
+def scorers() -> st.SearchStrategy[Scorer]:
+    """The method's scorer with thresholds and entropy weights that matter, and every baseline."""
+    return st.one_of(
+        st.builds(
+            CalibratedAttention,
+            threshold=st.one_of(st.just(0.0), st.floats(0.5, 40)),
+            entropy_weight=st.one_of(st.just(0.0), st.floats(0.01, 100)),
+        ),
+        st.builds(RandomTokens, seed=st.integers(0, 2**31)),
+        st.just(UniformGrid()),
+        st.just(LowResolution()),
+    )
+
+
+@st.composite
+def feasible_strategies(draw: st.DrawFn, *units: TokenLayout, num_layers: int = 6) -> Strategy:
+    """A strategy whose every count leaves room for the structural tokens of all given layouts."""
+    stages = draw(_stages(num_layers))
+    # A count is floor(k N + 1/2): k N >= the number of structural tokens is enough, with room for rounding in ratios.
+    floor = max((float(unit.structural.sum()) + 0.01) / unit.tokens for unit in units) if units else 0.01
+    kept = draw(st.lists(st.floats(min(1.0, max(floor, 1e-3)), 1.0), min_size=len(stages), max_size=len(stages)))
+    return Strategy(
+        scorer=draw(scorers()),
+        schedule=Progressive.from_cumulative(stages, sorted(kept, reverse=True)),
+        recycler=draw(st.one_of(st.none(), st.builds(GridRecycler, cell=sides))),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class HostUnit:
+    """A :class:`vflowopt.components.ScoringContext` over NumPy arrays, whose tokens are means of patches.
+
+    Attributes:
+        attention: of [views, patches].
+        entropy: float32 [views, patches].
+        layout: of N tokens.
+        shares: float32 [N, views * patches], each token's share of every patch; 0 where structural.
+    """
+
+    attention: AttentionSource
+    entropy: Floats
+    layout: TokenLayout
+    shares: Floats
+
+    def place(self, host: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The array itself."""
+        return host
+
+    def to_tokens(self, patch_map: Floats) -> Floats:
+        """float32 [N] from [views, patches]."""
+        tokens: Floats = self.shares @ patch_map.reshape(-1)
+        return tokens
+
+
+@st.composite
+def host_units(draw: st.DrawFn, max_side: int = 5) -> HostUnit:
+    """A whole unit: attention, entropy, layout and the way from patches to tokens, which may merge or interpolate."""
+    layout = draw(layouts(max_grids=3, max_side=max_side))
+    views, patches = draw(st.integers(1, 3)), draw(st.integers(1, 30))
+    rng = np.random.default_rng(draw(seeds))
+    shares = rng.random((layout.tokens, views * patches)) * (rng.random((layout.tokens, views * patches)) < 0.3)
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1e-6)
+    shares[layout.structural] = 0
+    return HostUnit(
+        attention=MatrixAttention(draw(attention_matrices(shape=(views, patches)))),
+        entropy=(rng.random((views, patches)) * np.log(256)).astype(np.float32),
+        layout=layout,
+        shares=shares.astype(np.float32),
+    )
+
+
+@st.composite
+def plans(draw: st.DrawFn, num_layers: int = 6) -> PruningPlan:
+    """The plan that a feasible strategy makes for a unit."""
+    unit = draw(host_units())
+    strategy = draw(feasible_strategies(unit.layout, num_layers=num_layers))
+    return strategy.plan(strategy.scorer.score(unit).importance, unit.layout)

@@ -1,0 +1,1 @@
+"""What the kit proves of a family, in groups."""
