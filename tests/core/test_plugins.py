@@ -40,6 +40,13 @@ def vflowopt_models():
     return [NamedModel("{name}-model", "", "{name}_lmm", path=lambda: None)]
 """
 
+RUNTIME = """
+class ADAPTER:
+    name = "toy"
+    prune = staticmethod(lambda *positional, **named: (positional, named))
+    num_layers = evaluator = shapes = benchmark = load = staticmethod(print)
+"""
+
 
 class Environment:
     """A site directory in which distributions with one plugin each are installed."""
@@ -59,8 +66,7 @@ class Environment:
         (self.path / f"{name}.py").write_text(source)
 
     def discover(self):
-        found = [point for dist in distributions(path=[str(self.path)]) for point in dist.entry_points]
-        return discover(sorted(found, key=lambda point: point.name))
+        return discover(distributions(path=[str(self.path)]))
 
 
 @pytest.fixture
@@ -147,6 +153,27 @@ BROKEN = {
         "list components",
         "where type is expected",
     ),
+    "names model types as one text": (
+        "@hookimpl\ndef vflowopt_adapters():\n    return [AdapterDescriptor('x', 'llava_onevision', 'm:a')]",
+        "list adapters",
+        "model_types must be a tuple of names, not 'llava_onevision'",
+    ),
+    "claims nothing": (
+        "@hookimpl\ndef vflowopt_adapters():\n    return [AdapterDescriptor('x', (), 'm:a')]",
+        "list adapters",
+        r"model_types must be a tuple of names, not \(\)",
+    ),
+    "points at a module": (
+        "@hookimpl\ndef vflowopt_adapters():\n    return [AdapterDescriptor('x', ('llama',), 'm')]",
+        "list adapters",
+        "target must be 'module:attribute', not 'm'",
+    ),
+    "gives a path for a function": (
+        "@hookimpl\ndef vflowopt_models():\n    return [NamedModel('x', '', 'llava', path='/models')]",
+        "list models",
+        "path must be a function that returns a directory, not '/models'",
+    ),
+    "forgets the marker": ("def vflowopt_adapters():\n    return []", "register", "implements no hook; mark"),
     "names no component": (
         "class Nameless(Scorer):\n    def score(self, context): ...\n"
         "@hookimpl\ndef vflowopt_components():\n    return [Nameless]",
@@ -196,11 +223,45 @@ def test_a_plugin_is_registered_whole_or_not_at_all(environment):
     assert [entry.plugin for entry in found.adapters] == ["first"]
 
 
-def test_an_entry_point_without_a_distribution_is_reported_as_such(environment):
-    from importlib.metadata import EntryPoint
+@pytest.mark.parametrize(
+    ("metadata", "points", "reported"),
+    [
+        (None, "[vflowopt]\ndamaged = damaged_plugin\n", True),
+        ("Metadata-Version: 2.1\n", "[vflowopt]\nno equals sign\n", True),
+        ("Metadata-Version: 2.1\nName: x\nVersion: 1\n", "[console_scripts]\nno equals sign\n", False),
+    ],
+)
+def test_damaged_metadata_harms_no_other(environment, metadata, points, reported):
+    environment.install("good", GOOD.format(name="good"))
+    info = environment.path / "damaged-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text(points)
+    if metadata:
+        (info / "METADATA").write_text(metadata)
+    found = environment.discover()
+    assert_usable(found, "good")
+    assert [str(environment.path) in failure.distribution for failure in found.failures] == [True] * reported
 
-    (failure,) = discover([EntryPoint("ghost", "no_such_module", "vflowopt")]).failures
-    assert str(failure).startswith("plugin 'ghost' of an unknown distribution ? failed to import: ModuleNotFoundError")
+
+@pytest.mark.parametrize(("stated", "accepted"), [("", True), ("vflowopt_api = 1", True), ("vflowopt_api = 2", False)])
+def test_a_plugin_for_a_newer_interface_is_refused_before_its_hooks_are_looked_at(environment, stated, accepted):
+    hook = "" if accepted else "\n@hookimpl\ndef vflowopt_hook_of_the_future(): ...\n"
+    environment.install("good", GOOD.format(name="good") + hook + stated)
+    found = environment.discover()
+    if accepted:
+        assert_usable(found, "good")
+        return
+    (failure,) = found.failures
+    assert failure.stage == "match the plugin API"
+    assert failure.cause == "needs vflowopt plugin API 2, this vflowopt-core has 1: upgrade vflowopt-core"
+    assert found.adapters == []
+
+
+@pytest.mark.parametrize("stated", ["0", "True", "'1'", "None"])
+def test_a_version_of_the_interface_is_a_whole_number(environment, stated):
+    environment.install("good", GOOD.format(name="good") + f"vflowopt_api = {stated}")
+    (failure,) = environment.discover().failures
+    assert "vflowopt_api must be a whole number from 1 to 1" in failure.cause
 
 
 def test_registering_the_same_component_twice_is_no_conflict():
@@ -218,6 +279,38 @@ def model_of(model_type):
     return SimpleNamespace(config=SimpleNamespace(model_type=model_type))
 
 
+def test_one_plugin_under_two_entry_points_counts_once(environment):
+    """A distribution that was renamed: both bring the same module."""
+    environment.install("old", GOOD.format(name="old"))
+    environment.install("new", "")
+    (environment.path / "new_plugin-1.0.dist-info/entry_points.txt").write_text("[vflowopt]\nold = old_plugin\n")
+    found = environment.discover()
+    assert found.failures == found.conflicts == []
+    assert len(found.adapters) == 1
+    assert_usable(found, "old")
+
+
+def test_one_adapter_registered_by_two_plugins_counts_once(environment):
+    environment.install("first", GOOD.format(name="first"))
+    environment.install("second", "from first_plugin import vflowopt_adapters")
+    found = environment.discover()
+    assert found.failures == found.conflicts == []
+    assert len(found.adapters) == 1
+    assert_usable(found, "first")
+
+
+def test_plugins_of_one_name_are_told_and_all_used(environment):
+    environment.install("left", GOOD.format(name="left"))
+    environment.install("right", GOOD.format(name="right"))
+    (environment.path / "right_plugin-1.0.dist-info/entry_points.txt").write_text("[vflowopt]\nleft = right_plugin\n")
+    found = environment.discover()
+    (conflict,) = found.conflicts
+    assert (conflict.kind, conflict.name) == ("plugin name", "left")
+    assert [claim.split(" in ")[0] for claim in conflict.claims] == ["left-plugin 1.0", "right-plugin 1.0"]
+    assert_usable(found, "left")
+    assert_usable(found, "right")
+
+
 def test_two_adapters_that_claim_a_model_are_both_named(environment, use):
     environment.install("left", GOOD.format(name="left").replace('"left_video"', '"shared"'), version="1.2")
     environment.install("right", GOOD.format(name="right").replace('"right_video"', '"shared"'), version="3.4")
@@ -225,7 +318,8 @@ def test_two_adapters_that_claim_a_model_are_both_named(environment, use):
     use(found)
     with pytest.raises(
         UnsupportedModelError,
-        match=r"'shared' is claimed by 'left' of left-plugin 1.2 and 'right' of right-plugin 3.4; uninst",
+        match=r"'shared' is claimed by 'left' of left-plugin 1.2 and 'right' of right-plugin 3.4; .*uninstall all but "
+        "one: pip uninstall left-plugin or pip uninstall right-plugin",
     ):
         find_adapter(model_of("shared"))
     assert_usable(found, "left")
@@ -234,15 +328,15 @@ def test_two_adapters_that_claim_a_model_are_both_named(environment, use):
 
 def test_the_adapter_that_claims_a_model_is_imported_only_then(environment, use):
     environment.install("good", GOOD.format(name="good"))
-    environment.module("good_runtime", "ADAPTER = 'the adapter'")
+    environment.module("good_runtime", RUNTIME)
     use(environment.discover())
     assert "good_runtime" not in sys.modules
-    assert find_adapter(model_of("good_video")) == load_adapter("good_lmm") == "the adapter"
+    assert find_adapter(model_of("good_video")) is load_adapter("good_lmm") is sys.modules["good_runtime"].ADAPTER
 
 
 def test_prune_goes_through_the_adapter(environment, use):
     environment.install("good", GOOD.format(name="good"))
-    environment.module("good_runtime", "class ADAPTER:\n    prune = staticmethod(lambda *a, **k: (a, k))")
+    environment.module("good_runtime", RUNTIME)
     use(environment.discover())
     model, strategy = model_of("good_lmm"), Strategy.preset("llava-onevision-7b/25")
     assert prune(model, strategy, processor="p") == ((model, strategy), {"processor": "p"})
@@ -254,6 +348,7 @@ def test_prune_goes_through_the_adapter(environment, use):
         (None, "ModuleNotFoundError: No module named 'good_runtime'"),
         ("", "AttributeError: .*ADAPTER"),
         ("raise RuntimeError('operator torchvision::nms does not exist')", "RuntimeError: operator torchvision::nms"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
     ],
 )
 def test_an_adapter_that_cannot_be_imported_is_named_with_its_cause(environment, use, source, cause):
@@ -261,7 +356,17 @@ def test_an_adapter_that_cannot_be_imported_is_named_with_its_cause(environment,
     if source is not None:
         environment.module("good_runtime", source)
     use(environment.discover())
-    with pytest.raises(UnsupportedModelError, match=f"adapter 'good' cannot be imported: {cause}"):
+    with pytest.raises(UnsupportedModelError, match=f"adapter 'good' of good-plugin 1.0 cannot be imported: {cause}"):
+        find_adapter(model_of("good_lmm"))
+
+
+def test_an_adapter_that_is_none_is_refused(environment, use):
+    environment.install("good", GOOD.format(name="good"))
+    environment.module("good_runtime", "ADAPTER = 'an adapter'")
+    use(environment.discover())
+    with pytest.raises(
+        UnsupportedModelError, match=r"'good' of good-plugin 1.0 .*'good_runtime:ADAPTER' is a str with"
+    ):
         find_adapter(model_of("good_lmm"))
 
 

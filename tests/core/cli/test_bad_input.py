@@ -119,9 +119,52 @@ def test_unreadable_images_are_named(tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda path: None, "there is no video"),
+        (lambda path: path.mkdir(), "no frames"),
+        (lambda path: path.with_suffix(".gif").write_bytes(b"GIF89a, but no more"), "cannot read"),
+        (lambda path: path.with_suffix(".npy").write_bytes(b"nonsense"), "cannot read"),
+        (lambda path: path.with_suffix(".mp4").write_bytes(b"nonsense"), "clip.mp4"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "show", "optimize", "evaluate"])
+def test_unreadable_videos_are_named_before_a_model_is_loaded(command, make, expected, tmp_path, checkpoint):
+    make(tmp_path / "clip")
+    (path,) = list(tmp_path.glob("clip*")) or [tmp_path / "clip"]
+    (tmp_path / "q.jsonl").write_text(json.dumps({"video": path.name, "question": "?", "answer": "1"}))
+    options = {
+        "run": ["-v", path, "-p", "?", "-s", "random@0.5"],
+        "show": ["-v", path, "-p", "?", "-s", "random@0.5", "--out", tmp_path / "p.png"],
+        "optimize": ["-v", path, "--budget", "0.5", "--out", tmp_path / "s.json"],
+        "evaluate": ["--data", tmp_path / "q.jsonl", "-s", "random@0.5"],
+    }
+    line = complaint(command, "-m", checkpoint("llava_onevision"), *options[command])
+    assert expected in line
+    assert path.name in line
+
+
+@pytest.mark.parametrize("frames", ["0", "-3", "many"])
+def test_a_video_has_at_least_one_frame(frames, tmp_path):
+    line = complaint("run", "-m", "x", "-v", tmp_path, "--frames", frames, "-p", "?", "-s", "random@0.5")
+    assert "--frames" in line
+
+
+@pytest.mark.parametrize("command", ["run", "show"])
+def test_a_question_is_about_something(command, tmp_path, checkpoint):
+    options = ["--out", tmp_path / "p.png"] if command == "show" else []
+    line = complaint(command, "-m", checkpoint("llava_onevision"), "-p", "?", "-s", "random@0.5", *options)
+    assert "--image or --video" in line
+
+
+@pytest.mark.parametrize(
     ("lines", "expected"),
     [
         ("", "empty"),
+        ('{"question": "?", "answer": "1"}', "line 1"),
+        ('{"image": [], "video": [], "question": "?", "answer": "1"}', "line 1"),
+        ('{"video": {"path": "x"}, "question": "?", "answer": "1"}', "line 1"),
+        ('{"image": "image.png", "question": "?", "answers": "1"}', "line 1"),
         ("nonsense", "line 1"),
         ('{"image": "image.png"}', "question"),
         ('{"image": "missing.png", "question": "?", "answers": ["1"]}', "missing.png"),

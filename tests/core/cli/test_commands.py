@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -20,10 +21,11 @@ from vflowopt.cli.strategies import read_strategy
 def test_adapters_as_json():
     result = CliRunner().invoke(app, ["adapters", "--json"])
     listed = json.loads(result.stdout)
-    assert set(listed) == {"adapters", "models", "components", "failures"}
+    assert set(listed) == {"adapters", "models", "components", "conflicts", "failures"}
     assert {"random", "uniform-grid", "low-resolution", "calibrated-attention"} <= set(listed["components"]["scorer"])
     for adapter in listed["adapters"]:
-        assert {"name", "model_types", "distribution", "version", "summary"} <= set(adapter)
+        assert {"name", "model_types", "distribution", "version", "place", "summary"} <= set(adapter)
+        assert (adapter["usable"], adapter["problem"]) == (True, None)
 
 
 def test_adapters_as_a_table():
@@ -85,6 +87,23 @@ def test_questions_from_a_file(tmp_path):
     assert two.answers == ("2",)
     assert [(image.mode, image.size) for image in two.images()] == [("RGB", (8, 6))] * 2
     assert [question.text for question in read_directory(tmp_path / "images", "what?")] == ["what?"] * 2
+
+
+def test_questions_about_videos(tmp_path):
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    np.save(tmp_path / "clip.npy", np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((6, 8, 3), np.uint8))
+    lines = [
+        {"video": "clip.npy", "question": "one?", "answer": "1"},
+        {"image": "a.png", "video": ["clip.npy", "clip.npy"], "question": "three?", "answers": ["3"]},
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    one, three = read_jsonl(tmp_path / "q.jsonl", frames=3)
+    assert (len(one.images()), [len(clip) for clip in one.clips()]) == (0, [3])
+    assert [frame.getpixel((0, 0)) for frame in one.clips()[0]] == [(level,) * 3 for level in (0, 2, 4)]
+    assert (len(three.images()), [len(clip) for clip in three.clips()]) == (1, [3, 3])
+    image, *clips = three.media()
+    assert (image.size, [len(clip) for clip in clips]) == ((8, 6), [3, 3])
+    assert [clip[1].getpixel((0, 0)) for clip in three.read().clips()] == [(2, 2, 2)] * 2
 
 
 @pytest.mark.parametrize(

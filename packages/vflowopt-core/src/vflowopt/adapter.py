@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Part
+from vflowopt.errors import PluginError
 from vflowopt.layout import TokenLayout
 from vflowopt.plan import PruningPlan
 from vflowopt.report import PruningReport
@@ -67,6 +68,7 @@ class Evaluator(Protocol):
         ...
 
 
+@runtime_checkable
 class Adapter(Protocol):
     """One model family, as the core sees it."""
 
@@ -133,8 +135,17 @@ class LoadedModel(Protocol):
         """The adapter of its family."""
         ...
 
-    def prepare(self, images: Sequence[Any], prompt: str) -> Inputs:
-        """Turn PIL images and a question into model inputs of batch size 1."""
+    def prepare(self, images: Sequence[Any], prompt: str, videos: Sequence[Sequence[Any]] = ()) -> Inputs:
+        """Turn PIL images, videos and a question into model inputs of batch size 1.
+
+        Args:
+            images: PIL images, RGB, in prompt order.
+            prompt: the question.
+            videos: each the PIL frames to use, RGB and of one size; videos follow the images in the prompt.
+
+        Raises:
+            InputError: the model or its processor does not take them; says what to do.
+        """
         ...
 
     def generate(self, inputs: Inputs, max_new_tokens: int) -> str:
@@ -151,12 +162,25 @@ class AdapterDescriptor:
         model_types: values of ``model.config.model_type`` that the adapter claims.
         target: ``"module:attribute"`` of the :class:`Adapter` instance.
         summary: one line for the table.
+
+    Raises:
+        PluginError: a field is of another type, or empty where it must not be.
     """
 
     name: str
     model_types: tuple[str, ...]
     target: str
     summary: str = ""
+
+    def __post_init__(self) -> None:
+        for field_name in ("name", "target"):
+            _require_text(self, field_name)
+        kinds = self.model_types
+        if not isinstance(kinds, tuple) or not kinds or not all(isinstance(kind, str) and kind for kind in kinds):
+            raise PluginError(f"AdapterDescriptor.model_types must be a tuple of names, not {kinds!r}")
+        module, _, attribute = self.target.partition(":")
+        if not module or not attribute:
+            raise PluginError(f"AdapterDescriptor.target must be 'module:attribute', not {self.target!r}")
 
     def load(self) -> Adapter:
         """Import the adapter.
@@ -199,6 +223,9 @@ class NamedModel:
         examples: ``examples(split, count, seed)`` returns held-out examples of the split ``"search"`` or ``"test"``.
         options: further arguments of ``from_pretrained``.
         threads: CPU threads that the command line runs it with; a very small model is fastest with one.
+
+    Raises:
+        PluginError: name or model type is no text, or ``path`` no function.
     """
 
     name: str
@@ -209,3 +236,15 @@ class NamedModel:
     examples: Callable[[str, int, int], list[Example]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for field_name in ("name", "model_type"):
+            _require_text(self, field_name)
+        if not callable(self.path):
+            raise PluginError(f"NamedModel.path must be a function that returns a directory, not {self.path!r}")
+
+
+def _require_text(descriptor: Any, field_name: str) -> None:
+    value = getattr(descriptor, field_name)
+    if not isinstance(value, str) or not value:
+        raise PluginError(f"{type(descriptor).__name__}.{field_name} must be text, not {value!r}")

@@ -1,9 +1,19 @@
-"""Discovery of plugins: each entry point is loaded on its own, and what fails is named instead of raised."""
+"""Discovery of plugins: each entry point is loaded on its own, and what fails is named instead of raised.
+
+What happens when installed plugins disagree:
+
+- One that cannot be loaded, is written for a newer plugin API, or provides something invalid, is a
+  :class:`PluginFailure`. Nothing of it is registered; all others are.
+- One plugin object under two entry points, or one adapter registered by two plugins, counts once: it makes no
+  difference which of them is used.
+- Copies of a distribution, two plugins of one name, and two adapters that claim one model type are a
+  :class:`Conflict`. Only a contested model type cannot be used; see :meth:`Plugins.registration_for`.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, distributions
 from typing import Any
 
 import pluggy
@@ -13,11 +23,12 @@ from vflowopt.adapter import Adapter, AdapterDescriptor, NamedModel
 from vflowopt.baselines import BASELINES
 from vflowopt.components import Component
 from vflowopt.errors import PluginError, UnsupportedModelError
+from vflowopt.known_models import OFFICIAL_ADAPTERS, UNSUPPORTED
+from vflowopt.plugin_sources import Conflict, PluginFailure, Source, installed_twice, read_sources
 from vflowopt.recycle import GridRecycler
 from vflowopt.schedule import Progressive
 from vflowopt.scorer import CalibratedAttention
 
-GROUP = "vflowopt"
 CORE_COMPONENTS: tuple[type[Component], ...] = (
     CalibratedAttention,
     Progressive,
@@ -27,27 +38,29 @@ CORE_COMPONENTS: tuple[type[Component], ...] = (
 
 
 @dataclass(frozen=True)
-class PluginFailure:
-    """A plugin that could not be used: where from, at which step, and why."""
-
-    name: str
-    distribution: str
-    version: str
-    stage: str
-    cause: str
-
-    def __str__(self) -> str:
-        return f"plugin {self.name!r} of {self.distribution} {self.version} failed to {self.stage}: {self.cause}"
-
-
-@dataclass(frozen=True)
 class Registration:
-    """An adapter with the distribution that provides it."""
+    """An adapter and the plugin that provides it."""
 
     descriptor: AdapterDescriptor
-    plugin: str
-    distribution: str
-    version: str
+    source: Source
+
+    @property
+    def plugin(self) -> str:
+        """Name of the entry point."""
+        return self.source.point.name
+
+    @property
+    def distribution(self) -> str:
+        """Name of the distribution."""
+        return self.source.distribution
+
+    @property
+    def version(self) -> str:
+        """Version of the distribution."""
+        return self.source.version
+
+    def __str__(self) -> str:
+        return f"{self.descriptor.name!r} of {self.distribution} {self.version}"
 
 
 @dataclass
@@ -58,6 +71,7 @@ class Plugins:
     adapters: list[Registration] = field(default_factory=list)
     models: dict[str, NamedModel] = field(default_factory=dict)
     failures: list[PluginFailure] = field(default_factory=list)
+    copies: list[Conflict] = field(default_factory=list)
 
     def add_component(self, component: type[Component]) -> None:
         """Register a component by its name.
@@ -94,22 +108,42 @@ class Plugins:
             trial.add_model(model)
         self.components, self.models = trial.components, trial.models
 
-    def adapter_for(self, model_type: str) -> AdapterDescriptor:
-        """The one adapter that claims a ``config.model_type``.
+    def claims(self, model_type: str) -> list[Registration]:
+        """Who claims a ``config.model_type``; one claim for several registrations of one adapter object."""
+        found = [entry for entry in self.adapters if model_type in entry.descriptor.model_types]
+        return list({entry.descriptor.target: entry for entry in reversed(found)}.values())[::-1]
+
+    @property
+    def conflicts(self) -> list[Conflict]:
+        """Everything that several plugins claim: distributions, names, model types."""
+        kinds = sorted({kind for entry in self.adapters for kind in entry.descriptor.model_types})
+        contested = [(kind, claims) for kind in kinds if len(claims := self.claims(kind)) > 1]
+        return [*self.copies, *(_contested(kind, claims) for kind, claims in contested)]
+
+    def registration_for(self, model_type: str) -> Registration:
+        """The one adapter that claims a ``config.model_type``, and where it is from.
 
         Raises:
             UnsupportedModelError: none does, or several do; says what to install or uninstall.
         """
-        claims = [entry for entry in self.adapters if model_type in entry.descriptor.model_types]
+        claims = self.claims(model_type)
         if len(claims) > 1:
-            names = " and ".join(f"{c.descriptor.name!r} of {c.distribution} {c.version}" for c in claims)
-            raise UnsupportedModelError(f"model type {model_type!r} is claimed by {names}; uninstall all but one")
+            names = " and ".join(map(str, claims))
+            raise UnsupportedModelError(
+                f"model type {model_type!r} is claimed by {names}; {_contested(model_type, claims).effect}"
+            )
         if not claims:
             raise UnsupportedModelError(self._unclaimed(model_type))
-        return claims[0].descriptor
+        return claims[0]
+
+    def adapter_for(self, model_type: str) -> AdapterDescriptor:
+        """The descriptor of :meth:`registration_for`."""
+        return self.registration_for(model_type).descriptor
 
     def _unclaimed(self, model_type: str) -> str:
         known = sorted({kind for entry in self.adapters for kind in entry.descriptor.model_types})
+        if model_type in UNSUPPORTED:
+            return f"model type {model_type!r} cannot be pruned: {UNSUPPORTED[model_type]}"
         package = OFFICIAL_ADAPTERS.get(model_type)
         remedy = f"pip install {package}" if package else "install or write an adapter for it (docs/adapter-guide.md)"
         broken = f"; also, {'; '.join(map(str, self.failures))}" if self.failures else ""
@@ -119,36 +153,44 @@ class Plugins:
         )
 
 
-OFFICIAL_ADAPTERS = {"llava_onevision": "vflowopt-hf", "qwen2_vl": "vflowopt-qwen"}
-"""Which package of this project to install for a model type."""
-
-
-def discover(found: Iterable[EntryPoint] | None = None) -> Plugins:
+def discover(found: Iterable[Distribution] | None = None) -> Plugins:
     """Load every plugin; one that fails is recorded and harms no other.
 
     Args:
-        found: entry points to load instead of those installed.
+        found: distributions to look at, by default all that are installed.
     """
     plugins = Plugins()
     for component in CORE_COMPONENTS:
         plugins.add_component(component)
-    for point in entry_points(group=GROUP) if found is None else found:
-        _load(plugins, point)
+    sources, plugins.failures = read_sources(distributions() if found is None else found)
+    loaded: list[Any] = []
+    for copies in sources:
+        twice = installed_twice(copies)
+        if twice and twice not in plugins.copies:
+            plugins.copies.append(twice)
+        _load(plugins, copies[0], loaded)
+    plugins.copies += _namesakes([copies[0] for copies in sources])
     return plugins
 
 
-def _load(plugins: Plugins, point: EntryPoint) -> None:
-    distribution = point.dist.name if point.dist else "an unknown distribution"
-    version = point.dist.version if point.dist else "?"
+def _load(plugins: Plugins, source: Source, loaded: list[Any]) -> None:
+    name = source.point.name
     stage = "import"
     # Each plugin gets a manager of its own, so that a bad one cannot disturb the calls to the others.
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     try:
-        module = point.load()
+        module = source.point.load()
+        if any(module is known for known in loaded):
+            return
+        loaded.append(module)
+        stage = "match the plugin API"
+        hookspecs.check_api(module)
         stage = "register"
-        manager.register(module, name=point.name)
+        manager.register(module, name=name)
         manager.check_pending()
+        if not manager.get_hookcallers(module):
+            raise PluginError("it implements no hook; mark its functions with vflowopt.hookspecs.hookimpl")
         stage = "list components"
         components = _flatten(manager.hook.vflowopt_components(), type)
         stage = "list adapters"
@@ -158,10 +200,15 @@ def _load(plugins: Plugins, point: EntryPoint) -> None:
         stage = "register what it provides"
         plugins.add(components, models)
     except (Exception, SystemExit) as error:  # a third party's code: any failure of it is reported, not ours to raise
-        cause = f"{type(error).__name__}: {error}"
-        plugins.failures.append(PluginFailure(point.name, distribution, version, stage, cause))
+        failure = PluginFailure(name, source.distribution, source.version, stage, _cause(error))
+        plugins.failures.append(failure)
         return
-    plugins.adapters.extend(Registration(adapter, point.name, distribution, version) for adapter in adapters)
+    known = [entry.descriptor for entry in plugins.adapters]
+    plugins.adapters.extend(Registration(adapter, source) for adapter in adapters if adapter not in known)
+
+
+def _cause(error: BaseException) -> str:
+    return str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
 
 
 def _flatten(results: list[Iterable[Any]], expected: type) -> list[Any]:
@@ -170,6 +217,24 @@ def _flatten(results: list[Iterable[Any]], expected: type) -> list[Any]:
         if not isinstance(value, expected):
             raise PluginError(f"a hook returned {value!r} where {expected.__name__} is expected")
     return values
+
+
+def _namesakes(sources: list[Source]) -> list[Conflict]:
+    """Plugins of different distributions that share a name, but not the object behind it."""
+    found = []
+    for name in sorted({source.point.name for source in sources}):
+        same = [source for source in sources if source.point.name == name]
+        if len({source.point.value for source in same}) > 1:
+            effect = "all of them are used: only messages that name the plugin are ambiguous"
+            found.append(Conflict("plugin name", name, tuple(map(str, same)), effect))
+    return found
+
+
+def _contested(model_type: str, claims: list[Registration]) -> Conflict:
+    packages = sorted({claim.distribution for claim in claims})
+    remedy = " or ".join(f"pip uninstall {package}" for package in packages)
+    places = tuple(f"{claim.descriptor.name!r} of {claim.source}" for claim in claims)
+    return Conflict("model type", model_type, places, f"it cannot be used; uninstall all but one: {remedy}")
 
 
 @cache
@@ -204,9 +269,22 @@ def load_adapter(model_type: str) -> Adapter:
     Raises:
         UnsupportedModelError: see :func:`find_adapter`.
     """
-    descriptor = installed().adapter_for(model_type)
+    return import_adapter(installed().registration_for(model_type))
+
+
+def import_adapter(entry: Registration) -> Adapter:
+    """Import a registered adapter.
+
+    Raises:
+        UnsupportedModelError: that fails, or what its descriptor points to is no adapter.
+    """
     try:
-        return descriptor.load()
-    except Exception as error:  # a third party's import, of a framework at that, can fail in any way
-        cause = f"{type(error).__name__}: {error}"
-        raise UnsupportedModelError(f"adapter {descriptor.name!r} cannot be imported: {cause}") from error
+        adapter = entry.descriptor.load()
+    except (Exception, SystemExit) as error:  # a third party's import, of a framework at that, can fail in any way
+        raise UnsupportedModelError(f"adapter {entry} cannot be imported: {_cause(error)}") from error
+    if not isinstance(adapter, Adapter):
+        raise UnsupportedModelError(
+            f"adapter {entry} cannot be used: {entry.descriptor.target!r} is a {type(adapter).__name__} without all "
+            f"members of vflowopt.adapter.Adapter; upgrade {entry.distribution}, or report it to its authors"
+        )
+    return adapter

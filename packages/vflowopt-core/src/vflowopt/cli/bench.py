@@ -1,5 +1,6 @@
 """``vflowopt bench``: FLOPs, latency and KV cache per budget, against the unpruned model."""
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,10 +10,11 @@ import typer
 from vflowopt.adapter import Adapter, Inputs
 from vflowopt.benchmark import PARTS, Benchmark, BenchRow, BenchShape, Part
 from vflowopt.cli.console import notes, percent, print_json, results, seconds, size, steps, table, tokens
-from vflowopt.cli.data import Question, open_image
+from vflowopt.cli.data import Question
+from vflowopt.cli.media import open_image
 from vflowopt.cli.models import DeviceOption, DtypeOption, choose
-from vflowopt.errors import InputError
-from vflowopt.plugins import installed, load_adapter
+from vflowopt.errors import InputError, UnsupportedModelError
+from vflowopt.plugins import import_adapter, installed
 from vflowopt.strategy import Strategy
 
 EXAMPLES = """
@@ -99,8 +101,9 @@ def _shapes() -> dict[str, tuple[Adapter, BenchShape]]:
     """Shapes of all adapters that can be imported."""
     found: dict[str, tuple[Adapter, BenchShape]] = {}
     for entry in installed().adapters:
-        adapter = load_adapter(entry.descriptor.model_types[0])
-        found |= {shape.name: (adapter, shape) for shape in adapter.shapes()}
+        with suppress(UnsupportedModelError):  # `vflowopt adapters` tells; the shapes of the others are not to suffer
+            adapter = import_adapter(entry)
+            found |= {shape.name: (adapter, shape) for shape in adapter.shapes()}
     return found
 
 

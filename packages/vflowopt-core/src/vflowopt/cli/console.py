@@ -22,12 +22,12 @@ Item = TypeVar("Item")
 
 def results() -> Console:
     """Standard output."""
-    return Console()
+    return Console(markup=False)  # what is printed holds texts of users, models and third parties
 
 
 def notes() -> Console:
     """Standard error, for progress and remarks."""
-    return Console(stderr=True)
+    return Console(stderr=True, markup=False)
 
 
 def print_json(data: Any) -> None:
