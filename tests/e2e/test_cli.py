@@ -70,6 +70,14 @@ def test_show_draws_a_png(model, images, tmp_path):
         assert picture.width > 500
 
 
+def test_videos_need_a_processor_that_takes_them(model, images):
+    ask = ("run", "-m", model, "-v", images, "-p", "w7", "-s", "random@0.5")
+    assert "must have one size" in complaint(*ask)
+    line = complaint(*ask, "--frames", 1)
+    assert "torchvision" in line
+    assert "--image" in line
+
+
 def test_optimize_writes_a_strategy_that_evaluate_reads(model, images, tmp_path):
     out, journal = tmp_path / "s.json", tmp_path / "j.jsonl"
     options = ("--images", images, "--prompt", "w7 w8", "--initial", 3, "--iterations", 1, "--journal", journal)

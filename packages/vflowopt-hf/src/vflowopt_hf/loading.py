@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 
@@ -27,10 +28,35 @@ class Checkpoint:
     processor: Any
     adapter: "TransformersAdapter"
 
-    def prepare(self, images: Sequence[Any], prompt: str) -> Inputs:
-        """Model inputs of batch size 1 for a question about PIL images."""
-        text = self.adapter.family.answer_prompt(self.processor, len(images), prompt)
-        batch = self.processor(images=list(images), text=text, return_tensors="pt")
+    def prepare(self, images: Sequence[Any], prompt: str, videos: Sequence[Sequence[Any]] = ()) -> Inputs:
+        """Model inputs of batch size 1 for a question about PIL images and videos.
+
+        Args:
+            images: PIL images.
+            prompt: the question.
+            videos: each the PIL frames to use, of one size.
+
+        Raises:
+            InputError: the model takes no videos, its processor none without torchvision, or it refuses these inputs.
+        """
+        family = self.adapter.family
+        # What splits videos to images for its model has no placeholder of videos, but upstream's video processor.
+        if videos and "video" not in family.placeholder_ids(self.model) and not _takes_videos(self.processor):
+            raise InputError(f"{self.name} ({family.name}) takes no videos; give their frames as images: --image")
+        media: dict[str, Any] = {}
+        if images:
+            media["images"] = [list(images)]  # one list per prompt: images that share one are not tiled by all families
+        if videos:
+            media["videos"] = [np.stack([np.asarray(frame) for frame in frames]) for frames in videos]
+            if _takes_videos(self.processor):
+                media["do_sample_frames"] = False  # they are sampled already
+        try:
+            text = family.answer_prompt(self.processor, len(images), prompt, len(videos))
+            batch = self.processor(text=text, return_tensors="pt", **media)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"the processor of {self.name} refuses the inputs: {_first_line(error)}") from error
         device, dtype = self.model.device, self.model.dtype
         return {
             name: value.to(device, dtype)
@@ -47,6 +73,11 @@ class Checkpoint:
             ids = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         fresh = ids[:, inputs["input_ids"].shape[1] :]
         return str(self.processor.batch_decode(fresh, skip_special_tokens=True)[0]).strip()
+
+
+def _takes_videos(processor: Any) -> bool:
+    """Whether it is one of upstream's processors with a video processor of its own."""
+    return getattr(processor, "video_processor", None) is not None
 
 
 def load_checkpoint(

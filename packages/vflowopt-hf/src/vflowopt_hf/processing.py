@@ -41,14 +41,29 @@ class ImageTextProcessor:
 
         return cls(family, model, AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source))
 
-    def __call__(self, *, images: Sequence[Any], text: str, return_tensors: str = "pt") -> dict[str, Tensor]:
+    def __call__(
+        self, *, images: Sequence[Any] = (), text: str, videos: Sequence[Any] = (), return_tensors: str = "pt"
+    ) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and the image processor's output, batch size 1.
 
         With ``mm_token_type_ids``, if the model takes them.
 
+        Args:
+            images: PIL images, or one list that holds those of the prompt.
+            text: the prompt, with one placeholder per image.
+            videos: none.
+            return_tensors: ``"pt"``.
+
         Raises:
-            InputError: the text does not have one placeholder per image.
+            InputError: there are videos, no images, or not one placeholder per image.
         """
+        if videos:
+            raise InputError(
+                "transformers' video processors need torchvision, which is not installed: install it to ask about "
+                "videos, or give some of their frames as images: --image"
+            )
+        if not images:
+            raise InputError("there is no image to ask about")
         pixels: Mapping[str, Any] = self.image_processor(images=list(images), return_tensors=return_tensors)
         lengths = [unit.layout.tokens for unit in self._family.units(self._model, "image", pixels)]
         placeholder = self._family.placeholder_ids(self._model)["image"]

@@ -1,75 +1,106 @@
-"""Questions about images: from a JSONL file, a directory of images, or a named model's own examples."""
+"""Questions about images and videos: from options, a JSONL file, a directory, or a named model's own examples."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from vflowopt.adapter import Inputs, LoadedModel
+from vflowopt.cli.media import FRAMES, check_image, open_image
 from vflowopt.cli.models import Chosen
 from vflowopt.errors import InputError
+from vflowopt.video import IMAGE_SUFFIXES, Clip, Video, open_video
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-DEFAULT_PROMPT = "Describe the image."
+DEFAULT_PROMPT = {"image": "Describe the image.", "video": "Describe the video."}
+LINE = '{"image": path or [paths], "video": path or [paths], "question": text, "answers": [texts]}'
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about images, with the answers that count as right.
+    """A question about images and videos, with the answers that count as right.
 
     Attributes:
         sources: PIL images, or paths that are read when needed.
         text: the question.
         answers: accepted answers; empty if unknown.
+        videos: opened videos, read when needed; they follow the images in the prompt.
+        frames: how many frames of each to use at most.
     """
 
     sources: tuple[Any, ...]
     text: str
     answers: tuple[str, ...] = ()
+    videos: tuple[Video, ...] = ()
+    frames: int = FRAMES
 
     def images(self) -> list[Image.Image]:
         """The images, RGB."""
         return [open_image(source) if isinstance(source, Path) else source for source in self.sources]
 
+    def clips(self) -> list[Clip]:
+        """The videos' frames, RGB."""
+        return [video.sample(self.frames) for video in self.videos]
+
+    def media(self) -> list[Image.Image | Clip]:
+        """Images and videos in prompt order."""
+        return [*self.images(), *self.clips()]
+
+    def read(self) -> "Question":
+        """The same question with images and frames in memory, so that they are decoded once."""
+        clips = zip(self.videos, self.clips(), strict=True)
+        videos = tuple(Video(video.path, len(clip), _from(clip)) for video, clip in clips)
+        return replace(self, sources=tuple(self.images()), videos=videos)
+
     def prepare(self, loaded: LoadedModel) -> Inputs:
         """Model inputs of batch size 1."""
-        return loaded.prepare(self.images(), self.text)
+        return loaded.prepare(self.images(), self.text, self.clips())
 
 
-def open_image(path: Path) -> Image.Image:
-    """Read an image file as RGB.
+def ask(images: Sequence[Path] | None, videos: Sequence[Path] | None, frames: int, prompt: str) -> Question:
+    """The one question of a command's options, read.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: neither images nor videos are given, or one cannot be read.
     """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
-        raise InputError(f"cannot read the image {str(path)!r}: {error}") from error
+    if not images and not videos:
+        raise InputError("give what the question is about: --image or --video")
+    return Question(tuple(images or ()), prompt, (), tuple(map(open_video, videos or ())), frames).read()
 
 
 def gather(
-    chosen: Chosen, data: Path | None, images: Path | None, prompt: str | None, split: str, count: int
+    chosen: Chosen,
+    *,
+    data: Path | None,
+    split: str,
+    count: int,
+    images: Path | None = None,
+    videos: Sequence[Path] | None = None,
+    frames: int = FRAMES,
+    prompt: str | None = None,
 ) -> list[Question]:
     """The questions that a command's options mean.
 
     Raises:
         InputError: none of the sources is given, or it holds nothing usable.
     """
-    if data and images:
-        raise InputError("give --data or --images, not both")
+    if data and (images or videos):
+        raise InputError("give --data or --images and --video, not both")
     if data:
-        return read_jsonl(data)[:count]
-    if images:
-        return read_directory(images, prompt or DEFAULT_PROMPT)[:count]
+        return read_jsonl(data, frames)[:count]
+    if images or videos:
+        found = read_directory(images, prompt or DEFAULT_PROMPT["image"]) if images else []
+        text = prompt or DEFAULT_PROMPT["video"]
+        found += [Question((), text, videos=(open_video(path),), frames=frames) for path in videos or ()]
+        return found[:count]
     if chosen.named and chosen.named.examples:
         examples = chosen.named.examples(split, count, 0)
         return [Question(example.images, example.question, (example.answer,)) for example in examples]
-    raise InputError(f"{chosen.label!r} brings no examples of its own: give --data FILE.jsonl or --images DIR")
+    raise InputError(
+        f"{chosen.label!r} brings no examples of its own: give --data FILE.jsonl, or the images or videos to use"
+    )
 
 
 def read_directory(directory: Path, prompt: str) -> list[Question]:
@@ -80,18 +111,24 @@ def read_directory(directory: Path, prompt: str) -> list[Question]:
     """
     if not directory.is_dir():
         raise InputError(f"there is no directory {str(directory)!r}")
-    files = sorted(path for path in directory.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in directory.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise InputError(f"the sample set is empty: no images ({', '.join(sorted(SUFFIXES))}) in {str(directory)!r}")
+        raise InputError(
+            f"the sample set is empty: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {str(directory)!r}"
+        )
     for path in files:
-        _check_header(path)
+        check_image(path)
     return [Question((path,), prompt) for path in files]
 
 
-def read_jsonl(file: Path) -> list[Question]:
-    """Questions from lines ``{"image": path or [paths], "question": ..., "answers": [...]}``.
+def read_jsonl(file: Path, frames: int = FRAMES) -> list[Question]:
+    """Questions from lines ``{"image": path or [paths], "video": path or [paths], "question": ..., "answers": [...]}``.
 
-    Paths are relative to the file.
+    Paths are relative to the file. A line has images, videos or both.
+
+    Args:
+        file: the JSONL file.
+        frames: how many frames of a video to use at most.
 
     Raises:
         InputError: unreadable, empty, or a malformed line, which is named.
@@ -100,34 +137,36 @@ def read_jsonl(file: Path) -> list[Question]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {str(file)!r}: {error}") from error
-    questions = [_line(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    questions = [_line(file, number, line, frames) for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
         raise InputError(f"the sample set is empty: {str(file)!r} holds no lines")
     return questions
 
 
-def _line(file: Path, number: int, line: str) -> Question:
+def _line(file: Path, number: int, line: str, frames: int) -> Question:
     where = f"{str(file)!r}, line {number}"
     try:
         entry = json.loads(line)
     except ValueError as error:
         raise InputError(f"{where} is not JSON: {error}") from error
-    if not isinstance(entry, Mapping) or "image" not in entry or not isinstance(entry.get("question"), str):
-        raise InputError(f'{where}: expected {{"image": path or [paths], "question": text, "answers": [texts]}}')
-    images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("question"), str):
+        raise InputError(f"{where}: expected {LINE}, with an image or a video")
+    images, videos = _listed(entry, "image"), _listed(entry, "video")
     answers = entry.get("answers", [entry["answer"]] if "answer" in entry else [])
-    if not images or not all(isinstance(text, str) for text in (*images, *answers)):
-        raise InputError(f"{where}: image paths and answers must be text, and there must be an image")
+    texts = [*images, *videos, *answers] if isinstance(answers, list) else [None]
+    if not (images or videos) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{where}: expected {LINE}, with an image or a video")
     paths = tuple(file.parent / image for image in images)
     for path in paths:
-        _check_header(path)
-    return Question(paths, entry["question"], tuple(answers))
+        check_image(path)
+    opened = tuple(open_video(file.parent / video) for video in videos)
+    return Question(paths, entry["question"], tuple(answers), opened, frames)
 
 
-def _check_header(path: Path) -> None:
-    """Fail on an unreadable image before any work is done; decodes nothing."""
-    try:
-        with Image.open(path):
-            pass
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
-        raise InputError(f"cannot read the image {str(path)!r}: {error}") from error
+def _listed(entry: Mapping[str, Any], key: str) -> list[Any]:
+    value = entry.get(key, [])
+    return value if isinstance(value, list) else [value]
+
+
+def _from(clip: Clip) -> Callable[[Sequence[int]], Clip]:
+    return lambda indices: [clip[index] for index in indices]

@@ -80,20 +80,21 @@ def demo(
         raise InputError(f"cannot write to {str(out)!r}: {error}") from error
     loaded = chosen.load()
     say.print(
-        f"[b]1/4 Search[/b] on {effort.samples} examples of {chosen.label}: one prefill per example and evaluation"
+        f"[b]1/4 Search[/b] on {effort.samples} examples of {chosen.label}: one prefill per example and evaluation",
+        markup=True,
     )
-    strategies = search_all(loaded, gather(chosen, None, None, None, "search", effort.samples), effort, seed)
+    strategies = search_all(loaded, gather(chosen, data=None, split="search", count=effort.samples), effort, seed)
     for budget, strategy in strategies.items():
         strategy.save(out / _file(chosen.label, budget))
-    say.print(f"[b]2/4 Accuracy[/b] on {effort.questions} held-out questions that the search never saw")
-    questions = gather(chosen, None, None, None, "test", effort.questions)
+    say.print(f"[b]2/4 Accuracy[/b] on {effort.questions} held-out questions that the search never saw", markup=True)
+    questions = gather(chosen, data=None, split="test", count=effort.questions)
     named = {percent(budget, 0): strategies[budget] for budget in sorted(strategies, reverse=True)}
     outcomes = compare(loaded, questions, named, max_new_tokens=4)
     outcomes = with_similarity(loaded, questions[: effort.compared], named, outcomes)
-    say.print("[b]3/4 Latency[/b] of one prefill, interleaved with the unpruned model")
+    say.print("[b]3/4 Latency[/b] of one prefill, interleaved with the unpruned model", markup=True)
     largest = max(questions, key=lambda question: question.images()[0].width * question.images()[0].height)
     measured = measure(loaded, largest, named, effort.rounds)
-    say.print("[b]4/4 Picture[/b]")
+    say.print("[b]4/4 Picture[/b]", markup=True)
     picture = draw(loaded, questions, strategies[MAIN], out / f"{chosen.label}-{MAIN:.0%}.png".replace("%", ""))
     figures = _figures(outcomes, measured)
     if as_json:

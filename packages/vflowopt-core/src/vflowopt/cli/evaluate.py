@@ -13,6 +13,7 @@ import typer
 from vflowopt.adapter import Inputs, LoadedModel
 from vflowopt.cli.console import percent, print_json, results, steps, table, tokens
 from vflowopt.cli.data import Question, gather
+from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import StrategiesOption, read_strategy
 from vflowopt.errors import InputError
@@ -20,9 +21,11 @@ from vflowopt.report import PruningReport
 from vflowopt.strategy import Strategy
 
 EXAMPLES = """
-[b]Example[/b]
+[b]Examples[/b]
 
 vflowopt evaluate -m reference -s reference-25.json -s mean-attention@0.25 -s random@0.25 --limit 200
+
+vflowopt evaluate -m reference -s reference-25.json --data clips.jsonl --frames 8
 """
 UNPRUNED = "unpruned"
 
@@ -63,8 +66,9 @@ def evaluate(
     strategy: StrategiesOption,
     data: Annotated[
         Path | None,
-        typer.Option(help="JSONL of image, question, answers; a named model brings its own test questions."),
+        typer.Option(help="JSONL of image or video, question, answers; a named model brings its own test questions."),
     ] = None,
+    frames: FramesOption = FRAMES,
     limit: Annotated[int, typer.Option(min=1, help="Questions at most: the first ones.")] = 200,
     similarity: Annotated[bool, typer.Option("--similarity", help="Also measure last-token similarity.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer at most.")] = 16,
@@ -78,7 +82,7 @@ def evaluate(
     """
     strategies = {text: read_strategy(text) for text in strategy}
     chosen = choose(model)
-    questions = gather(chosen, data, None, None, "test", limit)
+    questions = gather(chosen, data=data, split="test", count=limit, frames=frames)
     if not all(question.answers for question in questions):
         raise InputError(f"{str(data)!r}: every line needs answers to evaluate accuracy")
     loaded = chosen.load(device, dtype)

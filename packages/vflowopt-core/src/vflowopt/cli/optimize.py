@@ -7,6 +7,7 @@ import typer
 
 from vflowopt.cli.console import notes, percent, print_json, results, tracked
 from vflowopt.cli.data import gather
+from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.errors import InputError
 
@@ -16,6 +17,8 @@ EXAMPLES = """
 vflowopt optimize -m reference --budget 0.25 --out reference-25.json
 
 vflowopt optimize -m llava-hf/llava-onevision-qwen2-7b-ov-hf --budget 0.25 --images photos/ --out ov-25.json
+
+vflowopt optimize -m llava-hf/llava-onevision-qwen2-7b-ov-hf --budget 0.25 --video clip.mp4 --out ov-25.json
 """
 
 
@@ -29,8 +32,14 @@ def optimize(
     budget: Annotated[float, typer.Option(help="Average retention in (0, 1], for example 0.25.")],
     out: Annotated[Path, typer.Option(help="Strategy file to write.")],
     images: Annotated[Path | None, typer.Option(help="Directory of sample images.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Question asked about every image of --images.")] = None,
-    data: Annotated[Path | None, typer.Option(help="JSONL of image, question, answers (answers are not used).")] = None,
+    video: VideosOption = None,
+    frames: FramesOption = FRAMES,
+    prompt: Annotated[
+        str | None, typer.Option(help="Question asked about every image of --images and every --video.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL of image or video, question, answers (answers are not used).")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many samples to use: the first ones.")] = 30,
     iterations: Annotated[int, typer.Option(help="Evaluations chosen by Expected Improvement.")] = 50,
     initial: Annotated[
@@ -64,7 +73,9 @@ def optimize(
     if not out.parent.is_dir():
         raise InputError(f"cannot write {str(out)!r}: there is no directory {str(out.parent)!r}")
     chosen = choose(model)
-    questions = gather(chosen, data, images, prompt, "search", samples)
+    questions = gather(
+        chosen, data=data, split="search", count=samples, images=images, videos=video, frames=frames, prompt=prompt
+    )
     load_adapter(chosen.model_type)
     loaded = chosen.load(device, dtype)
     SearchSpace.of(budget, loaded.adapter.num_layers(loaded.model))

@@ -3,22 +3,24 @@
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vflowopt.adapter import Inputs, LoadedModel
 from vflowopt.cli.console import print_json, results, seconds, size, table, tokens
-from vflowopt.cli.data import Question, open_image
+from vflowopt.cli.data import ask
+from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import StrategyOption, read_strategy
 from vflowopt.report import PruningReport
 
 EXAMPLES = """
-[b]Example[/b]
+[b]Examples[/b]
 
 vflowopt run -m reference -i scene.png -p "what digit is on the red circle?" -s mean-attention@0.25
+
+vflowopt run -m reference -v clip.gif --frames 8 -p "what digit is on the red circle?" -s mean-attention@0.25
 """
 
 
@@ -38,9 +40,11 @@ class Answer:
 
 def run(
     model: ModelOption,
-    image: Annotated[list[Path], typer.Option("--image", "-i", help="Image file; may be repeated.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.")],
     strategy: StrategyOption,
+    image: ImagesOption = None,
+    video: VideosOption = None,
+    frames: FramesOption = FRAMES,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer at most.")] = 64,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
@@ -48,9 +52,9 @@ def run(
 ) -> None:
     """Ask one question with and without pruning, and compare answers, tokens and times."""
     chosen_strategy, chosen = read_strategy(strategy), choose(model)
-    images = [open_image(path) for path in image]
+    question = ask(image, video, frames, prompt)
     loaded = chosen.load(device, dtype)
-    inputs = Question(tuple(images), prompt).prepare(loaded)
+    inputs = question.prepare(loaded)
     with loaded.adapter.prune(loaded.model, chosen_strategy, processor=loaded.processor) as pruning:
         loaded.generate(inputs, 1)  # warms up, and refuses an infeasible budget before anything is printed
         report = pruning.report

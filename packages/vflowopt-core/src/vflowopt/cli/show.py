@@ -1,4 +1,4 @@
-"""``vflowopt show``: what a strategy keeps, merges and drops, drawn over the image."""
+"""``vflowopt show``: what a strategy keeps, merges and drops, drawn over images and videos."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,15 +6,18 @@ from typing import Annotated
 import typer
 
 from vflowopt.cli.console import results
-from vflowopt.cli.data import Question, open_image
+from vflowopt.cli.data import ask
+from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import StrategyOption, read_strategy
 from vflowopt.errors import InputError
 
 EXAMPLES = """
-[b]Example[/b]
+[b]Examples[/b]
 
 vflowopt show -m reference -i scene.png -p "what digit is on the red circle?" -s reference-25.json --out kept.png
+
+vflowopt show -m reference -v frames/ -p "what digit is on the red circle?" -s reference-25.json --out kept.png
 """
 
 
@@ -25,24 +28,30 @@ def register(app: typer.Typer) -> None:
 
 def show(
     model: ModelOption,
-    image: Annotated[list[Path], typer.Option("--image", "-i", help="Image file; may be repeated.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.")],
     strategy: StrategyOption,
     out: Annotated[Path, typer.Option(help="PNG to write.")],
+    image: ImagesOption = None,
+    video: VideosOption = None,
+    frames: FramesOption = FRAMES,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
 ) -> None:
-    """Draw the importance map and the kept, merged and dropped tokens over the original pixels."""
+    """Draw the importance map and the kept, merged and dropped tokens over the original pixels.
+
+    A video becomes a contact sheet of its frames.
+    """
     from vflowopt.picture import draw_plans
 
     if not out.parent.is_dir():
         raise InputError(f"cannot write {str(out)!r}: there is no directory {str(out.parent)!r}")
     chosen_strategy, chosen = read_strategy(strategy), choose(model)
-    images = [open_image(path) for path in image]
+    question = ask(image, video, frames, prompt)
     loaded = chosen.load(device, dtype)
-    inputs = Question(tuple(images), prompt).prepare(loaded)
+    inputs = question.prepare(loaded)
     with loaded.adapter.prune(loaded.model, chosen_strategy, processor=loaded.processor) as pruning:
         answer = loaded.generate(inputs, 16)
-        picture = draw_plans(pruning.plan, images, num_layers=pruning.report.num_layers, title=prompt, subtitle=answer)
+        layers = pruning.report.num_layers
+        picture = draw_plans(pruning.plan, question.media(), num_layers=layers, title=prompt, subtitle=answer)
     picture.save(out, format="PNG")
     results().print(str(out), highlight=False, soft_wrap=True)

@@ -1,0 +1,25 @@
+"""What becomes of each visual token, as one number per token."""
+
+import numpy as np
+
+from vflowopt.arrays import HostInts, to_numpy
+from vflowopt.plan import PruningPlan
+
+KEPT, RECYCLED, MERGED, DROPPED = 0, 1, 2, 3  # DROPPED + stage
+
+
+def token_fates(plan: PruningPlan) -> HostInts:
+    """What becomes of each token, int64 [N].
+
+    0: kept to the end; 1: kept to the end, and carries recycled neighbours; 2: merged into one of those (or into one
+    that a later stage drops); 3 + s: dropped at stage s.
+    """
+    anchor, tokens = to_numpy(plan.anchor), np.arange(plan.tokens)
+    fate = np.full(plan.tokens, KEPT, dtype=np.int64)
+    fate[np.unique(anchor[(anchor >= 0) & (anchor != tokens)])] = RECYCLED
+    for stage in reversed(range(len(plan.kept))):
+        gone = np.ones(plan.tokens, dtype=bool)
+        gone[to_numpy(plan.kept[stage])] = False
+        fate[gone] = DROPPED + stage
+    fate[(anchor >= 0) & (anchor != tokens)] = MERGED
+    return fate
