@@ -13,6 +13,7 @@ from transformers import CLIPVisionConfig, LlavaOnevisionConfig, LlavaOnevisionF
 from support.cases.internvl import CASE as INTERNVL
 from support.cases.llava_onevision import CASE as ONEVISION
 from support.cases.qwen2_vl import CASE as QWEN
+from support.cases.qwen3_vl import CASE as QWEN3
 from support.tiny import sharpen, tiny_onevision
 from vflowopt import TokenLayout
 from vflowopt.testing import ConformanceError
@@ -22,6 +23,7 @@ from vflowopt_hf.testing import Case, conformance
 from vflowopt_hf.testing.batches import Sample, noise
 from vflowopt_hf.testing.subject import Subject
 from vflowopt_qwen.qwen2_vl import Qwen2VL
+from vflowopt_qwen.qwen3_vl import Qwen3VL
 
 
 def changing_units(base: type, change: Callable[[Any, Any], Any]) -> Any:
@@ -103,6 +105,11 @@ def entropy_in_raster_order(model, unit):
     return replace(unit, entropy=entropy)
 
 
+def entropy_of_half_patches(model, unit):
+    """As if patches were half as wide: twice as many values."""
+    return replace(unit, entropy=lambda statistics: unit.entropy(statistics).repeat_interleave(2, dim=1))
+
+
 def crops_exchanged(model, unit):
     if unit.views.stop - unit.views.start < 3:
         return unit
@@ -142,6 +149,20 @@ class WrongDecoder(LlavaOnevision):
 class WrongPlaceholder(LlavaOnevision):
     def placeholder_ids(self, model):
         return super().placeholder_ids(model) | {"image": 4}
+
+
+class NoResiduals(Qwen3VL):
+    """Leaves the features of earlier depths to the decoder, which has fewer rows by then."""
+
+    def take_residuals(self, arguments):
+        return None
+
+
+class LostResiduals(Qwen3VL):
+    """Takes the features of earlier depths away and never gives them back."""
+
+    def take_residuals(self, arguments):
+        super().take_residuals(arguments)
 
 
 class NoClassToken(LlavaOnevision):
@@ -247,6 +268,13 @@ MISTAKES = {
     "entropy in another order": Mistake(
         qwen(entropy_in_raster_order), "entropy alignment", "the entropy map is in another order"
     ),
+    "entropy of other patches": Mistake(
+        qwen(entropy_of_half_patches), "entropy alignment", "Unit.entropy has the shape"
+    ),
+    "deepstack left alone": Mistake(
+        replace(QWEN3, family=NoResiduals()), "image-sdpa", "raises IndexError: .*take_residuals"
+    ),
+    "deepstack lost": Mistake(replace(QWEN3, family=LostResiduals()), "image-sdpa", "logits at the last prompt"),
     "newline as a patch": Mistake(
         onevision(newlines_as_patches), "structural tokens", "no pixel reaches visual token 56 of image 0"
     ),

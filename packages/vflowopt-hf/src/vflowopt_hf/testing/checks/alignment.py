@@ -190,6 +190,12 @@ def _moved_patches(before: UnitContext, after: UnitContext) -> Tensor:
 
 
 def _moved_entropy(before: UnitContext, after: UnitContext) -> Tensor:
+    shape, expected = tuple(after.entropy.shape), _map_shape(after)
+    require(
+        shape == expected,
+        f"Unit.entropy has the shape {shape}, but the observed attention has [views, patches] {expected}: entropy is "
+        f"taken of other pixels, or of patches of another size",
+    )
     return ((after.entropy - before.entropy).abs() > SURELY_NOT).float()
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vflowopt.testing import require
 from vflowopt_hf.prefill import UnitContext
+from vflowopt_hf.testing.batches import Batch
 from vflowopt_hf.testing.probe import embed, recorded_weights, vision_attentions
 from vflowopt_hf.testing.subject import Subject
 
@@ -56,10 +57,24 @@ def attention_weights(subject: Subject) -> None:
     for batch in subject.geometries():
         with recorded_weights(observed) as weights, torch.no_grad():
             contexts = embed(subject, batch).contexts
+        everything = _unpacked([view for call in weights for view in call], batch, contexts, first)
         for number, (entry, context) in enumerate(zip(batch.placed, contexts, strict=True)):
-            views = [view[:, first:, first:].mean(dim=0) for call in weights for view in call][entry.unit.views]
+            views = [view[:, first:, first:].mean(dim=0) for view in everything[entry.unit.views]]
             order = entry.unit.patch_order
             _compare(context, views if order is None else [view[order][:, order] for view in views], first, number)
+
+
+def _unpacked(weights: list[Tensor], batch: Batch, contexts: Sequence[UnitContext], class_tokens: int) -> list[Tensor]:
+    """Weights [heads, positions, positions] of each view; views that upstream packs into one call are cut apart.
+
+    Upstream's mask gives no weight outside the views. If the adapter's sizes cut elsewhere, some weight is lost.
+    """
+    units = sorted(zip(batch.placed, contexts, strict=True), key=lambda unit: unit[0].unit.views.start)
+    lengths = [class_tokens + keys.shape[1] for _, context in units for keys in context.attention.keys]
+    if len(weights) != 1 or len(lengths) == 1 or sum(lengths) != weights[0].shape[-1]:
+        return weights
+    rows = weights[0].split(lengths, dim=1)
+    return [own.split(lengths, dim=2)[view] for view, own in enumerate(rows)]
 
 
 def _compare(context: UnitContext, matrices: Sequence[Tensor], class_tokens: int, number: int) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from vflowopt import PruningPlan, Strategy
 from vflowopt.arrays import to_numpy
-from vflowopt.testing import require
+from vflowopt.testing import fail, require
 from vflowopt_hf.testing.batches import Batch
 from vflowopt_hf.testing.generation import generate, require_oracle_logits
 from vflowopt_hf.testing.oracle import Oracle
@@ -92,10 +92,17 @@ def _late(subject: Subject, batch: Batch) -> Strategy:
 
 def _against_oracle(subject: Subject, batch: Batch, strategy_for: Callable[[Subject, Batch], Strategy]) -> None:
     strategy = strategy_for(subject, batch)
-    with subject.prune(strategy) as pruning:
-        output = generate(subject, batch.inputs, STEPS + 1)
-        plans, report = pruning.plan, pruning.report
     what = f"stages {strategy.schedule.boundaries}, {len(batch.inputs['input_ids'])} sample(s)"
+    with subject.prune(strategy) as pruning:
+        try:
+            output = generate(subject, batch.inputs, STEPS + 1)
+        except Exception as error:
+            fail(
+                f"{what}: the pruned forward raises {type(error).__name__}: {error}. If shapes do not match, the "
+                f"decoder uses something of the unpruned length after a stage: see Family.take_residuals",
+                error,
+            )
+        plans, report = pruning.plan, pruning.report
     _require_planned(batch, strategy, plans)
     lengths = _stored_lengths(subject, batch, plans)
     require(
