@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PACKAGES := $(wildcard packages/*/pyproject.toml)
-SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src
+SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src \
+	examples/vflowopt-mistral3/src
 
 .PHONY: demo test test-slow test-gpu lint types docs smoke core-alone check clean
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from docs.pages import EXAMPLE
 from vflowopt import Strategy, plugins
 
 PLUGIN_METADATA = "Metadata-Version: 2.4\nName: {name}\nVersion: 0.1.0\n"
@@ -79,50 +80,21 @@ def reference():
 
 
 @pytest.fixture
-def llava_next():
-    """A tiny random LLaVA-NeXT model, for the adapter guide."""
+def mistral3(install, monkeypatch):
+    """The example of the adapter guide, installed, with its tiny random model."""
     pytest.importorskip("vflowopt_hf")
-    import torch
-    from transformers import CLIPVisionConfig, LlavaNextConfig, LlavaNextForConditionalGeneration, Qwen2Config
-    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+    files = {str(path.relative_to(EXAMPLE)): path.read_text(encoding="utf-8") for path in EXAMPLE.rglob("src/**/*.py")}
+    install(files | {"pyproject.toml": (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")})
+    monkeypatch.syspath_prepend(str(EXAMPLE / "tests"))
+    example = importlib.import_module("test_conformance")
+    monkeypatch.delitem(sys.modules, "test_conformance")
+    from vflowopt_hf.testing.subject import Subject
 
-    from support.tiny import CROP, EOS, IMAGE, PAD, PATCH, PINPOINTS, VOCABULARY, random_image, sharpen
-
-    torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=48,
-        image_size=CROP,
-        patch_size=PATCH,
-    )
-    text = Qwen2Config(
-        hidden_size=48,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        vocab_size=VOCABULARY,
-        bos_token_id=None,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-    config = LlavaNextConfig(
-        vision_config=vision, text_config=text, image_token_index=IMAGE, image_grid_pinpoints=PINPOINTS[1:]
-    )
-    model = LlavaNextForConditionalGeneration(config).eval()
-    model.generation_config.pad_token_id = PAD
-    sharpen(model)
-    processor = LlavaNextImageProcessorPil(
-        size={"shortest_edge": CROP}, crop_size={"height": CROP, "width": CROP}, image_grid_pinpoints=PINPOINTS[1:]
-    )
-
-    def inputs(height, width):
-        pixels = processor([random_image(height, width)], return_tensors="pt")
-        with torch.no_grad():
-            features = model.model.get_image_features(pixels["pixel_values"], pixels["image_sizes"])
-        ids = torch.tensor([[5, 6, *[IMAGE] * len(features.pooler_output[0]), 7, 8, 9]])
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixels}
-
-    return {"model": model, "inputs": inputs(60, 100), "inputs_of_size": inputs}
+    subject = Subject(example.CASE, "sdpa")
+    return {
+        "CASE": example.CASE,
+        "Mistral3": example.Mistral3,
+        "conformance": example.conformance,
+        "model": subject.model,
+        "inputs": subject.batch(subject.image(-1)).inputs,
+    }

@@ -6,6 +6,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
+EXAMPLE = REPOSITORY / "examples" / "vflowopt-mistral3"
+"""The package that the adapter guide builds."""
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)

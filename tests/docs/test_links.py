@@ -8,7 +8,7 @@ from markdown.extensions.toc import slugify
 from docs.pages import DOCS, PAGES, REPOSITORY, headings, prose
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-FILE = re.compile(r"`((?:packages|tests|docs)/[\w./-]+\.\w+)`")
+FILE = re.compile(r"`((?:packages|tests|docs|examples)/[\w./-]+\.\w+)`")
 
 
 @pytest.mark.parametrize("page", PAGES)

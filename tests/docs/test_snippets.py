@@ -1,8 +1,12 @@
 """Every Python snippet of the guides runs, in order, and prints what the page says it prints."""
 
+import textwrap
+
 import pytest
 
-from docs.pages import PAGES, blocks
+from docs.pages import EXAMPLE, PAGES, blocks, section
+
+GUIDE = "adapter-guide.md"
 
 SHORTER = {"iterations=50": "iterations=2", "initial=10": "initial=4"}
 """Searches are cut short; nothing else of a snippet is changed."""
@@ -12,7 +16,7 @@ NEEDS = {
     "search.md": "onevision",
     "strategies.md": "onevision",
     "write-a-component.md": "onevision",
-    "adapter-guide.md": "llava_next",
+    GUIDE: "mistral3",
     "reference-model.md": "reference",
 }
 
@@ -29,7 +33,7 @@ def test_snippets_run(page, request, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     every = blocks(page)
     files = {block.title: block.text for block in every if block.title.endswith((".py", ".toml"))}
-    if "pyproject.toml" in files:
+    if page != GUIDE and "pyproject.toml" in files:  # the guide's fixture installs the whole example
         request.getfixturevalue("install")(files)
     for block, following in zip(every, [*every[1:], None], strict=True):
         if not block.runs or block.title in files:
@@ -52,28 +56,35 @@ def test_only_the_listed_snippets_do_not_run():
 def test_python_snippets_compile(page):
     for block in blocks(page):
         if block.language == "python":
-            compile("\n" * (block.line - 1) + block.text, page, "exec")
+            compile("\n" * (block.line - 1) + textwrap.dedent(block.text), page, "exec")
 
 
-@pytest.mark.parametrize("size", [(60, 100), (100, 60), (42, 42), (30, 120), (120, 30), (7, 90), (84, 84)])
-def test_the_adapter_guides_family_is_right(size, llava_next, install):
-    """The guide's own adapter against a full-length forward with explicit masks, and against upstream's packing."""
-    torch = pytest.importorskip("torch")
+def excerpts():
+    """Blocks of the adapter guide that are titled with a file of the example."""
+    return [block for block in blocks(GUIDE) if block.title and (EXAMPLE / block.title).is_file()]
 
-    from support.masked_oracle import oracle_logits, place, unpruned_embeddings
-    from support.tiny import IMAGE
-    from vflowopt import Strategy, prune
 
-    install({block.title: block.text for block in blocks("adapter-guide.md") if block.title})
-    model, inputs = llava_next["model"], llava_next["inputs_of_size"](*size)
-    strategy = Strategy.vflowopt(num_layers=6, retention=(0.5, 0.7, 0.7), threshold=1.2, cell=2.5)
-    with prune(model, strategy) as pruning, torch.no_grad():
-        found = model(**inputs).logits
-    (plan,) = pruning.plan
-    plans = place(inputs["input_ids"], [plan], [IMAGE])
-    expected = oracle_logits(model, unpruned_embeddings(model, inputs), inputs["attention_mask"], plans)
-    scale = expected[0, -1].abs().max()
-    assert (found[0, -1] - expected[0, -1]).abs().max() <= 1e-5 * scale
-    grid = plan.position[plan.position[:, 0] == 1]
-    assert len(grid) == (grid[:, 1].max() + 1) * (grid[:, 2].max() + 1)
-    assert plan.structural.sum() == grid[:, 1].max() + 1
+@pytest.mark.parametrize("block", excerpts(), ids=lambda block: f"line {block.line}")
+def test_the_adapter_guide_quotes_the_example(block):
+    assert f"\n{block.text}" in f"\n{(EXAMPLE / block.title).read_text(encoding='utf-8')}"
+
+
+def test_the_adapter_guides_failure_is_what_the_kit_says(mistral3):
+    from vflowopt.testing import ConformanceError
+
+    (wrong,) = (block for block in blocks(GUIDE) if block.title == "test_wrong.py")
+    (told,) = (block for block in blocks(GUIDE) if block.language == "text" and block.title == "map alignment")
+    names = dict(mistral3)
+    exec(compile("\n" * (wrong.line - 1) + wrong.text, GUIDE, "exec"), names)
+    (mark,) = names["test_wrong"].pytestmark
+    (check,) = (parameter.values[0] for parameter in mark.args[1] if parameter.id == told.title)
+    with pytest.raises(ConformanceError) as raised:
+        check()
+    said = f"ConformanceError: {raised.value} {' '.join(raised.value.__notes__)}"
+    assert said.split() == told.text.split()
+
+
+def test_the_adapter_guide_explains_every_check():
+    kit = pytest.importorskip("vflowopt_hf.testing")
+    explained = section(GUIDE, "Reading a failure")
+    assert [check.name for check in (*kit.GEOMETRY, *kit.RUNTIME) if f"`{check.name}`" not in explained] == []

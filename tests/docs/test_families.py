@@ -1,0 +1,70 @@
+"""The table of families says what the adapters are: names, model types, packages, lengths, and what the cases try."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.pages import EXAMPLE, prose, read
+from support.lines import code_lines, plain_lines
+
+pytest.importorskip("vflowopt_qwen")
+
+import support.cases
+
+PACKAGES = {"vflowopt-hf": "vflowopt_hf", "vflowopt-qwen": "vflowopt_qwen"}
+ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<types>`.+?`) \| `(?P<package>[^`]+)` \| (?P<rest>.+) \|$", re.MULTILINE)
+ROWS = {row["name"]: row for row in ROW.finditer(read("families.md"))}
+
+
+def descriptors():
+    for distribution, package in PACKAGES.items():
+        for descriptor in importlib.import_module(f"{package}.plugin").vflowopt_adapters():
+            yield pytest.param(distribution, descriptor, id=descriptor.name)
+
+
+def length(path):
+    return f"{code_lines(path)} ({plain_lines(path)})"
+
+
+@pytest.mark.parametrize(("distribution", "descriptor"), list(descriptors()))
+def test_every_family_has_a_true_row(distribution, descriptor):
+    row = ROWS[descriptor.name]
+    assert row["types"] == ", ".join(f"`{kind}`" for kind in descriptor.model_types)
+    assert row["package"] == distribution
+    *_, lines, file = row["rest"].split(" | ")
+    path = Path(inspect.getsourcefile(type(descriptor.load().family)))
+    assert file == f"`{path.name}`"
+    assert lines == length(path)
+
+
+def test_no_family_is_invented():
+    assert sorted(ROWS) == sorted(parameter.values[1].name for parameter in descriptors())
+
+
+@pytest.mark.parametrize("module", [found.name for found in pkgutil.iter_modules(support.cases.__path__)])
+def test_images_and_videos_are_those_that_conformance_tries(module):
+    case = importlib.import_module(f"support.cases.{module}").CASE
+    several, video, structural, *_ = ROWS[case.family.name]["rest"].split(" | ")
+    assert (several == "yes") == case.several_images
+    assert (video == "yes") == (case.video is not None)
+    assert ("video" in structural) <= (video == "yes")
+
+
+def test_lengths_of_shared_files_are_true():
+    families = Path(importlib.import_module("vflowopt_hf.families").__file__).parent
+    shared = re.findall(r"`(\w+\.py)`\s+(\d+ \(\d+\))", prose("families.md").split("come on top:")[1].split(".\n")[0])
+    assert {name for name, _ in shared} == {
+        path.name for path in families.glob("*.py") if f"`{path.name}` |" not in read("families.md")
+    } - {"__init__.py"}
+    assert [name for name, told in shared if told != length(families / name)] == []
+
+
+def test_the_examples_length_is_true():
+    adapter = EXAMPLE / "src" / "vflowopt_mistral3" / "family.py"
+    assert f"in {length(adapter)} lines" in read("families.md")
+    registration = plain_lines(adapter.with_name("plugin.py"))
+    assert f"{plain_lines(adapter)} lines of adapter, {registration} of registration" in read("adapter-guide.md")
