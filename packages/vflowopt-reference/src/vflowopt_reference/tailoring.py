@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from vflowopt.errors import VFlowOptError
+from vflowopt.errors import BudgetError, VFlowOptError
 
 from .names import NAMES
 from .study.rows import Row, by_hand
@@ -111,7 +111,11 @@ def _answer(name: str, found: Found, store: Store, questions: int, bar: Progress
 
 
 def _score(bank: Any, strategy: Strategy) -> dict[str, Any]:
-    return asdict(bank.score(strategy))
+    """The score, or why the model refuses the strategy: one has more row separators than the other keeps tokens."""
+    try:
+        return asdict(bank.score(strategy))
+    except BudgetError as error:
+        return {"refused": str(error)}
 
 
 def _rows(name: str, budget: float, found: Found) -> list[Row]:
@@ -138,7 +142,8 @@ def markdown(figures: dict[str, Any], settings: dict[str, Any], command: str) ->
         "",
         f"Made by `{command}`: {settings['questions']} held-out questions, {settings['samples']} search samples, "
         f"{settings['initial']} + {settings['iterations']} evaluations per search, {settings['seeds']} seeds. "
-        "Accuracy, mean over seeds, and its share of the unpruned model's.",
+        "Accuracy, mean over seeds, and its share of the unpruned model's. Refused: some image has more row separators, "
+        "which are always retained, than a stage keeps tokens.",
         "",
         "| budget | strategy | " + " | ".join(models) + " |",
         "|---:|---|" + "---:|" * len(models),
@@ -149,12 +154,19 @@ def markdown(figures: dict[str, Any], settings: dict[str, Any], command: str) ->
         for group in dict.fromkeys(group for found in groups.values() for group in found):
             cells = []
             for name in models:
-                full, scores = _accuracy(figures[f"{name}/unpruned"]), groups[name].get(group)
-                mean = statistics.mean(map(_accuracy, scores)) if scores else 0.0
-                cells.append(f"{mean:.1%} ({mean / full:.1%})" if scores else "")
+                cells.append(_cell(groups[name].get(group, []), _accuracy(figures[f"{name}/unpruned"])))
             label = f"**{group}**" if group == OWN else group
             lines.append(f"| {budget:.0%} | {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(scores: list[dict[str, Any]], full: float) -> str:
+    """Mean accuracy over the seeds that the model takes, and its share of the unpruned model's."""
+    taken = [_accuracy(score) for score in scores if "refused" not in score]
+    if not taken:
+        return "refused" if scores else ""
+    seeds = f", {len(taken)} of {len(scores)} seeds" if len(taken) < len(scores) else ""
+    return f"{statistics.mean(taken):.1%} ({statistics.mean(taken) / full:.1%}{seeds})"
 
 
 def _groups(figures: dict[str, Any], name: str, budget: float) -> dict[str, list[dict[str, Any]]]:
