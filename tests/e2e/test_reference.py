@@ -74,3 +74,33 @@ def test_a_study_resumes(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--out", str(tmp_path), "--samples", "3", "--questions", "5"])
     assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_strategies_of_all_models_are_compared_on_all_models(tmp_path):
+    pytest.importorskip("vflowopt_qwen")
+    from vflowopt_reference.tailoring import main
+
+    options = ["--questions", "3", "--samples", "2", "--initial", "2", "--iterations", "1", "--seeds", "1"]
+    main(["--out", str(tmp_path), *options])
+    written, text = (tmp_path / "tailoring.json").read_text(), (tmp_path / "tailoring.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| 10% |")]
+    assert text.count("| **searched for this model** |") == 2
+    assert len(rows) == 1 + len(reference.NAMES) + 3  # own, of the others by name, by hand, mean attention, random
+    main(["--out", str(tmp_path), *options])
+    assert (tmp_path / "tailoring.json").read_text() == written
+
+
+def test_a_strategy_that_a_model_refuses_is_shown_as_refused():
+    from vflowopt_reference.tailoring import markdown
+
+    taken = {"right": 3, "questions": 4, "similarity": 0.9, "retention": 0.1}
+    figures = {
+        "reference/unpruned": {**taken, "right": 4},
+        "reference/0.1/searched for reference-next/0": {"refused": "too few"},
+        "reference/0.1/searched for reference-next/1": taken,
+        "reference/0.1/searched for reference-qwen2vl/0": {"refused": "too few"},
+    }
+    text = markdown(figures, dict.fromkeys(("questions", "samples", "initial", "iterations", "seeds"), 1), "command")
+    assert "| 10% | searched for reference-next | 75.0% (75.0%, 1 of 2 seeds) |" in text
+    assert "| 10% | searched for reference-qwen2vl | refused |" in text

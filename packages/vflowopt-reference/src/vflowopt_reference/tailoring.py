@@ -142,8 +142,8 @@ def markdown(figures: dict[str, Any], settings: dict[str, Any], command: str) ->
         "",
         f"Made by `{command}`: {settings['questions']} held-out questions, {settings['samples']} search samples, "
         f"{settings['initial']} + {settings['iterations']} evaluations per search, {settings['seeds']} seeds. "
-        "Accuracy, mean over seeds, and its share of the unpruned model's. Refused: some image has more row separators, "
-        "which are always retained, than a stage keeps tokens.",
+        "Accuracy, mean over seeds, and its share of the unpruned model's. Refused: some image has more row separators "
+        "(always retained) than a stage keeps tokens.",
         "",
         "| budget | strategy | " + " | ".join(models) + " |",
         "|---:|---|" + "---:|" * len(models),
