@@ -7,11 +7,13 @@ those searched for the other models, and by strategies that are the same for all
 from __future__ import annotations
 
 import argparse
+import operator
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vflowopt.errors import BudgetError, VFlowOptError
 
 from .names import NAMES
-from .study.rows import Row, by_hand
+from .study.rows import BY_HAND, Row, by_hand
 from .study.store import Store, fingerprint
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 COMMAND: Final = "python -m vflowopt_reference.tailoring"
 BUDGETS: Final = (0.25, 0.1)
 OWN: Final = "searched for this model"
+MEAN, RANDOM = "plain mean attention, one stage", "random, one stage"
+ORDER: Final = (OWN, *(f"searched for {name}" for name in NAMES), BY_HAND, MEAN, RANDOM)
+"""Rows of the table."""
 
 Found = dict[tuple[str, float, int], "Strategy"]
 """Searched strategies by model, budget and seed."""
@@ -69,6 +74,8 @@ def tailoring(options: argparse.Namespace, bar: Progress) -> Path:
     settings["weights"] = {name: fingerprint(name) for name in NAMES}
     store = Store(options.out / "tailoring.json", settings)
     found = {key: strategy for name in NAMES for key, strategy in _searched(name, options, bar).items()}
+    for (name, budget, seed), strategy in found.items():
+        store.once(f"strategy/{name}/{budget}/{seed}", partial(_settings, strategy))
     target: Path = options.out / "tailoring.md"
     for name in NAMES:
         _answer(name, found, store, options.questions, bar)
@@ -110,6 +117,10 @@ def _answer(name: str, found: Found, store: Store, questions: int, bar: Progress
         store.once(key, partial(_score, bank, row.strategy))
 
 
+def _settings(strategy: Strategy) -> dict[str, Any]:
+    return strategy.model_dump(mode="json", include={"scorer", "schedule", "recycler"})
+
+
 def _score(bank: Any, strategy: Strategy) -> dict[str, Any]:
     """The score, or why the model refuses the strategy: one has more row separators than the other keeps tokens."""
     try:
@@ -129,8 +140,8 @@ def _rows(name: str, budget: float, found: Found) -> list[Row]:
         if at == budget
     ]
     rows.append(by_hand(budget))
-    rows.append(Row("plain mean attention, one stage", 0, Strategy(scorer=CalibratedAttention(), schedule=flat)))
-    rows += [Row("random, one stage", seed, Strategy(scorer=RandomTokens(seed=seed), schedule=flat)) for seed in (0, 1)]
+    rows.append(Row(MEAN, 0, Strategy(scorer=CalibratedAttention(), schedule=flat)))
+    rows += [Row(RANDOM, seed, Strategy(scorer=RandomTokens(seed=seed), schedule=flat)) for seed in (0, 1)]
     return rows
 
 
@@ -151,13 +162,33 @@ def markdown(figures: dict[str, Any], settings: dict[str, Any], command: str) ->
     ]
     for budget in BUDGETS:
         groups = {name: _groups(figures, name, budget) for name in models}
-        for group in dict.fromkeys(group for found in groups.values() for group in found):
+        found = {group for own in groups.values() for group in own}
+        for group in [group for group in ORDER if group in found]:
             cells = []
             for name in models:
                 cells.append(_cell(groups[name].get(group, []), _accuracy(figures[f"{name}/unpruned"])))
             label = f"**{group}**" if group == OWN else group
             lines.append(f"| {budget:.0%} | {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_found(figures)]) + "\n"
+
+
+def _found(figures: dict[str, Any]) -> list[str]:
+    """The searched strategies: t, alpha, a and cumulative retention."""
+    lines = [
+        "| searched for | budget | seed | t | alpha | a | retention in layers 0, 3, 6 and on |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for key, one in figures.items():
+        kind, _, place = key.partition("/")
+        if kind == "strategy":
+            name, budget, seed = place.split("/")
+            scorer, shares = one["scorer"], accumulate(one["schedule"]["retention"], operator.mul)
+            kept = " / ".join(f"{share:.1%}" for share in shares)
+            lines.append(
+                f"| {name} | {float(budget):.0%} | {seed} | {scorer['threshold']:.2f} | {scorer['entropy_weight']:.2f} | "
+                f"{one['recycler']['cell']:.1f} | {kept} |"
+            )
+    return lines
 
 
 def _cell(scores: list[dict[str, Any]], full: float) -> str:
@@ -170,8 +201,8 @@ def _cell(scores: list[dict[str, Any]], full: float) -> str:
 
 
 def _groups(figures: dict[str, Any], name: str, budget: float) -> dict[str, list[dict[str, Any]]]:
-    """Scores of a model at a budget by strategy, the model's own searches first."""
-    groups: dict[str, list[dict[str, Any]]] = {OWN: []}
+    """Scores of a model at a budget by strategy."""
+    groups: dict[str, list[dict[str, Any]]] = {}
     for key, score in figures.items():
         model, at, group, _seed = key.split("/") if key.count("/") == 3 else ("", "", "", "")
         if model == name and at == str(budget):

@@ -31,6 +31,7 @@ class Row:
 
 
 SEARCHED = "searched"
+BY_HAND = "by hand: t = 1.5, cell 3.5, one stage"
 
 
 def searched(found: dict[int, Strategy]) -> Iterator[Row]:
@@ -66,7 +67,7 @@ def by_hand(budget: float) -> Row:
     strategy = Strategy(
         scorer=CalibratedAttention(threshold=1.5), schedule=Progressive.flat(budget), recycler=GridRecycler(cell=3.5)
     )
-    return Row("by hand: t = 1.5, cell 3.5, one stage", 0, strategy)
+    return Row(BY_HAND, 0, strategy)
 
 
 def baselines(budget: float) -> Iterator[Row]:

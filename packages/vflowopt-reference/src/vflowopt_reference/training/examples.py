@@ -58,7 +58,7 @@ class Batch:
 def normalise(pixels: NDArray[np.uint8], architecture: Architecture) -> Tensor:
     """``[..., height, width, 3]`` bytes to ``[..., 3, height, width]``, around 0."""
     mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (architecture.mean, architecture.std))
-    return ((torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, -3).float() - mean) / std).contiguous()
+    return ((torch.from_numpy(np.array(pixels)).movedim(-1, -3).float() - mean) / std).contiguous()
 
 
 def make_batch(
