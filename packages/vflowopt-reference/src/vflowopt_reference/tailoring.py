@@ -184,9 +184,9 @@ def _found(figures: dict[str, Any]) -> list[str]:
             name, budget, seed = place.split("/")
             scorer, shares = one["scorer"], accumulate(one["schedule"]["retention"], operator.mul)
             kept = " / ".join(f"{share:.1%}" for share in shares)
+            threshold, entropy, cell = scorer["threshold"], scorer["entropy_weight"], one["recycler"]["cell"]
             lines.append(
-                f"| {name} | {float(budget):.0%} | {seed} | {scorer['threshold']:.2f} | {scorer['entropy_weight']:.2f} | "
-                f"{one['recycler']['cell']:.1f} | {kept} |"
+                f"| {name} | {float(budget):.0%} | {seed} | {threshold:.2f} | {entropy:.2f} | {cell:.1f} | {kept} |"
             )
     return lines
 
