@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from vflowopt import TokenLayout
-from vflowopt.errors import InputError, UnsupportedModelError
+from vflowopt.errors import InputError
 from vflowopt_hf.adapter import TransformersAdapter
 from vflowopt_hf.family import Family, Unit
+from vflowopt_hf.feature_layer import last_used_layer
 from vflowopt_hf.pixels import PixelStatistics, image_entropy
 
 
@@ -29,33 +30,15 @@ class Mistral3(Family):
         mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
     )
 
-    def backbone(self, model: Any) -> nn.Module:
-        """``Mistral3Model``."""
-        backbone: nn.Module = model.model
-        return backbone
-
-    def decoder(self, model: Any) -> nn.Module:
-        """The text decoder."""
-        decoder: nn.Module = model.model.language_model
-        return decoder
-
     def vision_attention(self, model: Any) -> nn.Module:
         """Attention of the last tower layer that the projector uses.
 
         Raises:
             UnsupportedModelError: the projector uses no layer with attention.
         """
-        layers, chosen = model.model.vision_tower.transformer.layers, model.config.vision_feature_layer
-        # Hidden states are one more than layers: entry 0 is the embedding, entry i the output of layer i - 1.
-        entries = [entry % (len(layers) + 1) for entry in ([chosen] if isinstance(chosen, int) else chosen)]
-        if not any(entries):
-            raise UnsupportedModelError(f"vision_feature_layer={chosen} selects what no attention has reached")
-        attention: nn.Module = layers[max(entries) - 1].attention
+        layers = model.model.vision_tower.transformer.layers
+        attention: nn.Module = last_used_layer(layers, model.config.vision_feature_layer).attention
         return attention
-
-    def placeholder_ids(self, model: Any) -> Mapping[str, int]:
-        """``[IMG]``."""
-        return {"image": model.config.image_token_id}
 
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:  # noqa: ARG002
         """One unit per image.

@@ -49,23 +49,36 @@ class Family(ABC):
     """Mean and standard deviation that the family's processors usually normalise with."""
 
     class_tokens: ClassVar[int] = 0
-    """Leading positions of the vision sequence that are no patches."""
+    """Leading positions of the vision sequence that are no patches; the first of them is the class token."""
 
-    @abstractmethod
     def backbone(self, model: Any) -> nn.Module:
-        """The multimodal module whose forward takes token ids and pixels and calls vision tower and decoder."""
+        """The multimodal module whose forward takes token ids and pixels and calls vision tower and decoder.
 
-    @abstractmethod
+        By default ``model.model``, transformers' usual name.
+        """
+        backbone: nn.Module = model.model
+        return backbone
+
     def decoder(self, model: Any) -> nn.Module:
-        """The text decoder: has ``layers`` and ends in a norm."""
+        """The text decoder: has ``layers`` and ends in a norm.
+
+        By default ``model.model.language_model``, transformers' usual name.
+        """
+        decoder: nn.Module = model.model.language_model
+        return decoder
 
     @abstractmethod
     def vision_attention(self, model: Any) -> nn.Module:
         """The attention module to observe: the last one whose output the projector uses."""
 
-    @abstractmethod
     def placeholder_ids(self, model: Any) -> Mapping[str, int]:
-        """Token id of the placeholders of each modality ("image", "video") that the family has."""
+        """Token id of the placeholders of each modality ("image", "video") that the family has.
+
+        By default ``image_token_id`` and, where there is one, ``video_token_id`` of the model's configuration.
+        """
+        config = model.config
+        ids = {"image": config.image_token_id, "video": getattr(config, "video_token_id", None)}
+        return {modality: token for modality, token in ids.items() if token is not None}
 
     @abstractmethod
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:

@@ -26,24 +26,10 @@ class Qwen2VL(Family):
         mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
     )
 
-    def backbone(self, model: Any) -> nn.Module:
-        """``Qwen2VLModel``."""
-        backbone: nn.Module = model.model
-        return backbone
-
-    def decoder(self, model: Any) -> nn.Module:
-        """The text decoder."""
-        decoder: nn.Module = model.model.language_model
-        return decoder
-
     def vision_attention(self, model: Any) -> nn.Module:
         """Attention of the last vision block."""
         attention: nn.Module = model.model.visual.blocks[-1].attn
         return attention
-
-    def placeholder_ids(self, model: Any) -> Mapping[str, int]:
-        """``<|image_pad|>`` and ``<|video_pad|>``."""
-        return {"image": model.config.image_token_id, "video": model.config.video_token_id}
 
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:
         """One unit per image or video.

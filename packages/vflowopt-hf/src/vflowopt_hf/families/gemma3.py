@@ -23,25 +23,11 @@ class Gemma3(Family):
     name: ClassVar[str] = "gemma3"
     pixel_statistics: ClassVar[PixelStatistics] = PixelStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
-    def backbone(self, model: Any) -> nn.Module:
-        """``Gemma3Model``."""
-        backbone: nn.Module = model.model
-        return backbone
-
-    def decoder(self, model: Any) -> nn.Module:
-        """``Gemma3TextModel``."""
-        decoder: nn.Module = model.model.language_model
-        return decoder
-
     def vision_attention(self, model: Any) -> nn.Module:
         """Attention of the last tower layer."""
         tower = model.model.vision_tower
         attention: nn.Module = getattr(tower, "vision_model", tower).encoder.layers[-1].self_attn
         return attention
-
-    def placeholder_ids(self, model: Any) -> Mapping[str, int]:
-        """``<image_soft_token>``."""
-        return {"image": model.config.image_token_id}
 
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:  # noqa: ARG002
         """One unit per image or pan-and-scan crop."""

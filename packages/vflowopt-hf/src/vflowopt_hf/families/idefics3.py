@@ -27,11 +27,6 @@ class Idefics3(Family):
     name: ClassVar[str] = "idefics3"
     pixel_statistics: ClassVar[PixelStatistics] = PixelStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
-    def backbone(self, model: Any) -> nn.Module:
-        """The multimodal model without its head."""
-        backbone: nn.Module = model.model
-        return backbone
-
     def decoder(self, model: Any) -> nn.Module:
         """The text decoder."""
         decoder: nn.Module = model.model.text_model
@@ -41,10 +36,6 @@ class Idefics3(Family):
         """Attention of the last tower layer."""
         attention: nn.Module = model.model.vision_model.encoder.layers[-1].self_attn
         return attention
-
-    def placeholder_ids(self, model: Any) -> Mapping[str, int]:
-        """``<image>``, of images and video frames alike."""
-        return {"image": model.config.image_token_id}
 
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:  # noqa: ARG002
         """One per crop that is no padding; parts of an image.

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from vflowopt.arrays import HostInts
-from vflowopt.errors import UnsupportedModelError
 from vflowopt_hf.families.crops import crop_units, placeholder_runs
 from vflowopt_hf.family import Family, Unit
+from vflowopt_hf.feature_layer import last_used_layer
 from vflowopt_hf.pixels import PixelStatistics
 
 
@@ -26,35 +26,15 @@ class InternVL(Family):
     pixel_statistics: ClassVar[PixelStatistics] = PixelStatistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     class_tokens: ClassVar[int] = 1
 
-    def backbone(self, model: Any) -> nn.Module:
-        """``InternVLModel``."""
-        backbone: nn.Module = model.model
-        return backbone
-
-    def decoder(self, model: Any) -> nn.Module:
-        """The text decoder."""
-        decoder: nn.Module = model.model.language_model
-        return decoder
-
     def vision_attention(self, model: Any) -> nn.Module:
         """Attention of the tower layer that the projector uses; queries and keys are observed after their norm.
 
         Raises:
             UnsupportedModelError: the projector uses the tower's embedding.
         """
-        layers, chosen = model.model.vision_tower.encoder.layer, model.config.vision_feature_layer
-        # Hidden states are one more than layers: entry 0 is the embedding, entry i the output of layer i - 1.
-        entry = chosen % (len(layers) + 1)
-        if not entry:
-            raise UnsupportedModelError(
-                f"vision_feature_layer={chosen} selects the tower's embedding, which no attention has reached"
-            )
-        attention: nn.Module = layers[entry - 1].attention
+        layers = model.model.vision_tower.encoder.layer
+        attention: nn.Module = last_used_layer(layers, model.config.vision_feature_layer).attention
         return attention
-
-    def placeholder_ids(self, model: Any) -> Mapping[str, int]:
-        """``<IMG_CONTEXT>``, of images and video frames alike."""
-        return {"image": model.config.image_token_id}
 
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:  # noqa: ARG002
         """One per crop; parts of an image."""
