@@ -194,7 +194,7 @@ def test_an_unknown_preset_names_those_that_exist(name):
     [
         ({"format": "vflowopt/strategy/2"}, "format: .*vflowopt/strategy/1"),
         ({"format": None}, "format: "),
-        ({"scorer": {"name": "fastv", "layer": 2}}, "no scorer is called 'fastv'; installed: .*calibrated-attention"),
+        ({"scorer": {"name": "other", "layer": 2}}, "no scorer is called 'other'; installed: .*calibrated-attention"),
         ({"scorer": {"threshold": 1.0}}, "no scorer is called None"),
         ({"scorer": {"name": ["grid"]}}, r"no scorer is called \['grid'\]"),
         ({"scorer": {"name": "grid", "cell": 2.0}}, "no scorer is called 'grid'"),

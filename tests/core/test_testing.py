@@ -32,7 +32,7 @@ def test_any_scorer_can_look_at_a_unit_and_any_feasible_strategy_plans_it(unit, 
     assert importance.shape == (unit.layout.tokens,)
     assert (unit.to_tokens(np.ones_like(unit.entropy))[unit.layout.structural] == 0).all()
     strategy = data.draw(feasible_strategies(unit.layout))
-    require_valid_plan(strategy.plan(importance, unit.layout), strategy)
+    require_valid_plan(strategy.plan(importance, unit.layout, unit), strategy)
 
 
 @given(st.lists(layouts(), min_size=2, max_size=3), st.data())

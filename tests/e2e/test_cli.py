@@ -105,6 +105,21 @@ def test_optimize_writes_a_strategy_that_evaluate_reads(model, images, tmp_path)
     assert "accuracy" in run(*ask)
 
 
+def test_methods_that_rank_inside_the_decoder(model, images, tmp_path):
+    answer = json.loads(run("run", "-m", model, "-i", images / "0.png", "-p", "w7", "-s", "fastv@0.6", "--json"))
+    assert answer["pruned"]["text"]
+    out = tmp_path / "kept.png"
+    run("show", "-m", model, "-i", images / "0.png", "-p", "w7", "-s", "pyramiddrop@0.6", "--out", out)
+    assert out.stat().st_size > 1000
+    ask = ("bench", "-m", model, "-i", images / "1.png", "-p", "w7", "--budgets", "0.5", "--rounds", 1, "--json")
+    rows = json.loads(run(*ask, "-s", "sparsevlm@0.6,stages=2/4"))["rows"]
+    assert [row["name"] for row in rows] == ["unpruned", "50 %", "sparsevlm@0.6,stages=2/4"]
+    assert rows[2]["retention"] == pytest.approx(0.6, abs=0.01)
+    assert "smallest feasible budget lies above 0.3333" in complaint(
+        "run", "-m", model, "-i", images / "0.png", "-p", "w7", "-s", "fastv@0.3"
+    )
+
+
 def test_bench_compares_with_unpruned(model, images):
     ask = ("bench", "-m", model, "-i", images / "1.png", "-p", "w7", "--budgets", "0.5", "--rounds", 1)
     measured = json.loads(run(*ask, "--json"))

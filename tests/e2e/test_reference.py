@@ -45,7 +45,7 @@ def test_the_study_reads_answers_as_generate_says_them(model):
 
     examples, processor = reference.held_out(8), reference.load_processor()
     bank = QuestionBank(model, processor, examples)
-    strategy = read_strategy("calibrated-attention@0.1,threshold=1.5,cell=3.5")
+    strategy = read_strategy("calibrated-attention@0.1,threshold=1.5,cell=3.5")(8)
     assert bank.unpruned().right == said_right(model, processor, examples)
     with prune(model, strategy):
         assert bank.score(strategy).right == said_right(model, processor, examples)

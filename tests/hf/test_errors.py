@@ -223,8 +223,9 @@ def test_a_prompt_that_does_not_hold_the_units(model):
         )
         encodings = tap.since(0)
         half = inputs["input_ids"][:, : inputs["input_ids"].shape[1] // 2]
+        embeddings = model.get_input_embeddings()(half)
         with pytest.raises(InputError, match="holds 52 image tokens in this forward, but the pixels make 100"):
-            place_units({"image": IMAGE}, encodings, half, None, LlavaOnevision.pixel_statistics)
+            place_units({"image": IMAGE}, encodings, half, None, LlavaOnevision.pixel_statistics, embeddings)
         del features, encodings
         assert tap.mark() == 0
 

@@ -7,7 +7,7 @@ import torch
 from vflowopt import GridRecycler, TokenLayout
 from vflowopt.plan import make_plan
 from vflowopt_hf.residuals import LayerResiduals
-from vflowopt_hf.rows import PlacedPlan, stage_rows
+from vflowopt_hf.rows import BatchRows, PlacedPlan
 
 FEATURES, QUERIES, BOUNDARIES = 5, 40, (1, 3)
 UNITS = ((0, 3, (4, 6), (9, 4)), (1, 1, (3, 3), (6, 2)), (1, 15, (2, 8), (16, 16)))
@@ -54,7 +54,8 @@ def expected(residuals, plans, layer, rows):
 
 @pytest.mark.parametrize(("layer", "stage"), [(1, 0), (2, 0), (3, 1)])
 def test_retained_rows_hold_the_weighted_mean_of_their_members(residuals, plans, layer, stage):
-    stages = stage_rows(plans, np.ones((2, QUERIES), dtype=bool), "cpu")
+    places = [(placed.sample, placed.rows) for placed in plans]
+    stages = BatchRows(places, np.ones((2, QUERIES), dtype=bool), "cpu").stages(plans)
     added = residuals.after(layer, plans, stages[stage])
     assert added.shape == (2, stages[stage].logical.shape[1], FEATURES)
     valid = stages[stage].valid

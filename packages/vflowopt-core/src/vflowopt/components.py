@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vflowopt.arrays import Array
 from vflowopt.attention import AttentionSource
-from vflowopt.errors import PluginError
+from vflowopt.errors import InputError, PluginError
 from vflowopt.layout import TokenLayout
 
 
@@ -39,6 +39,15 @@ class Component(BaseModel, ABC):
             raise PluginError(f'{cls.__name__} must declare its name: name: Literal["..."] = "..."')
         return name
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What scorers and recyclers read of a unit's :class:`ScoringContext`; adapters refuse what they cannot give.
+
+        "attention", "entropy", "class-attention", "keys", "features"; of scorers that rank inside the decoder also
+        "decoder-attention" (:class:`vflowopt.stage_scoring.StageScorer`).
+        """
+        return frozenset()
+
 
 class ScoringContext(Protocol):
     """What a scorer may look at, for one unit (image or video). Everything is computed only when asked for."""
@@ -51,6 +60,28 @@ class ScoringContext(Protocol):
     @property
     def entropy(self) -> Array:
         """Patch entropy, float32 [views, patches], nats (paper Eq. 3)."""
+        ...
+
+    @property
+    def class_attention(self) -> Array:
+        """Attention that the patches of each view get from its class token in the observed layer.
+
+        Mean over heads of the softmax over all positions, float32 [views, patches]. Only of vision towers that have a
+        class token: list ``"class-attention"`` in ``needs``.
+        """
+        ...
+
+    @property
+    def keys(self) -> Array:
+        """Keys of the patches as they enter the observed layer's attention, mean over heads.
+
+        float32 [views, patches, head_dim]; :meth:`to_tokens` takes one component of them at a time to visual tokens.
+        """
+        ...
+
+    @property
+    def features(self) -> Array:
+        """Embeddings of the unit's visual tokens as they enter the decoder, structural ones too: float32 [N, D]."""
         ...
 
     @property
@@ -86,13 +117,20 @@ class Scorer(Component):
     kind: ClassVar[str] = "scorer"
 
     @property
-    def needs(self) -> frozenset[str]:
-        """Members of :class:`ScoringContext` that :meth:`score` reads; adapters refuse what they cannot give."""
-        return frozenset()
+    def usual_recycler(self) -> "Recycler | None":
+        """The recycler that belongs to the method, for strategies given by scorer and budget only; none by default."""
+        return None
 
     @abstractmethod
     def score(self, context: ScoringContext) -> Score:
         """Importance of the unit's visual tokens."""
+
+    def score_retaining(self, context: ScoringContext, count: int) -> Score:  # noqa: ARG002
+        """The same where no stage retains more than ``count`` tokens: what pruning calls.
+
+        For scorers that save work if only so many tokens, structural ones included, have to be told from the others.
+        """
+        return self.score(context)
 
 
 class Schedule(Component):
@@ -137,3 +175,26 @@ class Recycler(Component):
     @abstractmethod
     def merge(self, importance: Array, layout: TokenLayout, count: int) -> Merge:
         """Retain exactly ``count`` of the layout's tokens, structural ones included."""
+
+    def merge_unit(self, importance: Array, context: ScoringContext, count: int) -> Merge:
+        """The same for a unit that can be looked at: what pruning calls. By default it is not looked at."""
+        return self.merge(importance, context.layout, count)
+
+
+class ContextRecycler(Recycler):
+    """A recycler that looks at more of a unit than importance and layout."""
+
+    def merge(self, importance: Array, layout: TokenLayout, count: int) -> Merge:  # noqa: ARG002
+        """Refused: importance and layout are not enough.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"recycler {self.component_name()!r} looks at {', '.join(sorted(self.needs))} of a unit: plan with the "
+            f"unit's scoring context (Strategy.plan(importance, layout, context))"
+        )
+
+    @abstractmethod
+    def merge_unit(self, importance: Array, context: ScoringContext, count: int) -> Merge:
+        """Retain exactly ``count`` of the unit's tokens, structural ones included."""

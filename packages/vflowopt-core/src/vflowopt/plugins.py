@@ -24,6 +24,7 @@ from vflowopt.baselines import BASELINES
 from vflowopt.components import Component
 from vflowopt.errors import PluginError, UnsupportedModelError
 from vflowopt.known_models import OFFICIAL_ADAPTERS, UNSUPPORTED
+from vflowopt.methods import METHODS
 from vflowopt.plugin_sources import Conflict, PluginFailure, Source, installed_twice, read_sources
 from vflowopt.recycle import GridRecycler
 from vflowopt.schedule import Progressive
@@ -34,6 +35,7 @@ CORE_COMPONENTS: tuple[type[Component], ...] = (
     Progressive,
     GridRecycler,
     *BASELINES,
+    *METHODS,
 )
 
 

@@ -101,6 +101,27 @@ class Progressive(Schedule):
             )
         return cls(stages=(stage,), retention=(cumulative,))
 
+    @classmethod
+    def geometric(cls, budget: float, stages: Sequence[int], num_layers: int) -> "Progressive":
+        """The same relative retention at every stage, such that the average retention is ``budget``.
+
+        Raises:
+            BudgetError: layers before the first stage alone use up the budget.
+            StrategyError: a stage lies beyond the last layer.
+        """
+        widths = stage_widths(stages, num_layers)
+        target = check_budget(budget) * num_layers - stages[0]
+        if target <= 0:
+            raise BudgetError(
+                f"a budget of {budget} cannot be met with stages {tuple(stages)} of {num_layers} layers: those before "
+                f"the first stage run unpruned, so the smallest feasible budget lies above {stages[0] / num_layers:.4f}"
+            )
+        low, high = 0.0, 1.0
+        while low < (middle := (low + high) / 2) < high:  # until no float lies between
+            retained = sum(width * middle**stage for stage, width in enumerate(widths, start=1))
+            low, high = (middle, high) if retained < target else (low, middle)
+        return cls(stages=tuple(stages), retention=(high,) * len(stages))
+
     @property
     def boundaries(self) -> tuple[int, ...]:
         """See :attr:`Schedule.boundaries`."""

@@ -13,15 +13,17 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    model_validator,
 )
 
-from vflowopt.components import Component, Recycler, Schedule, Scorer
+from vflowopt.components import Component, Recycler, Schedule, Scorer, ScoringContext
 from vflowopt.errors import StrategyError
 from vflowopt.layout import TokenLayout
-from vflowopt.plan import PruningPlan, make_plan
+from vflowopt.plan import PlanDraft, PruningPlan, make_plan
 from vflowopt.recycle import GridRecycler
 from vflowopt.schedule import Progressive, default_stages
 from vflowopt.scorer import CalibratedAttention
+from vflowopt.stage_scoring import StageScorer
 
 FORMAT: Literal["vflowopt/strategy/1"] = "vflowopt/strategy/1"
 _PRESETS = resources.files("vflowopt") / "presets"
@@ -79,6 +81,16 @@ class Strategy(BaseModel):
     schedule: Annotated[SerializeAsAny[Schedule], _resolve("schedule")]
     recycler: Annotated[SerializeAsAny[Recycler] | None, _resolve("recycler")] = None
     provenance: Provenance | None = None
+
+    @model_validator(mode="after")
+    def _check_first_stage(self) -> "Strategy":
+        scorer, first = self.scorer, self.schedule.boundaries[0]
+        if isinstance(scorer, StageScorer) and first == 0 and not scorer.ranks_before_llm:
+            raise ValueError(
+                f"scorer {scorer.component_name()!r} ranks tokens by attention inside the decoder, of which there is "
+                f"none before the LLM: its stages must be layers from 1 on"
+            )
+        return self
 
     @classmethod
     def vflowopt(
@@ -158,10 +170,19 @@ class Strategy(BaseModel):
         """Average retention of a decoder with ``num_layers`` layers (paper Eq. 5)."""
         return self.schedule.average_retention(num_layers)
 
-    def plan(self, importance: Any, layout: TokenLayout) -> PruningPlan:
+    def plan(self, importance: Any, layout: TokenLayout, context: ScoringContext | None = None) -> PruningPlan:
         """The plan for one unit with this importance [N]; see :func:`vflowopt.plan.make_plan`."""
         counts = self.schedule.counts(layout.tokens)
-        return make_plan(importance, layout, self.schedule.boundaries, counts, self.recycler)
+        return make_plan(importance, layout, self.schedule.boundaries, counts, self.recycler, context)
+
+    def draft(self, importance: Any, layout: TokenLayout, context: ScoringContext | None = None) -> PlanDraft:
+        """The plan as far as it can be made before the LLM: all of it, unless the scorer ranks anew at every stage."""
+        boundaries, counts = self.schedule.boundaries, self.schedule.counts(layout.tokens)
+        draft = PlanDraft.start(importance, layout, boundaries, counts, self.recycler, context)
+        known = not isinstance(self.scorer, StageScorer)
+        while not draft.plan.is_complete and (known or boundaries[draft.stage] == 0 or not draft.prunes_next):
+            draft = draft.decide()
+        return draft
 
 
 def preset_names() -> list[str]:

@@ -21,7 +21,8 @@ from vflowopt_hf.flops import prefill_flops
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.prefill import ScoredUnit, plan_units
 from vflowopt_hf.session import Session, check_fits, kv_bytes
-from vflowopt_hf.staged import StagedDecoder, StagePlan
+from vflowopt_hf.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.staged import StagedDecoder
 
 DECODE_STEPS = 8
 """Tokens of one decode measurement."""
@@ -117,9 +118,14 @@ class Bench:
         if strategy is None:
             return None
         if part == "importance":
-            return lambda: [strategy.scorer.score(unit.context.fresh()) for unit in units]
+            counts = [strategy.schedule.counts(unit.context.layout.tokens)[0] for unit in units]
+            return lambda: [
+                strategy.scorer.score_retaining(unit.context.fresh(), count)
+                for unit, count in zip(units, counts, strict=True)
+            ]
         importance = [scored.score.importance for scored in candidate.scored]
-        return lambda: [strategy.plan(i, unit.context.layout) for i, unit in zip(importance, units, strict=True)]
+        contexts = [unit.context for unit in units]
+        return lambda: [strategy.plan(i, seen.layout, seen) for i, seen in zip(importance, contexts, strict=True)]
 
     def _decode_prompt(self, candidate: Candidate) -> None:
         """The decoder's prefill with a fresh cache."""
@@ -129,8 +135,9 @@ class Bench:
             self._decoder(**call)
             return
         device = self._sample.target.device
-        plan = StagePlan.of([scored.placed for scored in candidate.scored], self._sample.prefill.present, device)
-        with StagedDecoder(self._decoder, lambda _: plan, self._family.take_residuals).installed():
+        plan = StagePlan.of(candidate.strategy, candidate.scored, self._sample.prefill.present, device)
+        observed = observed_layers(candidate.strategy)
+        with StagedDecoder(self._decoder, lambda _: plan, self._family.take_residuals, observed).installed():
             self._decoder(**call)
 
     def _prefill(self, candidate: Candidate) -> None:

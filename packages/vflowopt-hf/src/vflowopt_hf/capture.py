@@ -1,13 +1,6 @@
-"""Observe one vision attention module without changing what it computes.
+"""Observe one vision attention module without changing what it computes (:mod:`vflowopt_hf.observing`)."""
 
-While a capture is open, the module has a copy of its config that selects a wrapper attention function. The wrapper
-notes query and key and calls whatever implementation was configured, so the vision tower's output stays bitwise the
-same with eager, sdpa, flash or any other attention.
-"""
-
-import copy
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,13 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from vflowopt.errors import UnsupportedModelError
+from vflowopt.errors import StrategyError
+from vflowopt_hf.observing import attention_calls
 from vflowopt_hf.packing import packed_lengths
 
 # Scores held at once, in elements: 16 MiB of float32. Bounds memory whatever the number of patches.
 _BLOCK = 1 << 22
+
+NO_CLASS_TOKEN = (
+    "the vision tower has no class token; rank by the mean attention received instead (mean-attention, or source=mean "
+    "where a scorer has it)"
+)
+"""Why there is no class attention, and what to do."""
 
 
 class TorchAttention:
@@ -77,6 +76,18 @@ class TorchAttention:
     def received(self, queries: Tensor | None = None, at_most: int | None = None) -> Tensor:
         """See :meth:`vflowopt.attention.AttentionSource.received`; never holds heads x patches x patches."""
         return self._total if queries is None else self._sums(queries, at_most)
+
+    @cached_property
+    def of_class_token(self) -> Tensor:
+        """Attention that the class token, the first position, pays to each patch: float32 [views, patches].
+
+        Raises:
+            StrategyError: the vision tower has no class token.
+        """
+        if not self._class_tokens:
+            raise StrategyError(f"class attention is needed, but {NO_CLASS_TOKEN}")
+        rows = [self._column_sums(query[:, :1], key, None) for query, key in zip(self._query, self._key, strict=True)]
+        return torch.stack(rows)[:, self._class_tokens :]
 
     @cached_property
     def _total(self) -> Tensor:
@@ -171,32 +182,10 @@ def capture_attention(module: nn.Module, class_tokens: int = 0) -> Iterator[Visi
     Raises:
         UnsupportedModelError: the module has no config to select an attention function by.
     """
-    original = getattr(module, "config", None)
-    implementation = getattr(original, "_attn_implementation", None)
-    if original is None or implementation is None:
-        raise UnsupportedModelError(
-            f"{type(module).__name__} does not select its attention through config._attn_implementation"
-        )
-    # The eager function is each modeling file's own; every other implementation is found by name.
-    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    base = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
     capture = VisionCapture(class_tokens)
 
-    def observe(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        scaling = kwargs.get("scaling")
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        mask = args[0] if args else kwargs.get("attention_mask")
-        capture.note(query, key, scaling, kwargs.get("cu_seq_lens_q"), mask)
-        return base(module, query, key, value, *args, **kwargs)
+    def seen(query: Tensor, key: Tensor, scaling: float, mask: object, options: Mapping[str, Any]) -> None:
+        capture.note(query, key, scaling, options.get("cu_seq_lens_q"), mask)
 
-    # Upstream chooses between packed and separate views by the name of the implementation: keep it as a part.
-    name = f"vflowopt-capture-{id(capture)}-{implementation}"
-    config = copy.copy(original)
-    config._attn_implementation_internal = name  # the public setter would check the name against the hub
-    ALL_ATTENTION_FUNCTIONS[name] = observe
-    module.config = config
-    try:
+    with attention_calls(module, seen):
         yield capture
-    finally:
-        module.config = original
-        del ALL_ATTENTION_FUNCTIONS[name]

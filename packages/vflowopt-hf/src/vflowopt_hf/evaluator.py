@@ -16,7 +16,8 @@ from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.prefill import Prefill, place_units, plan_units
 from vflowopt_hf.session import num_layers, refuse_nesting
-from vflowopt_hf.staged import StagedDecoder, StagePlan
+from vflowopt_hf.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.staged import StagedDecoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ class HiddenStateEvaluator:
             raise InputError(f"sample {index} has no image or video, so there is nothing to prune")
         placeholders = self._family.placeholder_ids(self._model)
         mask = inputs.get("attention_mask")
-        prefill = place_units(placeholders, encodings, inputs["input_ids"], mask, statistics)
+        prefill = place_units(placeholders, encodings, inputs["input_ids"], mask, statistics, calls[0]["inputs_embeds"])
         return Sample({**calls[0], "use_cache": False}, prefill, output.last_hidden_state)
 
     def evaluate(self, strategy: Strategy) -> Evaluation:
@@ -121,13 +122,13 @@ class HiddenStateEvaluator:
         """Final-norm hidden states [1, rows, features] of one pruned prefill, and its average retention."""
         decoder = self._family.decoder(self._model)
         scored = plan_units(strategy, sample.prefill.units)
-        plan = StagePlan.of([unit.placed for unit in scored], sample.prefill.present, sample.target.device)
-        staged = StagedDecoder(decoder, lambda _: plan, self._family.take_residuals)
+        plan = StagePlan.of(strategy, scored, sample.prefill.present, sample.target.device)
+        staged = StagedDecoder(decoder, lambda _: plan, self._family.take_residuals, observed_layers(strategy))
         with staged.installed(), torch.no_grad():
             hidden = _call(decoder, sample.call).last_hidden_state
-        tokens = sum(unit.placed.plan.tokens for unit in scored)
-        kept = sum(unit.placed.plan.achieved_retention(self.num_layers) * unit.placed.plan.tokens for unit in scored)
-        return hidden, kept / tokens
+        plans = [unit.placed.plan for unit in scored] if plan is None else [placed.plan for placed in plan.plans]
+        kept = sum(unit.achieved_retention(self.num_layers) * unit.tokens for unit in plans)
+        return hidden, kept / sum(unit.tokens for unit in plans)
 
 
 def _call(decoder: nn.Module, kwargs: dict[str, Any]) -> Any:

@@ -1,9 +1,9 @@
 """From a backbone's inputs to placed plans: find units, score them, plan them."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vflowopt import PruningPlan, Strategy, TokenLayout
+from vflowopt import Strategy, TokenLayout
 from vflowopt.arrays import HostBools, HostInts, to_numpy
 from vflowopt.components import Score
 from vflowopt.errors import InputError, UnsupportedOperationError
+from vflowopt.plan import PlanDraft
 from vflowopt_hf.capture import TorchAttention
 from vflowopt_hf.encoders import Encoding
 from vflowopt_hf.family import Unit
@@ -25,11 +26,19 @@ from vflowopt_hf.rows import PlacedPlan
 
 @dataclass(frozen=True, eq=False)
 class UnitContext:
-    """A :class:`vflowopt.components.ScoringContext` over one encoded unit."""
+    """A :class:`vflowopt.components.ScoringContext` over one encoded unit.
+
+    Attributes:
+        unit: what was encoded.
+        attention: the observed attention over the unit's views.
+        statistics: pixel normalisation to invert for patch entropy.
+        embeddings: gives the unit's rows of what enters the decoder, [N, features].
+    """
 
     unit: Unit
     attention: TorchAttention
     statistics: PixelStatistics
+    embeddings: Callable[[], Tensor]
 
     @property
     def layout(self) -> TokenLayout:
@@ -41,9 +50,24 @@ class UnitContext:
         """Patch entropy, float32 [views, patches]."""
         return self.unit.entropy(self.statistics)
 
+    @property
+    def class_attention(self) -> Tensor:
+        """Attention of the class token to the patches, float32 [views, patches]."""
+        return self.attention.of_class_token
+
+    @property
+    def keys(self) -> Tensor:
+        """Keys of the patches, mean over heads: float32 [views, patches, head_dim]."""
+        return torch.stack([view.float().mean(dim=0) for view in self.attention.keys])
+
+    @property
+    def features(self) -> Tensor:
+        """Embeddings of the visual tokens as they enter the decoder, float32 [N, features]."""
+        return self.embeddings().to(self.attention.device, torch.float32)
+
     def fresh(self) -> "UnitContext":
         """The same unit with nothing computed yet, to measure what scoring costs."""
-        return UnitContext(self.unit, self.attention.views(slice(None)), self.statistics)
+        return replace(self, attention=self.attention.views(slice(None)))
 
     def place(self, host: npt.NDArray[Any]) -> Tensor:
         """A host array as a tensor where the attention is."""
@@ -82,6 +106,7 @@ def place_units(
     input_ids: object,
     attention_mask: object,
     statistics: PixelStatistics,
+    embeddings: Tensor,
 ) -> Prefill:
     """Find the visual tokens of encoded units in a prompt.
 
@@ -91,6 +116,7 @@ def place_units(
         input_ids: int64 [batch, queries].
         attention_mask: [batch, past + queries], or None.
         statistics: pixel normalisation to invert for patch entropy.
+        embeddings: [batch, queries, features], what enters the decoder.
 
     Raises:
         InputError: the prompt's placeholders do not match the encoded units.
@@ -115,8 +141,8 @@ def place_units(
             rows = np.flatnonzero(ids[sample] == placeholders[encoding.modality])
             for unit in take_units(parts, len(rows), encoding.tokens_per_unit(ids[sample])):
                 attention = encoding.attention.views(unit.views, unit.patch_order)
-                context = UnitContext(unit, attention, statistics)
                 own, rows = np.split(rows, [unit.layout.tokens])
+                context = UnitContext(unit, attention, statistics, partial(_take, embeddings, sample, own))
                 placed.extend(PlacedUnit(context, sample + copy, own) for copy in range(copies))
             if len(rows):
                 raise _mismatch(encoding, ids, placeholders)
@@ -124,6 +150,10 @@ def place_units(
             raise _mismatch(encoding, ids, placeholders)
     placed.sort(key=lambda entry: (entry.sample, int(entry.rows[0])))
     return Prefill(tuple(placed), present)
+
+
+def _take(embeddings: Tensor, sample: int, rows: HostInts) -> Tensor:
+    return embeddings[sample, torch.from_numpy(rows).to(embeddings.device)]
 
 
 def _mismatch(encoding: Encoding, ids: HostInts, placeholders: Mapping[str, int]) -> InputError:
@@ -137,10 +167,17 @@ def _mismatch(encoding: Encoding, ids: HostInts, placeholders: Mapping[str, int]
 
 @dataclass(frozen=True, eq=False)
 class ScoredUnit:
-    """A unit's plan and what the scorer had to say about it."""
+    """A unit's plan as far as it is known before the LLM, its place, and what the scorer had to say about it."""
 
-    placed: PlacedPlan
+    draft: PlanDraft
+    sample: int
+    rows: HostInts
     score: Score
+
+    @property
+    def placed(self) -> PlacedPlan:
+        """The plan in its place."""
+        return PlacedPlan(self.draft.plan, self.sample, self.rows)
 
     def details(self) -> dict[str, tuple[int, ...]]:
         """The scorer's details on the host."""
@@ -154,15 +191,17 @@ def plan_units(strategy: Strategy, units: Sequence[PlacedUnit]) -> list[ScoredUn
         ImportanceError: an importance map is not finite or has the wrong shape.
         BudgetError: a stage keeps fewer tokens than a unit's structural ones.
     """
-    made: dict[UnitContext, tuple[Score, PruningPlan]] = {}
+    made: dict[UnitContext, tuple[PlanDraft, Score]] = {}
     for context in dict.fromkeys(placed.context for placed in units):
         # Counts first: an infeasible budget is reported before anything is computed.
-        for count in strategy.schedule.counts(context.layout.tokens):
+        counts = strategy.schedule.counts(context.layout.tokens)
+        for count in counts:
             context.layout.require(count)
         with torch.no_grad():
-            score = strategy.scorer.score(context)
-            made[context] = score, strategy.plan(score.importance, context.layout)
+            score = strategy.scorer.score_retaining(context, counts[0])
+            made[context] = strategy.draft(score.importance, context.layout, context), score
     return [
-        ScoredUnit(PlacedPlan(made[placed.context][1], placed.sample, placed.rows), made[placed.context][0])
+        ScoredUnit(draft, placed.sample, placed.rows, score)
         for placed in units
+        for draft, score in (made[placed.context],)
     ]

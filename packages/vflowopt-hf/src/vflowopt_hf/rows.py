@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,42 +42,68 @@ class StageRows:
     valid: Tensor | None
 
 
-def stage_rows(plans: Sequence[PlacedPlan], present: HostBools, device: torch.device | str) -> tuple[StageRows, ...]:
-    """Rows of every stage.
+class BatchRows:
+    """Where text and units are in a batch: gives each stage's rows from the tokens that it keeps.
 
-    All sizes are known on the host from the plans' counts, so nothing is read back from the device.
+    All sizes are known on the host from the plans' counts, so nothing is read back from the device, and everything that
+    the device needs of the host is there from the beginning.
 
     Args:
-        plans: the units of the batch.
+        places: of each unit, the sample and the rows of its tokens, int64 [N]; on the host.
         present: bool [batch, queries], False for padding; padding is dropped with the first pruned tokens.
         device: where the decoder runs.
-    """
-    boundaries = plans[0].plan.boundaries
-    batch, queries = present.shape
-    textual = present.copy()
-    for placed in plans:
-        textual[placed.sample, placed.rows] = False
-    counts = np.stack([textual.sum(axis=1)] * len(boundaries))
-    keeps = [torch.from_numpy(textual).to(device, copy=True) for _ in boundaries]
-    for placed in plans:
-        rows = torch.from_numpy(placed.rows).to(device)
-        for stage, kept in enumerate(placed.plan.kept):
-            keeps[stage][placed.sample, rows[kept.to(device)]] = True
-            counts[stage, placed.sample] += len(kept)
 
-    stages: list[StageRows] = []
-    logical = torch.arange(queries, device=device).expand(batch, -1)
-    for stage, boundary in enumerate(boundaries):
-        keep = keeps[stage].gather(1, logical)
-        if stage and stages[-1].valid is not None:
-            keep &= stages[-1].valid
-        width = int(counts[stage].max())
+    Attributes:
+        samples: of each unit, its index in the batch.
+        visual: int64 [N] per unit, the rows of its tokens; on the host.
+        rows: the same on the device.
+        present: as given.
+        textual: bool [batch, queries], what is present and belongs to no unit; on the host.
+    """
+
+    def __init__(self, places: Sequence[tuple[int, HostInts]], present: HostBools, device: torch.device | str) -> None:
+        self.samples = tuple(sample for sample, _ in places)
+        self.visual = tuple(rows for _, rows in places)
+        self.present, self.textual = present, present.copy()
+        for sample, rows in zip(self.samples, self.visual, strict=True):
+            self.textual[sample, rows] = False
+        self._counts, self._textual = self.textual.sum(axis=1), torch.from_numpy(self.textual).to(device)
+        self.rows = tuple(torch.from_numpy(rows).to(device) for rows in self.visual)
+
+    @property
+    def queries(self) -> int:
+        """Rows of the unpruned forward."""
+        return int(self.present.shape[1])
+
+    def stages(self, plans: Sequence[PlacedPlan], known: tuple[StageRows, ...] = ()) -> tuple[StageRows, ...]:
+        """Rows of the stages that every plan has decided.
+
+        Args:
+            plans: of the units.
+            known: rows of earlier stages, computed before.
+        """
+        for number in range(len(known), min(len(placed.plan.kept) for placed in plans)):
+            known = (*known, self._stage(number, plans, known[-1] if known else None))
+        return known
+
+    def _stage(self, number: int, plans: Sequence[PlacedPlan], before: StageRows | None) -> StageRows:
+        counts, kept = self._counts.copy(), self._textual.clone()
+        for placed, rows in zip(plans, self.rows, strict=True):
+            tokens = placed.plan.kept[number]
+            kept[placed.sample].index_fill_(0, rows[tokens.to(rows.device)], True)
+            counts[placed.sample] += len(tokens)
+        if before is None:
+            logical = torch.arange(self.queries, device=kept.device).expand(len(kept), -1)
+        else:
+            logical = before.logical
+        keep = kept.gather(1, logical)
+        if before is not None and before.valid is not None:
+            keep &= before.valid
+        width = int(counts.max())
         # Stable sort of a mask: what is kept moves to the right end, in order.
         gather = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, -width:] if width else logical[:, :0]
-        logical = logical.gather(1, gather)
-        valid = None if (counts[stage] == width).all() else keep.gather(1, gather)
-        stages.append(StageRows(boundary, gather, logical, valid))
-    return tuple(stages)
+        valid = None if (counts == width).all() else keep.gather(1, gather)
+        return StageRows(plans[0].plan.boundaries[number], gather, logical.gather(1, gather), valid)
 
 
 def take_rows(hidden: Tensor, rows: Tensor) -> Tensor:

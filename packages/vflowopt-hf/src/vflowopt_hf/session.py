@@ -1,6 +1,6 @@
 """``prune`` for transformers models: one session of hooks over backbone, vision attention and decoder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,15 +11,22 @@ from vflowopt import PruningPlan, PruningReport, Strategy
 from vflowopt.errors import PruningStateError, StrategyError, UnsupportedOperationError
 from vflowopt.report import UnitReport
 from vflowopt.schedule import stage_widths
+from vflowopt.stage_scoring import DECODER_ATTENTION
+from vflowopt.strategy import components_of
+from vflowopt_hf.capture import NO_CLASS_TOKEN
 from vflowopt_hf.encoders import EncoderTap, Encoding, tap_encoders
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.prefill import ScoredUnit, place_units, plan_units
-from vflowopt_hf.staged import StagedDecoder, StagePlan
+from vflowopt_hf.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.staged import StagedDecoder
 from vflowopt_hf.windows import sliding_window
 
-OFFERED = frozenset({"attention", "entropy"})
-"""What scorers may need (:attr:`vflowopt.components.Scorer.needs`) and every family gives."""
+OFFERED = frozenset({"attention", "entropy", "keys", "features", DECODER_ATTENTION})
+"""What components may need (:attr:`vflowopt.components.Component.needs`) and every family gives."""
+
+CLASS_ATTENTION = "class-attention"
+"""What only families with a class token give."""
 
 
 class Session:
@@ -33,7 +40,7 @@ class Session:
         self._mark = 0
         self._scored: list[ScoredUnit] = []
         self._shape = (0, 0)
-        self._lengths: tuple[int, ...] = ()
+        self._stages: StagePlan | None = None
 
     @contextmanager
     def installed(self) -> Iterator["Session"]:
@@ -52,9 +59,16 @@ class Session:
                 backbone.register_forward_hook(self._leave, always_call=True),
             ):
                 stack.callback(handle.remove)
-            staged = StagedDecoder(self._family.decoder(self._model), self._begin, self._family.take_residuals)
+            decoder, observed = self._family.decoder(self._model), observed_layers(self._strategy)
+            staged = StagedDecoder(decoder, self._begin, self._family.take_residuals, observed)
             stack.enter_context(staged.installed())
             yield self
+
+    def recall(self, encodings: Iterable[Encoding]) -> None:
+        """Take over what was encoded before the block, so that it may come in as ``mm_encoder_outputs``."""
+        assert self._tap is not None
+        for encoding in encodings:
+            self._tap.add(encoding)
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert self._tap is not None
@@ -79,15 +93,20 @@ class Session:
             self._inputs.get("input_ids"),
             self._inputs.get("attention_mask"),
             self._statistics,
+            embeddings,
         )
         self._scored = plan_units(self._strategy, prefill.units)
-        plan = StagePlan.of([scored.placed for scored in self._scored], prefill.present, embeddings.device)
+        self._stages = StagePlan.of(self._strategy, self._scored, prefill.present, embeddings.device)
         self._shape = (embeddings.shape[0], embeddings.shape[1])
-        self._lengths = self._sequence_lengths(plan)
-        return plan
+        return self._stages
 
-    def _sequence_lengths(self, plan: StagePlan | None) -> tuple[int, ...]:
-        lengths = []
+    @property
+    def _plans(self) -> list[PruningPlan]:
+        placed = [scored.placed for scored in self._scored] if self._stages is None else self._stages.plans
+        return [entry.plan for entry in placed]
+
+    def _sequence_lengths(self) -> tuple[int, ...]:
+        plan, lengths = self._stages, []
         for layer in range(num_layers(self._family, self._model)):
             stage = None if plan is None else plan.stage_at(layer)
             lengths.append(self._shape[1] if plan is None or stage is None else plan.stages[stage].logical.shape[1])
@@ -97,19 +116,18 @@ class Session:
     def plan(self) -> list[PruningPlan]:
         """One plan per unit of the last prefill, in prompt order, on the host."""
         self._require_prefill()
-        return [scored.placed.plan.to_host() for scored in self._scored]
+        return [plan.to_host() for plan in self._plans]
 
     @property
     def report(self) -> PruningReport:
         """What the last prefill did."""
         self._require_prefill()
         layers = num_layers(self._family, self._model)
-        units = []
-        for scored in self._scored:
-            plan = scored.placed.plan
+        units, lengths = [], self._sequence_lengths()
+        for scored, plan in zip(self._scored, self._plans, strict=True):
             units.append(
                 UnitReport(
-                    sample=scored.placed.sample,
+                    sample=scored.sample,
                     tokens=plan.tokens,
                     structural=int(plan.structural.sum()),
                     counts=plan.counts,
@@ -122,15 +140,19 @@ class Session:
             boundaries=self._strategy.schedule.boundaries,
             num_layers=layers,
             units=tuple(units),
-            sequence_lengths=self._lengths,
+            sequence_lengths=lengths,
             full_length=full,
-            kv_cache_bytes=batch * kv_bytes(self._family, self._model, self._lengths),
+            kv_cache_bytes=batch * kv_bytes(self._family, self._model, lengths),
             kv_cache_bytes_unpruned=batch * kv_bytes(self._family, self._model, [full] * layers),
         )
 
     def _require_prefill(self) -> None:
         if not self._scored:
             raise PruningStateError("there is no report yet: no forward with visual tokens has run in this block")
+        if not all(plan.is_complete for plan in self._plans):
+            raise PruningStateError(
+                "there is no report: the last forward ended before the layers that decide what this strategy prunes"
+            )
 
 
 def refuse_nesting(family: Family, model: Any) -> None:
@@ -174,14 +196,17 @@ def check_fits(family: Family, model: Any, strategy: Strategy) -> None:
     """Check a strategy against a model before anything is installed.
 
     Raises:
-        StrategyError: a stage lies beyond the last decoder layer, or the scorer needs what no unit offers.
+        StrategyError: a stage lies beyond the last decoder layer, or a component needs what no unit offers.
     """
-    missing = strategy.scorer.needs - OFFERED
-    if missing:
-        raise StrategyError(
-            f"scorer {strategy.scorer.component_name()!r} needs {', '.join(sorted(missing))}, which {family.name} "
-            f"models do not offer; they offer {', '.join(sorted(OFFERED))}"
-        )
+    offered = OFFERED | ({CLASS_ATTENTION} if family.class_tokens else set())
+    for component in components_of(strategy):
+        missing = component.needs - offered
+        if missing:
+            remedy = f": {NO_CLASS_TOKEN}" if CLASS_ATTENTION in missing else ""
+            raise StrategyError(
+                f"{component.kind} {component.component_name()!r} needs {', '.join(sorted(missing))}, which "
+                f"{family.name} models do not offer; they offer {', '.join(sorted(offered))}{remedy}"
+            )
     stage_widths(strategy.schedule.boundaries, num_layers(family, model))
 
 

@@ -9,32 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vflowopt.arrays import HostBools
+from vflowopt.errors import UnsupportedModelError
 from vflowopt_hf.cache import PrunedLayer, PrunedSlidingLayer, convert, past_slots
 from vflowopt_hf.masks import pruned_mask
+from vflowopt_hf.observing import AttentionCall, observe_attention
 from vflowopt_hf.residuals import LayerResiduals
-from vflowopt_hf.rows import PlacedPlan, StageRows, merge_rows, stage_rows, take_rows
+from vflowopt_hf.rows import StageRows, merge_rows, take_rows
+from vflowopt_hf.stage_plan import StagePlan
 from vflowopt_hf.windows import require_logical_window, sliding_window
-
-
-@dataclass(frozen=True, eq=False)
-class StagePlan:
-    """What one forward of the decoder prunes."""
-
-    plans: tuple[PlacedPlan, ...]
-    stages: tuple[StageRows, ...]
-
-    @classmethod
-    def of(cls, plans: Sequence[PlacedPlan], present: HostBools, device: torch.device) -> "StagePlan | None":
-        """Build it; ``None`` if there is nothing to drop, so that upstream runs bitwise as it is."""
-        if all(placed.plan.is_identity for placed in plans):
-            return None
-        return cls(tuple(plans), stage_rows(plans, present, device))
-
-    def stage_at(self, layer: int) -> int | None:
-        """The stage that decoder layer ``layer`` belongs to; ``None`` before the first."""
-        started = [index for index, stage in enumerate(self.stages) if stage.boundary <= layer]
-        return started[-1] if started else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +31,22 @@ class LayerView:
 
 @dataclass(eq=False)
 class Forward:
-    """State of the decoder forward that is running."""
+    """State of the decoder forward that is running.
+
+    Attributes:
+        plan: what it prunes.
+        queries: tokens of the unpruned forward.
+        residuals: what the decoder would have added after its first layers.
+        entered: embeddings [batch, queries, features], if the decoder got such.
+        attention: of the layer that has run last, if it is to decide the next stage.
+        views: what layers see, by what they share.
+    """
 
     plan: StagePlan | None
     queries: int
     residuals: LayerResiduals | None
+    entered: Tensor | None
+    attention: AttentionCall | None = None
     views: dict[tuple[object, ...], LayerView] = field(default_factory=dict)
 
 
@@ -64,6 +57,7 @@ class StagedDecoder:
         decoder: a transformers text decoder with ``layers``.
         begin: called with the decoder's keyword arguments at the start of every forward; returns what to prune.
         take_residuals: see :meth:`vflowopt_hf.family.Family.take_residuals`.
+        observed: layers by whose attention the stage after them is decided.
     """
 
     def __init__(
@@ -71,8 +65,10 @@ class StagedDecoder:
         decoder: nn.Module,
         begin: Callable[[dict[str, Any]], StagePlan | None],
         take_residuals: Callable[[dict[str, Any]], LayerResiduals | None],
+        observed: Sequence[int] = (),
     ) -> None:
         self._decoder, self._begin, self._take_residuals = decoder, begin, take_residuals
+        self._observed = observed
         self._layers: list[nn.Module] = list(decoder.layers)  # type: ignore[arg-type]
         self._forward: Forward | None = None
 
@@ -93,16 +89,23 @@ class StagedDecoder:
                 ),
             ):
                 hooks.callback(handle.remove)
+            for index in self._observed:
+                attention = attention_module(self._layers[index])
+                hooks.enter_context(observe_attention(attention, partial(self._note, index)))
             yield self
+
+    def _note(self, index: int, call: AttentionCall) -> None:
+        if self._forward is not None and self._forward.plan is not None and self._forward.plan.awaits(index + 1):
+            self._forward.attention = call
 
     def _enter(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        tokens = kwargs.get("inputs_embeds")
-        tokens = kwargs.get("input_ids") if tokens is None else tokens
+        entered = kwargs.get("inputs_embeds")
+        tokens = kwargs.get("input_ids") if entered is None else entered
         plan, arguments = self._begin(kwargs), dict(kwargs)
         residuals = None if plan is None else self._take_residuals(arguments)
-        self._forward = Forward(plan, 0 if tokens is None else int(tokens.shape[1]), residuals)
+        self._forward = Forward(plan, 0 if tokens is None else int(tokens.shape[1]), residuals, entered)
         return args, arguments
 
     def _leave(self, *_: Any) -> None:
@@ -113,6 +116,11 @@ class StagedDecoder:
         forward = self._forward
         if forward is None:
             return None
+        if forward.plan and forward.plan.awaits(index):
+            assert forward.attention is not None
+            assert forward.entered is not None
+            forward.plan.decide(forward.attention, forward.entered)
+            forward.attention = None
         cache = kwargs.get("past_key_values")
         number = forward.plan.stage_at(index) if forward.plan else None
         stage = forward.plan.stages[number] if forward.plan and number is not None else None
@@ -181,6 +189,21 @@ class StagedDecoder:
         if embeddings is not None and stage is not None:
             embeddings = tuple(take_rows(part.expand(batch, -1, -1), logical) for part in embeddings)
         return LayerView(reduced, embeddings, slots, slots_valid)
+
+
+def attention_module(layer: nn.Module) -> nn.Module:
+    """The attention module of a decoder layer.
+
+    Raises:
+        UnsupportedModelError: it is not where transformers' decoders have it.
+    """
+    attention = getattr(layer, "self_attn", None)
+    if not isinstance(attention, nn.Module):
+        raise UnsupportedModelError(
+            f"{type(layer).__name__} has no attention module self_attn to observe; use a scorer that does not need the "
+            f"decoder's attention"
+        )
+    return attention
 
 
 class _LayerHook:

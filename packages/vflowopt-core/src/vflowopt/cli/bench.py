@@ -13,6 +13,8 @@ from vflowopt.cli.console import notes, percent, print_json, results, seconds, s
 from vflowopt.cli.data import Question
 from vflowopt.cli.media import open_image
 from vflowopt.cli.models import DeviceOption, DtypeOption, choose
+from vflowopt.cli.strategies import HELP as STRATEGY_HELP
+from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import InputError, UnsupportedModelError
 from vflowopt.plugins import import_adapter, installed
 from vflowopt.strategy import Strategy
@@ -22,7 +24,7 @@ EXAMPLES = """
 
 vflowopt bench --shape mid
 
-vflowopt bench -m reference --budgets 0.5,0.25
+vflowopt bench -m reference --budgets 0.5,0.25 -s fastv@0.5
 """
 
 
@@ -39,6 +41,9 @@ def bench(
     ] = None,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Prompt for --image.")] = "Describe the image.",
     budgets: Annotated[str, typer.Option(help="Average retentions, separated by commas.")] = "0.5,0.25,0.1",
+    strategy: Annotated[
+        list[str] | None, typer.Option("--strategy", "-s", help="Further strategies: " + STRATEGY_HELP)
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Measured rounds, after one that warms up.")] = 7,
     text_tokens: Annotated[int, typer.Option(min=1, help="Text tokens of the prompt of a --shape.")] = 32,
     device: DeviceOption = None,
@@ -47,10 +52,10 @@ def bench(
 ) -> None:
     """Time every part of a pruned prefill, and decoding, against the unpruned model.
 
-    Rounds are interleaved in one process; medians with quartiles are shown. Strategies are the published ones of
-    LLaVA-OneVision-7B, their stages and budgets fitted to the model.
+    Rounds are interleaved in one process; medians with quartiles are shown. The strategy of a budget is the published
+    one of LLaVA-OneVision-7B, its stages and budget fitted to the model.
     """
-    wanted = _budgets(budgets)
+    wanted, further = _budgets(budgets), {text: read_strategy(text) for text in strategy or ()}
     if (model is None) == (shape is None):
         raise InputError(f"give either --model or --shape; shapes: {', '.join(sorted(_shapes())) or 'none installed'}")
     adapter, loaded, inputs, kind = (
@@ -58,6 +63,7 @@ def bench(
     )
     layers = adapter.num_layers(loaded)
     strategies = {percent(budget, 0): fitted_strategy(budget, layers) for budget in wanted}
+    strategies |= {text: strategy_for(layers) for text, strategy_for in further.items()}
     with steps() as bar:
         task = bar.add_task("measuring")
         measured = adapter.benchmark(

@@ -80,12 +80,14 @@ def evaluate(
 
     Case, punctuation and articles are ignored in the comparison.
     """
-    strategies = {text: read_strategy(text) for text in strategy}
+    given = {text: read_strategy(text) for text in strategy}
     chosen = choose(model)
     questions = gather(chosen, data=data, split="test", count=limit, frames=frames)
     if not all(question.answers for question in questions):
         raise InputError(f"{str(data)!r}: every line needs answers to evaluate accuracy")
     loaded = chosen.load(device, dtype)
+    layers = loaded.adapter.num_layers(loaded.model)
+    strategies = {text: strategy_for(layers) for text, strategy_for in given.items()}
     outcomes = compare(loaded, questions, strategies, max_new_tokens)
     if similarity:
         outcomes = with_similarity(loaded, questions, strategies, outcomes)

@@ -38,7 +38,9 @@ class Chosen:
     source: str | Path
     named: NamedModel | None = None
 
-    def load(self, device: str | None = None, dtype: str = "auto") -> LoadedModel:
+    def load(
+        self, device: str | None = None, dtype: str = "auto", attn_implementation: str | None = None
+    ) -> LoadedModel:
         """Load model and processor.
 
         Raises:
@@ -52,6 +54,8 @@ class Chosen:
                 "options": self.named.options,
                 "threads": self.named.threads,
             }
+        if attn_implementation is not None:
+            options["attn_implementation"] = attn_implementation
         with notes().status(f"loading {self.label}"):
             return load_adapter(self.model_type).load(self.source, **options)
 

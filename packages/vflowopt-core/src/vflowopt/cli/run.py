@@ -51,10 +51,11 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask one question with and without pruning, and compare answers, tokens and times."""
-    chosen_strategy, chosen = read_strategy(strategy), choose(model)
+    strategy_for, chosen = read_strategy(strategy), choose(model)
     question = ask(image, video, frames, prompt)
     loaded = chosen.load(device, dtype)
     inputs = question.prepare(loaded)
+    chosen_strategy = strategy_for(loaded.adapter.num_layers(loaded.model))
     with loaded.adapter.prune(loaded.model, chosen_strategy, processor=loaded.processor) as pruning:
         loaded.generate(inputs, 1)  # warms up, and refuses an infeasible budget before anything is printed
         report = pruning.report

@@ -45,10 +45,11 @@ def show(
 
     if not out.parent.is_dir():
         raise InputError(f"cannot write {str(out)!r}: there is no directory {str(out.parent)!r}")
-    chosen_strategy, chosen = read_strategy(strategy), choose(model)
+    strategy_for, chosen = read_strategy(strategy), choose(model)
     question = ask(image, video, frames, prompt)
     loaded = chosen.load(device, dtype)
     inputs = question.prepare(loaded)
+    chosen_strategy = strategy_for(loaded.adapter.num_layers(loaded.model))
     with loaded.adapter.prune(loaded.model, chosen_strategy, processor=loaded.processor) as pruning:
         answer = loaded.generate(inputs, 16)
         layers = pruning.report.num_layers

@@ -1,16 +1,18 @@
 """``--strategy``: a file, a published preset, or a short specification of a hand-set strategy."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from pydantic import ValidationError
 
-from vflowopt.components import Component
+from vflowopt.components import Component, Scorer
 from vflowopt.errors import StrategyError
 from vflowopt.plugins import component_types
 from vflowopt.recycle import GridRecycler
 from vflowopt.schedule import Progressive, check_budget
+from vflowopt.stage_scoring import StageScorer
 from vflowopt.strategy import Strategy
 
 ALIASES = {"mean-attention": "calibrated-attention"}
@@ -18,52 +20,74 @@ ALIASES = {"mean-attention": "calibrated-attention"}
 
 HELP = (
     "A strategy file, [b]preset:NAME[/b] (a published one), or [b]SCORER@BUDGET[,OPTION=VALUE...][/b], which prunes "
-    "once, before the LLM: random@0.25,seed=1; mean-attention@0.25; calibrated-attention@0.1,threshold=1.5,cell=3.5"
+    "once, before the LLM: random@0.25,seed=1; mean-attention@0.25; calibrated-attention@0.1,threshold=1.5,cell=3.5; "
+    "or, if the scorer ranks inside the decoder, where its method does: fastv@0.25; pyramiddrop@0.4,stages=2/4/8"
 )
 StrategyOption = Annotated[str, typer.Option("--strategy", "-s", help=HELP)]
 StrategiesOption = Annotated[list[str], typer.Option("--strategy", "-s", help=HELP + ". May be repeated.")]
 
 
-def read_strategy(text: str) -> Strategy:
-    """The strategy that a ``--strategy`` argument means.
+def read_strategy(text: str) -> Callable[[int], Strategy]:
+    """What a ``--strategy`` argument means: a function that gives the strategy for a number of decoder layers.
+
+    The function raises a BudgetError or StrategyError if the stages of a method leave no room for the budget.
 
     Raises:
         StrategyError: no such file, preset or scorer, or a malformed option.
         BudgetError: a budget outside (0, 1].
     """
     if text.startswith("preset:"):
-        return Strategy.preset(text.removeprefix("preset:"))
+        return _whatever_the_depth(Strategy.preset(text.removeprefix("preset:")))
     name, at, rest = text.partition("@")
     if not at or Path(text).exists():
-        return Strategy.load(text)
+        return _whatever_the_depth(Strategy.load(text))
     return _from_specification(text, name, rest)
 
 
-def _from_specification(text: str, name: str, rest: str) -> Strategy:
+def _whatever_the_depth(strategy: Strategy) -> Callable[[int], Strategy]:
+    return lambda _: strategy
+
+
+def _from_specification(text: str, name: str, rest: str) -> Callable[[int], Strategy]:
     scorers = component_types("scorer")
-    scorer = scorers.get(ALIASES.get(name, name))
-    if scorer is None:
+    kind = scorers.get(ALIASES.get(name, name))
+    if kind is None:
         known = ", ".join(sorted({*scorers, *ALIASES}))
         raise StrategyError(f"no scorer is called {name!r} in {text!r}; there are: {known}")
     budget, *pairs = rest.split(",")
     options = dict(_option(text, pair) for pair in pairs)
     cell = options.pop("cell", None)
+    staged = issubclass(kind, StageScorer)
+    stages = options.pop("stages", None) if staged else None
     try:
         retention = check_budget(float(budget))
-        strategy = Strategy(
-            scorer=_build(scorer, options),
-            schedule=Progressive.flat(retention),
-            recycler=None if cell is None else GridRecycler(cell=float(cell)),
-        )
+        scorer = cast("Scorer", _build(kind, options))
+        recycler = scorer.usual_recycler if cell is None else GridRecycler(cell=float(cell))
+        numbers = None if stages is None else [int(stage) for stage in stages.split("/")]
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "strategy"
-        raise StrategyError(f"{text!r}: {where}: {first['msg']}") from error
+        raise _wrong_value(text, error) from error
     except ValueError as error:
         if isinstance(error, StrategyError) or "budget" in str(error):
             raise
         raise StrategyError(f"{text!r} is not SCORER@BUDGET[,OPTION=VALUE...]: {error}") from error
-    return strategy
+
+    def for_depth(num_layers: int) -> Strategy:
+        try:
+            if isinstance(scorer, StageScorer):
+                schedule = scorer.schedule(retention, num_layers, numbers)
+            else:
+                schedule = Progressive.flat(retention)
+            return Strategy(scorer=scorer, schedule=schedule, recycler=recycler)
+        except ValidationError as error:
+            raise _wrong_value(text, error) from error
+
+    return for_depth
+
+
+def _wrong_value(text: str, error: ValidationError) -> StrategyError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "strategy"
+    return StrategyError(f"{text!r}: {where}: {first['msg']}")
 
 
 def _build(scorer: type[Component], options: dict[str, str]) -> Component:

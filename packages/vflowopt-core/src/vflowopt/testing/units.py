@@ -11,6 +11,8 @@ from vflowopt import PruningPlan, Strategy, TokenLayout
 from vflowopt.attention import AttentionSource, MatrixAttention
 from vflowopt.baselines import LowResolution, RandomTokens, UniformGrid
 from vflowopt.components import Scorer
+from vflowopt.methods.divprune import DivPrune
+from vflowopt.methods.visionzip import ContextualTokens, VisionZip
 from vflowopt.recycle import GridRecycler
 from vflowopt.schedule import Progressive
 from vflowopt.scorer import CalibratedAttention
@@ -32,7 +34,10 @@ def _stages(num_layers: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 
 def scorers() -> st.SearchStrategy[Scorer]:
-    """The method's scorer with thresholds and entropy weights that matter, and every baseline."""
+    """The method's scorer with thresholds and entropy weights that matter, baselines, and what other papers rank by.
+
+    None of them needs what only some models offer.
+    """
     return st.one_of(
         st.builds(
             CalibratedAttention,
@@ -42,12 +47,17 @@ def scorers() -> st.SearchStrategy[Scorer]:
         st.builds(RandomTokens, seed=st.integers(0, 2**31)),
         st.just(UniformGrid()),
         st.just(LowResolution()),
+        st.just(DivPrune()),
+        st.just(VisionZip(source="mean")),
     )
 
 
 @st.composite
 def feasible_strategies(draw: st.DrawFn, *units: TokenLayout, num_layers: int = 6) -> Strategy:
-    """A strategy whose every count leaves room for the structural tokens of all given layouts."""
+    """A strategy whose every count leaves room for the structural tokens of all given layouts.
+
+    Some recyclers look at the unit: plan with its context.
+    """
     stages = draw(_stages(num_layers))
     # A count is floor(k N + 1/2): k N >= the number of structural tokens is enough, with room for rounding in ratios.
     floor = max((float(unit.structural.sum()) + 0.01) / unit.tokens for unit in units) if units else 0.01
@@ -55,7 +65,13 @@ def feasible_strategies(draw: st.DrawFn, *units: TokenLayout, num_layers: int = 
     return Strategy(
         scorer=draw(scorers()),
         schedule=Progressive.from_cumulative(stages, sorted(kept, reverse=True)),
-        recycler=draw(st.one_of(st.none(), st.builds(GridRecycler, cell=sides))),
+        recycler=draw(
+            st.one_of(
+                st.none(),
+                st.builds(GridRecycler, cell=sides),
+                st.builds(ContextualTokens, contextual=st.floats(0, 1)),
+            )
+        ),
     )
 
 
@@ -68,12 +84,18 @@ class HostUnit:
         entropy: float32 [views, patches].
         layout: of N tokens.
         shares: float32 [N, views * patches], each token's share of every patch; 0 where structural.
+        class_attention: float32 [views, patches].
+        keys: float32 [views, patches, head_dim].
+        features: float32 [N, D].
     """
 
     attention: AttentionSource
     entropy: Floats
     layout: TokenLayout
     shares: Floats
+    class_attention: Floats
+    keys: Floats
+    features: Floats
 
     def place(self, host: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The array itself."""
@@ -99,6 +121,9 @@ def host_units(draw: st.DrawFn, max_side: int = 5) -> HostUnit:
         entropy=(rng.random((views, patches)) * np.log(256)).astype(np.float32),
         layout=layout,
         shares=shares.astype(np.float32),
+        class_attention=rng.dirichlet(np.ones(patches), views).astype(np.float32),
+        keys=rng.normal(size=(views, patches, 4)).astype(np.float32),
+        features=rng.normal(size=(layout.tokens, 6)).astype(np.float32),
     )
 
 
@@ -107,4 +132,4 @@ def plans(draw: st.DrawFn, num_layers: int = 6) -> PruningPlan:
     """The plan that a feasible strategy makes for a unit."""
     unit = draw(host_units())
     strategy = draw(feasible_strategies(unit.layout, num_layers=num_layers))
-    return strategy.plan(strategy.scorer.score(unit).importance, unit.layout)
+    return strategy.plan(strategy.scorer.score(unit).importance, unit.layout, unit)

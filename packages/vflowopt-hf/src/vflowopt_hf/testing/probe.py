@@ -55,6 +55,7 @@ def embed(subject: Subject, batch: Batch, changed: Mapping[str, Tensor] | None =
                 inputs["input_ids"],
                 inputs["attention_mask"],
                 subject.statistics,
+                kwargs["inputs_embeds"],
             )
             seen.append(Embedded(kwargs["inputs_embeds"], tuple(unit.context for unit in placed.units)))
             raise _Seen

@@ -30,6 +30,6 @@ def _any_strategy(units: Sequence[UnitContext], num_layers: int) -> None:
         strategy: Strategy = data.draw(feasible_strategies(units[unit].layout, num_layers=num_layers))
         with torch.no_grad():
             importance = strategy.scorer.score(units[unit]).importance
-            require_valid_plan(strategy.plan(importance, units[unit].layout), strategy)
+            require_valid_plan(strategy.plan(importance, units[unit].layout, units[unit]), strategy)
 
     holds()

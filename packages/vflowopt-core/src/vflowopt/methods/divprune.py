@@ -1,0 +1,85 @@
+"""DivPrune: the most diverse tokens.
+
+Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", CVPR 2025, arXiv 2503.02175;
+code: vbdi/divprune.
+
+Greedy max-min diversity of the visual tokens' embeddings as they enter the decoder, once, before the LLM. With
+d = 1 - cosine similarity, the first token is the one farthest from its nearest neighbour; every further one is
+
+    argmax_i  min over chosen j of d(i, j)
+
+The importance is the place in this order, so that any count takes the first ones; those that no stage can retain
+follow by their distance from the chosen. No attention is looked at, so every family offers what it needs. No options.
+
+Where this differs from the public code: structural tokens take no part, as they are always retained; a token is never
+chosen twice; distances are float32 whatever the model's dtype. There, every step takes the minimum over all chosen rows
+anew; here, over the last one only.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace
+from vflowopt.components import Score, Scorer, ScoringContext
+from vflowopt.methods.similarity import normalised
+
+
+class DivPrune(Scorer):
+    """Greedy max-min diversity by cosine distance.
+
+    Cost: a matrix of N x N distances, and for every token that the first stage retains 3 small operations on N numbers,
+    nothing read back from the device.
+    """
+
+    name: Literal["divprune"] = "divprune"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See :attr:`Component.needs`."""
+        return frozenset({"features"})
+
+    def score(self, context: ScoringContext) -> Score:
+        """See :meth:`Scorer.score`."""
+        return self.score_retaining(context, context.layout.tokens)
+
+    def score_retaining(self, context: ScoringContext, count: int) -> Score:
+        """See :meth:`Scorer.score_retaining`."""
+        layout = context.layout
+        tokens = np.flatnonzero(~layout.structural)
+        if not len(tokens):
+            return Score(context.place(np.zeros(layout.tokens, dtype=np.float32)), {})
+        features = context.features
+        xp = namespace(features)
+        vectors = xp.take(features, asarray_like(tokens, features), axis=0)
+        place = inverse_permutation(diverse_order(vectors, count - int(layout.structural.sum())))
+        values = 1 - xp.astype(place, features.dtype) / len(tokens)
+        among = asarray_like(np.maximum(np.cumsum(~layout.structural) - 1, 0), features)
+        structural = asarray_like(layout.structural, features)
+        return Score(xp.where(structural, 0.0, xp.take(values, among)), {})
+
+
+def diverse_order(features: Array, steps: int) -> Array:
+    """All tokens, each as far as possible in cosine distance from those before it.
+
+    Args:
+        features: float [tokens, D]; at least one token.
+        steps: after so many tokens, the others follow by their distance from these.
+
+    Returns:
+        Indices int64 [tokens].
+    """
+    xp = namespace(features)
+    directions = normalised(features)
+    distance = 1 - directions @ xp.matrix_transpose(directions)
+    number = asarray_like(np.arange(features.shape[0]), features)
+    itself = number[:, None] == number[None, :]
+    score = xp.min(xp.where(itself, xp.inf, distance), axis=0)
+    distance = xp.where(itself, -xp.inf, distance)  # what is chosen is not chosen again
+    nearest = xp.full_like(score, xp.inf)
+    order = []
+    for _ in range(steps):
+        chosen = xp.argmax(score, axis=0, keepdims=True)
+        order.append(chosen)
+        score = nearest = xp.minimum(nearest, xp.take(distance, chosen, axis=0)[0, :])
+    return xp.concat([*order, descending_order(score)[: features.shape[0] - steps]])

@@ -1,0 +1,145 @@
+"""Observe attention modules without changing what they compute, and read a decoder layer's attention."""
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from vflowopt.errors import UnsupportedModelError, UnsupportedOperationError
+from vflowopt.stage_scoring import Heads
+
+# Scores held at once, in elements: 16 MiB of float32. Bounds memory whatever the length of the prompt.
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """One call of a decoder layer's attention function: rows are the last of the slots.
+
+    Attributes:
+        query: [batch, heads, rows, head_dim], after any rotary embedding.
+        key: [batch, key heads, slots, head_dim].
+        scaling: factor of the scores.
+        mask: as the function got it: ``None`` (plain causal), [batch or 1, heads or 1, rows, slots] boolean (True is
+            seen) or additive, or [batch, slots] for flash attention.
+        window: slots that a row looks back on, itself included, where the mask does not hold the window.
+    """
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    mask: Tensor | None
+    window: int | None = None
+
+    def received(self, sample: int, rows: Tensor, weights: Tensor, heads: Heads = "mean") -> Tensor:
+        """Weighted sum over some rows of the softmax's mean or maximum over heads.
+
+        Args:
+            sample: index in the batch.
+            rows: int64 [queries].
+            weights: float32 [queries].
+            heads: "mean" or "max".
+
+        Returns:
+            float32 [slots].
+        """
+        query, key = self.query[sample, :, rows].float() * self.scaling, self.key[sample].float()
+        groups, slots = key.shape[0], key.shape[1]
+        count, queries, size = query.shape
+        query, keys = query.view(groups, count // groups, queries, size), key[:, None].transpose(2, 3)
+        total = torch.zeros(slots, device=query.device)
+        step = max(1, _BLOCK // (count * slots))
+        for start in range(0, queries, step):
+            part = slice(start, start + step)
+            scores = self._masked(query[:, :, part] @ keys, sample, rows[part])
+            attention = scores.softmax(dim=-1)
+            total += weights[part] @ (attention.mean(dim=(0, 1)) if heads == "mean" else attention.amax(dim=(0, 1)))
+        return total
+
+    def _masked(self, scores: Tensor, sample: int, rows: Tensor) -> Tensor:
+        """Scores [groups, heads per group, queries, slots] as the layer's softmax sees them."""
+        slots, hidden = scores.shape[-1], torch.finfo(scores.dtype).min
+        if self.mask is not None and not isinstance(self.mask, Tensor):
+            raise UnsupportedOperationError(
+                f"the decoder's attention uses masks of type {type(self.mask).__name__}, by which tokens cannot be "
+                f"ranked; load the model with attn_implementation='sdpa'"
+            )
+        if self.mask is not None and self.mask.ndim == 4:
+            mask = self.mask[sample if len(self.mask) > 1 else 0][:, rows, :slots]
+            mask = mask[None] if len(mask) == 1 else mask.view(*scores.shape[:2], *mask.shape[1:])
+            return scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask.float()
+        slot = torch.arange(slots, device=scores.device)
+        own = (rows + slots - self.query.shape[2])[:, None]
+        seen = slot <= own
+        if self.window is not None:
+            seen = seen & (slot > own - self.window)
+        if self.mask is not None:
+            seen = seen & self.mask[sample, :slots].bool()
+        return scores.masked_fill(~seen, hidden)
+
+
+@contextmanager
+def observe_attention(module: nn.Module, note: Callable[[AttentionCall], None]) -> Iterator[None]:
+    """Hand every call of a decoder layer's attention function to ``note`` inside the block.
+
+    Raises:
+        UnsupportedModelError: see :func:`attention_calls`.
+    """
+
+    def seen(query: Tensor, key: Tensor, scaling: float, mask: Any, options: Mapping[str, Any]) -> None:
+        note(AttentionCall(query.detach(), key.detach(), scaling, mask, options.get("sliding_window")))
+
+    with attention_calls(module, seen):
+        yield
+
+
+@contextmanager
+def attention_calls(
+    module: nn.Module, note: Callable[[Tensor, Tensor, float, Any, Mapping[str, Any]], None]
+) -> Iterator[None]:
+    """Hand what an attention module's function is called with to ``note``, and leave what it computes as it is.
+
+    Inside the block the module has a copy of its config that selects a wrapper attention function. The wrapper calls
+    ``note`` and then whatever implementation was configured, so outputs stay bitwise the same with eager, sdpa, flash
+    or any other attention. The config is put back on exit.
+
+    Args:
+        module: an attention module of transformers that reads ``config._attn_implementation`` at every call.
+        note: called with query, key, the factor of the scores, the mask and all keyword arguments.
+
+    Raises:
+        UnsupportedModelError: the module has no config to select an attention function by.
+    """
+    original = getattr(module, "config", None)
+    implementation = getattr(original, "_attn_implementation", None)
+    if original is None or implementation is None:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} does not select its attention through config._attn_implementation"
+        )
+    # The eager function is each modeling file's own; every other implementation is found by name.
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    base = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
+
+    def observe(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        scaling = kwargs.get("scaling")
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        note(query, key, scaling, args[0] if args else kwargs.get("attention_mask"), kwargs)
+        return base(module, query, key, value, *args, **kwargs)
+
+    # Upstream chooses between packed and separate views by the name of the implementation: keep it as a part.
+    name = f"vflowopt-observe-{id(observe)}-{implementation}"
+    config = copy.copy(original)
+    config._attn_implementation_internal = name  # the public setter would check the name against the hub
+    ALL_ATTENTION_FUNCTIONS[name] = observe
+    module.config = config
+    try:
+        yield
+    finally:
+        module.config = original
+        del ALL_ATTENTION_FUNCTIONS[name]

@@ -1,0 +1,58 @@
+"""What visual tokens receive in every decoder layer of the unpruned model, for recipes that are fitted offline."""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+
+from vflowopt.adapter import Inputs
+from vflowopt.arrays import to_numpy
+from vflowopt.methods.fitprune import Floats, ReceivedAttention, received
+from vflowopt_hf.decoder_context import DecoderContext
+from vflowopt_hf.evaluator import HiddenStateEvaluator, Sample
+from vflowopt_hf.family import Family
+from vflowopt_hf.observing import AttentionCall, observe_attention
+from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.rows import BatchRows
+from vflowopt_hf.staged import attention_module
+
+
+def received_attention(
+    family: Family, model: Any, samples: Iterable[Inputs], statistics: PixelStatistics
+) -> list[ReceivedAttention]:
+    """Attention received by the visual tokens of every unit of some samples, see :mod:`vflowopt.methods.fitprune`.
+
+    Costs two prefills per sample, one of them with all attention computed twice.
+
+    Raises:
+        InputError: no samples, or one without visual tokens or of another batch size than 1.
+        PruningStateError: the model is being pruned.
+    """
+    found = []
+    for sample in HiddenStateEvaluator(family, model, samples, "last-token", statistics).samples:
+        found.extend(_of_sample(family, model, sample))
+    return found
+
+
+def _of_sample(family: Family, model: Any, sample: Sample) -> list[ReceivedAttention]:
+    decoder, units = family.decoder(model), sample.prefill.units
+    table = BatchRows([(unit.sample, unit.rows) for unit in units], sample.prefill.present, sample.target.device)
+    own: list[list[Floats]] = [[] for _ in units]
+    cross: list[list[Floats]] = [[] for _ in units]
+
+    def note(call: AttentionCall) -> None:
+        for number, unit in enumerate(units):
+            context = DecoderContext(unit.context.layout, table, number, call, sample.call["inputs_embeds"])
+            for kind, values in zip((own, cross), received(context), strict=True):
+                kind[number].append(to_numpy(values).astype(np.float64))
+
+    with ExitStack() as stack, torch.no_grad():
+        for layer in decoder.layers:  # type: ignore[union-attr]
+            stack.enter_context(observe_attention(attention_module(layer), note))
+        decoder(**sample.call)
+    return [
+        ReceivedAttention(np.stack(own[number]), np.stack(cross[number]), unit.context.layout.structural)
+        for number, unit in enumerate(units)
+    ]

@@ -1,0 +1,91 @@
+"""What one forward of the decoder prunes, decided before it or, stage by stage, by what its layers attend to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vflowopt import Strategy
+from vflowopt.arrays import HostBools
+from vflowopt.components import Scorer
+from vflowopt.plan import PlanDraft
+from vflowopt.stage_scoring import StageScorer
+from vflowopt_hf.decoder_context import DecoderContext
+from vflowopt_hf.observing import AttentionCall
+from vflowopt_hf.prefill import ScoredUnit
+from vflowopt_hf.rows import BatchRows, PlacedPlan, StageRows
+
+
+@dataclass(eq=False)
+class StagePlan:
+    """What one forward of the decoder prunes.
+
+    Attributes:
+        scorer: ranks anew where stages are still to be decided.
+        boundaries: first decoder layer of each stage.
+        drafts: of each unit.
+        plans: the same with their places in the batch, as far as they are decided.
+        table: rows of the batch.
+        stages: rows of the stages that are decided.
+    """
+
+    scorer: Scorer
+    boundaries: tuple[int, ...]
+    drafts: tuple[PlanDraft, ...]
+    plans: tuple[PlacedPlan, ...]
+    table: BatchRows
+    stages: tuple[StageRows, ...]
+
+    @classmethod
+    def of(
+        cls, strategy: Strategy, units: Sequence[ScoredUnit], present: HostBools, device: torch.device
+    ) -> "StagePlan | None":
+        """Build it; ``None`` if there is nothing to drop, so that upstream runs bitwise as it is."""
+        plans = tuple(unit.placed for unit in units)
+        if all(placed.plan.is_identity for placed in plans):
+            return None
+        table = BatchRows([(unit.sample, unit.rows) for unit in units], present, device)
+        drafts = tuple(unit.draft for unit in units)
+        return cls(strategy.scorer, strategy.schedule.boundaries, drafts, plans, table, table.stages(plans))
+
+    def stage_at(self, layer: int) -> int | None:
+        """The stage that decoder layer ``layer`` belongs to; ``None`` before the first."""
+        started = [index for index, boundary in enumerate(self.boundaries) if boundary <= layer]
+        return started[-1] if started else None
+
+    def awaits(self, layer: int) -> bool:
+        """Whether a stage that is still to be decided begins with decoder layer ``layer``."""
+        return layer in self.boundaries[len(self.stages) :]
+
+    def decide(self, call: AttentionCall, entered: Tensor) -> None:
+        """Decide the next stage by the attention of the layer before it; nothing is read back from the device.
+
+        Args:
+            call: the layer's attention.
+            entered: [batch, queries, features], what entered the decoder.
+        """
+        self.drafts = tuple(self._decided(unit, call, entered) for unit in range(len(self.drafts)))
+        self.plans = tuple(
+            replace(placed, plan=draft.plan) for placed, draft in zip(self.plans, self.drafts, strict=True)
+        )
+        self.stages = self.table.stages(self.plans, self.stages)
+
+    def _decided(self, unit: int, call: AttentionCall, entered: Tensor) -> PlanDraft:
+        draft = self.drafts[unit]
+        if draft.stage > len(self.stages):
+            return draft
+        if draft.prunes_next:
+            assert isinstance(self.scorer, StageScorer)
+            stage = self.stages[-1] if self.stages else None
+            context = DecoderContext(draft.layout, self.table, unit, call, entered, stage)
+            with torch.no_grad():
+                draft = draft.ranked_by(self.scorer.rescore(context).to(draft.plan.importance.device))
+        return draft.decide()
+
+
+def observed_layers(strategy: Strategy) -> tuple[int, ...]:
+    """Decoder layers by whose attention stages are decided."""
+    if not isinstance(strategy.scorer, StageScorer):
+        return ()
+    return tuple(boundary - 1 for boundary in strategy.schedule.boundaries if boundary > 0)
