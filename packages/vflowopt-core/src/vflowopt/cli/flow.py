@@ -1,0 +1,118 @@
+"""``vflowopt flow``: how far strategies move the text tokens' hidden states, layer by layer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from vflowopt.adapter import FlowAdapter
+from vflowopt.cli.console import percent, print_json, results, steps, table, tracked
+from vflowopt.cli.data import gather
+from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
+from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
+from vflowopt.cli.strategies import StrategiesOption, read_strategy
+from vflowopt.errors import InputError, UnsupportedOperationError
+from vflowopt.flow import MEASURES, TOKENS, Flow, Measure, Tokens
+
+EXAMPLES = """
+[b]Examples[/b]
+
+vflowopt flow -m reference -s mean-attention@0.25 -s random@0.25 -s reference-25.json --out flow.png
+"""
+
+Name = TypeVar("Name", bound=str)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("flow", epilog=EXAMPLES)(flow)
+
+
+def flow(
+    model: ModelOption,
+    strategy: StrategiesOption,
+    out: Annotated[Path | None, typer.Option(help="PNG to draw the curves into.")] = None,
+    tokens: Annotated[
+        str, typer.Option(help="Which tokens the table shows: text (mean over those after the visual ones) or last.")
+    ] = "text",
+    measure: Annotated[
+        str, typer.Option(help="What table and picture show: cosine (1 - cosine similarity) or l2 (relative distance).")
+    ] = "cosine",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="JSONL of image or video, question; a named model brings its own test questions."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Directory of sample images.")] = None,
+    video: VideosOption = None,
+    frames: FramesOption = FRAMES,
+    prompt: Annotated[
+        str | None, typer.Option(help="Question asked about every image of --images and every --video.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Samples at most: the first ones.")] = 20,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: all tokens and measures.")] = False,
+) -> None:
+    """Compare text tokens' hidden states with and without pruning, after every decoder layer (paper Figure 5)."""
+    from vflowopt.plugins import load_adapter
+
+    shown, unit = _one_of(TOKENS, "--tokens", tokens), _one_of(MEASURES, "--measure", measure)
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"cannot write {str(out)!r}: there is no directory {str(out.parent)!r}")
+    given = {text: read_strategy(text) for text in strategy}
+    chosen = choose(model)
+    questions = gather(
+        chosen, data=data, split="test", count=limit, images=images, videos=video, frames=frames, prompt=prompt
+    )
+    adapter = load_adapter(chosen.model_type)
+    if not isinstance(adapter, FlowAdapter):
+        raise UnsupportedOperationError(
+            f"adapter {adapter.name!r} has no flow(): it cannot observe hidden states per layer; ask its authors for it"
+        )
+    loaded = chosen.load(device, dtype)
+    layers = adapter.num_layers(loaded.model)
+    strategies = {text: strategy_for(layers) for text, strategy_for in given.items()}
+    inputs = tracked([question.prepare(loaded) for question in questions], f"encoding {len(questions)} samples")
+    with steps() as bar:
+        task = bar.add_task("prefills", total=None)
+        found = adapter.flow(
+            loaded.model,
+            inputs,
+            strategies,
+            processor=loaded.processor,
+            on_task=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if out is not None:
+        from vflowopt.picture.curves import draw_flow
+
+        subtitle = f"{found.samples} samples, with pruning against without"
+        draw_flow(found, measure=unit, title=chosen.label, subtitle=subtitle).save(out, format="PNG")
+    if as_json:
+        print_json({**found.describe(), "file": None if out is None else str(out)})
+        return
+    _print(found, shown, unit, chosen.label)
+    if out is not None:
+        results().print(str(out), highlight=False, soft_wrap=True)
+
+
+def _print(found: Flow, tokens: Tokens, measure: Measure, label: str) -> None:
+    curves = [(each.mean(tokens, measure), each.spread(tokens, measure)) for each in found.strategies]
+    rows = [("retention", *(percent(each.retention) for each in found.strategies))]
+    for layer in range(found.num_layers):
+        cells = [
+            f"{'> ' if layer in each.boundaries else ''}{mean[layer]:.4f} ± {spread[layer]:.4f}"
+            for each, (mean, spread) in zip(found.strategies, curves, strict=True)
+        ]
+        rows.append((f"layer {layer}", *cells))
+    title = f"{label}: {MEASURES[measure]} to unpruned, {TOKENS[tokens]}"
+    caption = f"Mean ± standard deviation of {found.samples} samples, after each decoder layer. >: a stage begins."
+    columns = ("", *(each.name for each in found.strategies))
+    results().print(table(title, columns, rows, caption))
+
+
+def _one_of(known: Mapping[Name, str], option: str, text: str) -> Name:
+    for name in known:
+        if name == text:
+            return name
+    raise InputError(f"{option} is {text!r}; choose {' or '.join(known)}")
