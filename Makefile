@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PACKAGES := $(wildcard packages/*/pyproject.toml)
 SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src \
-	examples/vflowopt-mistral3/src
+	packages/vflowopt-lmms/src examples/vflowopt-mistral3/src
 
-.PHONY: demo test test-slow test-gpu lint types docs smoke core-alone check clean
+.PHONY: demo test test-slow test-gpu test-lmms lint types docs smoke core-alone check clean
 
 demo: $(VENV)/.run
 	$(BIN)/vflowopt demo
@@ -20,6 +20,15 @@ test-slow: $(VENV)/.dev
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu
+
+# lmms-eval brings a hundred packages; torchvision, one of them, does not work beside a CPU build of torch.
+test-lmms:
+	rm -rf build/lmms
+	$(PYTHON) -m venv build/lmms
+	build/lmms/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--requirement requirements.txt --editable ./packages/vflowopt-lmms hypothesis pytest
+	build/lmms/bin/python -m pip uninstall --quiet --yes torchvision
+	build/lmms/bin/python -m pytest -m lmms tests/lmms
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

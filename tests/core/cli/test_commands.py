@@ -16,6 +16,8 @@ from vflowopt.cli.data import read_directory, read_jsonl
 from vflowopt.cli.evaluate import is_right, normalised
 from vflowopt.cli.failures import INTERRUPTED
 from vflowopt.cli.strategies import read_strategy
+from vflowopt.errors import BudgetError, StrategyError
+from vflowopt.methods import FastV
 
 
 def test_adapters_as_json():
@@ -34,7 +36,7 @@ def test_adapters_as_a_table():
     assert "Components of strategies" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["", "demo", "optimize", "evaluate", "run", "show", "bench", "adapters"])
+@pytest.mark.parametrize("command", ["", "demo", "optimize", "evaluate", "run", "show", "flow", "bench", "adapters"])
 def test_help_needs_no_framework(command):
     script = (
         "import sys\nfrom vflowopt.cli import app\n"
@@ -57,20 +59,49 @@ def test_ctrl_c_is_one_line(monkeypatch, tmp_path):
 
 
 def test_specifications():
-    random = read_strategy("random@0.25,seed=7")
+    random = read_strategy("random@0.25,seed=7")(28)
     assert random.scorer == RandomTokens(seed=7)
     assert random.average_retention(28) == 0.25
     assert random.recycler is None
-    assert read_strategy("mean-attention@0.5").scorer == CalibratedAttention()
-    rich = read_strategy("calibrated-attention@0.1,threshold=1.5,entropy_weight=2,cell=3.5")
+    assert read_strategy("mean-attention@0.5")(28).scorer == CalibratedAttention()
+    rich = read_strategy("calibrated-attention@0.1,threshold=1.5,entropy_weight=2,cell=3.5")(28)
     assert rich.scorer == CalibratedAttention(threshold=1.5, entropy_weight=2)
     assert rich.recycler == GridRecycler(cell=3.5)
-    assert read_strategy("preset:llava-onevision-7b/25") == Strategy.preset("llava-onevision-7b/25")
+    assert read_strategy("preset:llava-onevision-7b/25")(28) == Strategy.preset("llava-onevision-7b/25")
+
+
+def test_methods_that_prune_inside_the_decoder_bring_their_schedule():
+    assert read_strategy("fastv@0.25")(28) == Strategy(scorer=FastV(), schedule=FastV().schedule(0.25, 28))
+    assert read_strategy("fastv@0.25,stages=3")(28).schedule.boundaries == (3,)
+    drop = read_strategy("pyramiddrop@0.4,stages=2/4/8")(32)
+    assert drop.schedule.boundaries == (2, 4, 8)
+    assert abs(drop.average_retention(32) - 0.4) < 1e-12
+    assert read_strategy("fastv@1,cell=2")(28).recycler == GridRecycler(cell=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "layers", "error", "said"),
+    [
+        ("fastv@0.07", 28, BudgetError, "smallest feasible budget lies above 0.0714"),
+        ("fastv@0.5,stages=9", 8, StrategyError, "stage 9 lies beyond the last decoder layer"),
+        ("fastv@0.5,stages=4/2", 28, StrategyError, "strictly increasing"),
+        ("fastv@0.5,stages=0", 28, StrategyError, "none before the LLM"),
+    ],
+)
+def test_schedules_that_do_not_fit_the_decoder(text, layers, error, said):
+    with pytest.raises(error, match=said):
+        read_strategy(text)(layers)
+
+
+@pytest.mark.parametrize("text", ["fastv@0.5,stages=two", "fastv@0.5,seed=1", "random@0.5,stages=2"])
+def test_options_that_a_method_does_not_have(text):
+    with pytest.raises(StrategyError):
+        read_strategy(text)
 
 
 def test_a_file_may_have_an_at_sign_in_its_name(tmp_path):
     path = Strategy.preset("llava-onevision-7b/25").save(tmp_path / "mine@0.25.json")
-    assert read_strategy(str(path)) == Strategy.preset("llava-onevision-7b/25")
+    assert read_strategy(str(path))(28) == Strategy.preset("llava-onevision-7b/25")
 
 
 def test_questions_from_a_file(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Part
 from vflowopt.errors import PluginError
+from vflowopt.flow import Flow
 from vflowopt.layout import TokenLayout
 from vflowopt.plan import PruningPlan
 from vflowopt.report import PruningReport
@@ -109,6 +110,23 @@ class Adapter(Protocol):
 
     def load(self, source: str | Path, **options: Any) -> "LoadedModel":
         """Load a checkpoint and its processor from a path or hub id, for the command line."""
+        ...
+
+
+@runtime_checkable
+class FlowAdapter(Protocol):
+    """What an adapter offers besides if ``vflowopt flow`` is to work; optional."""
+
+    def flow(
+        self,
+        model: Any,
+        samples: Iterable[Inputs],
+        strategies: Mapping[str, Strategy],
+        *,
+        processor: Any = None,
+        on_task: Callable[[int, int], None] | None = None,
+    ) -> Flow:
+        """Discrepancy of the text tokens' hidden states after every decoder layer; ``on_task(done, total)`` follows."""
         ...
 
 

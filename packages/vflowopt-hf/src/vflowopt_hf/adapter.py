@@ -8,10 +8,13 @@ from typing import Any
 from vflowopt import Strategy, TokenLayout
 from vflowopt.adapter import Inputs, LoadedModel, Pruning
 from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Part
+from vflowopt.flow import Flow
+from vflowopt.methods.fitprune import ReceivedAttention
 from vflowopt_hf.evaluator import HiddenStateEvaluator
 from vflowopt_hf.family import Family
 from vflowopt_hf.loading import load_checkpoint
 from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.received import received_attention
 from vflowopt_hf.session import Session, check_fits, num_layers
 
 
@@ -41,6 +44,12 @@ class TransformersAdapter:
         """See :func:`vflowopt.optimize`."""
         return HiddenStateEvaluator(self.family, model, samples, objective, self.statistics(processor))
 
+    def received_attention(
+        self, model: Any, samples: Iterable[Inputs], *, processor: Any = None
+    ) -> list[ReceivedAttention]:
+        """See :func:`vflowopt_hf.received.received_attention`."""
+        return received_attention(self.family, model, samples, self.statistics(processor))
+
     def shapes(self) -> Sequence[BenchShape]:
         """The family's random-weight models for benchmarks."""
         return self.family.shapes()
@@ -62,6 +71,20 @@ class TransformersAdapter:
 
         bench = Bench(self.family, model, inputs, self.statistics(processor))
         return bench.run(strategies, parts, rounds, planning_layout, on_task)
+
+    def flow(
+        self,
+        model: Any,
+        samples: Iterable[Inputs],
+        strategies: Mapping[str, Strategy],
+        *,
+        processor: Any = None,
+        on_task: Callable[[int, int], None] | None = None,
+    ) -> Flow:
+        """See :func:`vflowopt_hf.flow.measure_flow`."""
+        from vflowopt_hf.flow import measure_flow
+
+        return measure_flow(self.family, model, samples, strategies, self.statistics(processor), on_task)
 
     def load(self, source: str | Path, **options: Any) -> LoadedModel:
         """See :func:`vflowopt_hf.loading.load_checkpoint`."""

@@ -1,6 +1,6 @@
 """Load a checkpoint and its processor, for the command line."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from vflowopt_hf.processing import ImageTextProcessor
 
 if TYPE_CHECKING:
     from vflowopt_hf.adapter import TransformersAdapter
+    from vflowopt_hf.panel import QuestionPanel
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,12 @@ class Checkpoint:
             ids = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         fresh = ids[:, inputs["input_ids"].shape[1] :]
         return str(self.processor.batch_decode(fresh, skip_special_tokens=True)[0]).strip()
+
+    def panel(self, questions: Iterable[Inputs], max_new_tokens: int, *, keep: bool = True) -> "QuestionPanel":
+        """See :meth:`vflowopt.panel.AnsweringModel.panel`."""
+        from vflowopt_hf.panel import QuestionPanel
+
+        return QuestionPanel(self, questions, max_new_tokens, keep=keep)
 
 
 def _takes_videos(processor: Any) -> bool:

@@ -54,6 +54,11 @@ def tracked(items: Sequence[Item], what: str, console: Console | None = None) ->
 
 def steps() -> "AbstractContextManager[Progress]":
     """A progress bar to which several tasks can be added."""
+    return bars()
+
+
+def bars() -> Progress:
+    """The same, to be started and stopped by hand."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,0 +1,81 @@
+"""What ``--method`` means: a scorer with options, a search, a strategy file, or the unpruned model."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vflowopt.errors import InputError, StrategyError
+from vflowopt.strategy import Strategy
+
+UNPRUNED, SEARCHED = "unpruned", "searched"
+
+StrategyFor = Callable[[int], Strategy]
+"""Gives a strategy for a number of decoder layers; raises a BudgetError or StrategyError where there is none."""
+
+Reader = Callable[[str], StrategyFor]
+"""Reads a strategy specification, see :func:`vflowopt.cli.strategies.read_strategy`."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row per budget.
+
+    Attributes:
+        name: as it was given.
+        identity: the name and, of a file, what is in it; results are kept by it.
+        budgeted: whether it is run at every budget.
+        seeded: whether seeds make a difference.
+        file: whether it is one fixed strategy.
+    """
+
+    name: str
+    identity: str
+    budgeted: bool = True
+    seeded: bool = False
+    file: bool = False
+
+    def specification(self, budget: float | None, seed: int | None) -> str:
+        """The ``--strategy`` argument that means this method at a budget."""
+        if self.file:
+            return self.name
+        scorer, comma, options = self.name.partition(",")
+        return f"{scorer}@{budget}{comma}{options}" + ("" if seed is None else f",seed={seed}")
+
+
+def read_method(text: str, budgets: Sequence[float], read: Reader) -> Method:
+    """What a ``--method`` argument means.
+
+    Args:
+        text: ``NAME[,OPTION=VALUE...]``, a strategy file, ``preset:NAME``, ``"searched"`` or ``"unpruned"``.
+        budgets: at which it will be run.
+        read: reads strategy specifications.
+
+    Raises:
+        StrategyError: no such file, preset or scorer, or a malformed option.
+        InputError: it names a budget of its own.
+    """
+    if text == UNPRUNED:
+        return Method(text, text, budgeted=False)
+    if text == SEARCHED:
+        return Method(text, text, seeded=True)
+    if text.startswith("preset:") or text.endswith(".json") or Path(text).exists():
+        content = read(text)(1).to_json()  # a file's strategy does not depend on the number of layers
+        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+        return Method(text, f"{text} {digest}", budgeted=False, file=True)
+    if "@" in text:
+        scorer = text.partition("@")[0]
+        raise InputError(f"a method has no budget of its own: write {scorer!r} and --budget, not {text!r}")
+    method = Method(text, text)
+    for budget in budgets:
+        read(method.specification(budget, None))
+    return Method(text, text, seeded="seed=" not in text and _takes_a_seed(method, budgets[0], read))
+
+
+def _takes_a_seed(method: Method, budget: float, read: Reader) -> bool:
+    """Whether the scorer has an option ``seed``."""
+    try:
+        read(method.specification(budget, 0))
+    except StrategyError:
+        return False
+    return True

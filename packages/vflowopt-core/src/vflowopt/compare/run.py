@@ -1,0 +1,89 @@
+"""Fill the cells that are missing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from vflowopt.adapter import LoadedModel
+from vflowopt.compare.cells import Cell
+from vflowopt.compare.contracts import Asked, Effort, Watch
+from vflowopt.compare.methods import SEARCHED, UNPRUNED, Method, Reader
+from vflowopt.compare.store import Store
+from vflowopt.compare.workbench import Workbench
+from vflowopt.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model of the comparison.
+
+    Attributes:
+        label: what to call it.
+        load: loads it; called only if a cell of it is missing.
+        questions: asked in every cell.
+        samples: searched on.
+    """
+
+    label: str
+    load: Callable[[], LoadedModel]
+    questions: Sequence[Asked]
+    samples: Sequence[Asked] = ()
+
+
+def fill(
+    subject: Subject,
+    cells: Sequence[Cell],
+    methods: Mapping[str, Method],
+    store: Store,
+    *,
+    read: Reader,
+    judge: Callable[[str, Sequence[str]], bool],
+    effort: Effort,
+    out: Path,
+    watch: Watch,
+) -> None:
+    """Fill a model's missing cells, one after the other; each is on disk before the next begins.
+
+    Args:
+        subject: the model.
+        cells: its cells.
+        methods: by identity.
+        store: of finished cells.
+        read: reads strategy specifications.
+        judge: whether an answer equals one of the accepted ones.
+        effort: how much is done per cell.
+        out: directory for searches.
+        watch: looks on.
+
+    Raises:
+        VFlowOptError: the model cannot be loaded or asked. What one method cannot do on it becomes its cell's result.
+    """
+    missing = [cell for cell in cells if cell not in store.results]
+    if not missing:
+        return
+    bench = Workbench(subject.load(), subject.questions, subject.samples, judge, effort, out, watch)
+    for cell in missing:
+        label = _label(cell, methods[cell.method].name)
+        result = bench.fill(cell, label, _strategy_for(bench, cell, label, methods[cell.method], read))
+        store.add(result)
+        watch.done(result)
+
+
+def _strategy_for(
+    bench: Workbench, cell: Cell, label: str, method: Method, read: Reader
+) -> Callable[[int], Strategy] | None:
+    if method.name == UNPRUNED:
+        return None
+    if method.name == SEARCHED:
+        return lambda _layers: bench.search(cell, label)
+    return partial(_read, read, method.specification(cell.budget, cell.seed))
+
+
+def _read(read: Reader, text: str, num_layers: int) -> Strategy:
+    return read(text)(num_layers)
+
+
+def _label(cell: Cell, method: str) -> str:
+    budget = "" if cell.budget is None else f" at {cell.budget:.3g}"
+    return f"{cell.model}, {method}{budget}" + ("" if cell.seed is None else f", seed {cell.seed}")

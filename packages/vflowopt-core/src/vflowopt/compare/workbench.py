@@ -1,0 +1,182 @@
+"""A loaded model with its questions, on which cells are filled."""
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from vflowopt.adapter import Evaluator, Inputs, LoadedModel
+from vflowopt.benchmark import UNPRUNED, Part
+from vflowopt.compare.cells import Cell, Result
+from vflowopt.compare.contracts import Asked, Effort, Watch
+from vflowopt.errors import (
+    BudgetError,
+    ImportanceError,
+    InputError,
+    StrategyError,
+    UnsupportedModelError,
+    UnsupportedOperationError,
+)
+from vflowopt.panel import Answered, AnsweringModel, Panel
+from vflowopt.report import UnitReport
+from vflowopt.search import search
+from vflowopt.strategy import Strategy
+
+CANNOT = (BudgetError, ImportanceError, StrategyError, UnsupportedModelError, UnsupportedOperationError)
+"""Errors that speak of a method on a model, not of the comparison: a cell of their own."""
+
+TIMED: tuple[Part, ...] = ("LM prefill", "end-to-end prefill", "decode per token")
+
+
+class Workbench:
+    """Answers all questions under a strategy, measures it, and searches strategies.
+
+    Args:
+        loaded: model and processor.
+        questions: what is asked in every cell.
+        samples: what strategies are searched on; other questions.
+        judge: whether an answer equals one of the accepted ones.
+        effort: how much is done.
+        out: directory for journals and searched strategies.
+        watch: looks on.
+
+    Raises:
+        InputError: the model's adapter cannot answer encoded questions.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        questions: Sequence[Asked],
+        samples: Sequence[Asked],
+        judge: Callable[[str, Sequence[str]], bool],
+        effort: Effort,
+        out: Path,
+        watch: Watch,
+    ) -> None:
+        if not isinstance(loaded, AnsweringModel):
+            raise InputError(
+                f"the adapter of {loaded.name} ({loaded.adapter.name}) cannot answer encoded questions, which compare "
+                f"needs: it has no panel(); use `vflowopt evaluate`"
+            )
+        self._loaded, self._questions, self._samples = loaded, questions, samples
+        self._judge, self._effort, self._out, self._watch = judge, effort, out, watch
+        self._panel: Panel = loaded.panel(
+            self._prepared("encoding and answering unpruned", questions), effort.max_new_tokens, keep=effort.keep
+        )
+        self.num_layers = loaded.adapter.num_layers(loaded.model)
+
+    def fill(self, cell: Cell, label: str, strategy_for: Callable[[int], Strategy] | None) -> Result:
+        """One cell.
+
+        Args:
+            cell: which one.
+            label: what to call it while it is filled.
+            strategy_for: gives its strategy for a number of decoder layers; ``None`` for the unpruned model.
+        """
+        begun = time.perf_counter()
+        try:
+            strategy = None if strategy_for is None else strategy_for(self.num_layers)
+            budget = cell.budget
+            if budget is None:
+                budget = 1.0 if strategy is None else strategy.average_retention(self.num_layers)
+            answered = self._answer(label, strategy)
+            latency = self._latency(label, strategy)
+        except CANNOT as error:
+            return Result(cell, cannot=" ".join(str(error).split()), budget=cell.budget or 1.0)
+        rights = [self._judge(one.text, asked.answers) for one, asked in zip(answered, self._questions, strict=True)]
+        units = [unit for one in answered for unit in one.units]
+        return Result(
+            cell=cell,
+            budget=budget,
+            right=tuple(rights),
+            similarity=statistics.fmean(one.similarity for one in answered),
+            retention=statistics.fmean(_retention(one.units) for one in answered),
+            deviation=max((abs(unit.retention - budget) * unit.tokens for unit in units), default=0.0),
+            tokens=tuple(map(statistics.fmean, zip(*(one.tokens for one in answered), strict=True))),
+            kv_cache_bytes=statistics.fmean(one.kv_cache_bytes for one in answered),
+            flops=statistics.fmean(one.flops for one in answered),
+            latency=latency,
+            strategy=None if strategy is None else strategy.model_dump(mode="json", exclude={"provenance"}),
+            seconds=time.perf_counter() - begun,
+        )
+
+    def search(self, cell: Cell, label: str) -> Strategy:
+        """The strategy searched for a cell; the search is resumed from its journal.
+
+        Raises:
+            BudgetError: the budget is too small for the samples.
+            JournalError: the journal is of another search.
+            KeyboardInterrupt: Ctrl-C; the journal keeps what was found.
+        """
+        assert cell.budget is not None
+        self._watch.begin(f"{label}: search", self._effort.initial + self._effort.iterations)
+        name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', cell.model).strip('-')}-{cell.budget}-{cell.seed}"
+        for folder in ("searches", "strategies"):
+            (self._out / folder).mkdir(exist_ok=True)
+        result = search(
+            self._evaluator,
+            cell.budget,
+            initial=self._effort.initial,
+            iterations=self._effort.iterations,
+            seed=cell.seed or 0,
+            journal=self._out / "searches" / f"{name}.jsonl",
+            progress=lambda _: self._watch.advance(),
+            model_name=cell.model,
+        )
+        if result.interrupted:
+            raise KeyboardInterrupt
+        result.strategy.save(self._out / "strategies" / f"{name}.json")
+        return result.strategy
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        inputs = self._prepared("encoding samples of the search", self._samples)
+        return self._loaded.adapter.evaluator(self._loaded.model, inputs, processor=self._loaded.processor)
+
+    @cached_property
+    def _typical(self) -> Inputs:
+        """Inputs of the question with the median number of visual tokens, on which latency is measured."""
+        tokens = [self._panel.answer(number, None).tokens[0] for number in range(len(self._panel))]
+        middle = tokens.index(statistics.median_low(tokens))
+        return self._questions[middle].prepare(self._loaded)
+
+    def _answer(self, label: str, strategy: Strategy | None) -> list[Answered]:
+        self._watch.begin(label, len(self._questions))
+        answered = []
+        for number in range(len(self._questions)):
+            answered.append(self._panel.answer(number, strategy))
+            self._watch.advance()
+        return answered
+
+    def _latency(self, label: str, strategy: Strategy | None) -> dict[str, tuple[float, float]]:
+        """Medians of rounds in which the strategy and the unpruned model take turns."""
+        if strategy is None or not self._effort.rounds:
+            return {}
+        self._watch.begin(f"{label}: latency", 2 * len(TIMED) * (self._effort.rounds + 1))
+        loaded, name = self._loaded, f"not {UNPRUNED}"
+        measured = loaded.adapter.benchmark(
+            loaded.model,
+            self._typical,
+            {name: strategy},
+            parts=TIMED,
+            rounds=self._effort.rounds,
+            processor=loaded.processor,
+            on_task=lambda _done, _total: self._watch.advance(),
+        )
+        full, own = measured.rows
+        return {part: (own.times[part].wall.median, full.times[part].wall.median) for part in TIMED}
+
+    def _prepared(self, what: str, asked: Sequence[Asked]) -> Iterator[Inputs]:
+        self._watch.begin(what, len(asked))
+        for question in asked:
+            yield question.prepare(self._loaded)
+            self._watch.advance()
+
+
+def _retention(units: Sequence[UnitReport]) -> float:
+    """Average retention over all visual tokens of a question; 1 without pruning."""
+    total = sum(unit.tokens for unit in units)
+    return sum(unit.retention * unit.tokens for unit in units) / total if total else 1.0

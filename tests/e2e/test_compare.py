@@ -1,0 +1,121 @@
+"""``vflowopt compare`` on a reference model: a whole comparison, killed in the middle and resumed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from vflowopt.cli import app
+
+pytest.importorskip("vflowopt_reference")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+LIMIT = 3
+COMPARED = [
+    "compare", "--model", "reference", "--method", "mean-attention", "--method", "random", "--method", "searched",
+    "--method", "fastv", "--budget", "0.5", "--budget", "0.1",
+    "--seeds", "2", "--limit", LIMIT, "--samples", "2", "--initial", "2", "--iterations", "1", "--no-latency",
+]  # fmt: skip
+CELLS = 1 + 2 * (1 + 2 + 2 + 1)
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.stderr or result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted comparison."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, json.loads(run(*COMPARED, "--out", out, "--json").stdout)
+
+
+def test_every_cell_is_there_and_meets_its_budget(whole):
+    out, told = whole
+    assert len(told) == CELLS
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+    with (out / "compare.csv").open() as file:
+        assert [line["method"] for line in csv.DictReader(file)] == [cell["method"] for cell in told]
+    for cell in told:
+        if cell["cannot"]:
+            continue
+        assert cell["questions"] == LIMIT
+        assert cell["accuracy_low"] <= cell["accuracy"] <= cell["accuracy_high"]
+        assert cell["on_budget"]
+        assert cell["retention"] == pytest.approx(cell["budget"], abs=0.002)
+    (infeasible,) = [cell for cell in told if cell["method"] == "fastv" and cell["budget"] == 0.1]
+    assert "smallest feasible" in infeasible["cannot"]
+
+
+def test_figures_are_those_of_evaluate(whole):
+    _, told = whole
+    specifications = {"mean-attention@0.5": ("mean-attention", ""), "random@0.5,seed=1": ("random", 1)}
+    ask = [part for text in specifications for part in ("--strategy", text)]
+    rows = json.loads(run("evaluate", "-m", "reference", "--limit", LIMIT, "--similarity", "--json", *ask).stdout)
+    for row in rows:
+        method, seed = specifications.get(row["strategy"], ("unpruned", ""))
+        (cell,) = [c for c in told if (c["method"], c["seed"]) == (method, seed) and c["budget"] in (0.5, 1.0)]
+        assert cell["right"] == row["right"]
+        assert cell["retention"] == pytest.approx(row["retention"])
+        assert cell["similarity"] == pytest.approx(row["similarity"], abs=1e-5)
+        assert [float(count) for count in cell["tokens"].split(" > ")] == pytest.approx(row["tokens"])
+
+
+def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(whole, tmp_path):
+    out, cells = tmp_path / "killed", tmp_path / "killed" / "cells.jsonl"
+    command = [sys.executable, "-c", "from vflowopt.cli import app; app()", *map(str, COMPARED), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ.copy())
+    deadline = time.monotonic() + 300
+    while not cells.exists() or cells.read_bytes().count(b'{"result"') < 3:
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = cells.read_bytes()
+    before = before[: before.rfind(b"\n") + 1]
+    finished = before.count(b'{"result"')
+    assert 3 <= finished < CELLS
+    cells.write_bytes(before + b'{"result": {"cell": {"mod')  # a line of which half was written
+
+    result = run(*COMPARED, "--out", out)
+    assert "done again" in " ".join(result.stderr.split())
+    after = cells.read_bytes()
+    assert after.startswith(before)
+    lines = [json.loads(line) for line in after.splitlines()]
+    done = [json.dumps(line["result"]["cell"]) for line in lines if "result" in line]
+    assert len(done) == len(set(done)) == CELLS
+    for name in ("compare.md", "compare.csv"):
+        assert (out / name).read_text() == (whole[0] / name).read_text()
+
+    again = run(*COMPARED, "--out", out, "--json")
+    assert json.loads(again.stdout) == whole[1]
+    assert cells.read_bytes() == after
+
+
+def test_latency_is_measured_against_unpruned(tmp_path):
+    ask = ["compare", "-m", "reference", "--method", "uniform-grid", "--budget", 0.25, "--limit", 2, "--rounds", 1]
+    _, cell = json.loads(run(*ask, "--out", tmp_path, "--json").stdout)
+    for part in ("prefill", "lm_prefill", "decode_per_token"):
+        assert cell[f"{part}_s"] > 0
+        assert cell[f"{part}_unpruned_s"] > 0
+    assert cell["lm_prefill_s"] < cell["lm_prefill_unpruned_s"]
+    assert "decode" in (tmp_path / "compare.md").read_text()
+
+
+def test_other_questions_are_refused(whole):
+    out, _ = whole
+    before = (out / "cells.jsonl").read_bytes()
+    changed = [LIMIT + 1 if part == LIMIT else part for part in COMPARED]
+    result = CliRunner().invoke(app, [str(part) for part in (*changed, "--out", out)])
+    assert result.exit_code == 2
+    assert "limit is 3, now it is 4" in result.stderr
+    assert (out / "cells.jsonl").read_bytes() == before
