@@ -1,4 +1,4 @@
-"""vflowopt for transformers models: the shared runtime and the LLaVA families.
+"""vflowopt for transformers models: the shared runtime, and all families but Qwen's.
 
 Importing this package imports nothing heavy; adapters are found by ``vflowopt`` through their entry point.
 """

@@ -32,7 +32,7 @@ class LlavaOnevision(LlavaFamily):
 
     def shapes(self) -> Sequence[BenchShape]:
         """``mid`` and ``siglip-so400m``."""
-        from vflowopt_hf.shapes import onevision_shapes
+        from vflowopt_hf.families.llava_onevision_shapes import onevision_shapes
 
         return onevision_shapes()
 
