@@ -47,8 +47,10 @@ class Architecture(ABC):
     """Of the reference model."""
     model_type: ClassVar[str]
     """As in ``config.json``."""
-    summary: ClassVar[str]
-    """One line for users."""
+    model_class: ClassVar[Any]
+    """Class of transformers."""
+    image_processor_class: ClassVar[Any]
+    """PIL image processor of transformers."""
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
     cell: ClassVar[int] = PATCH
@@ -57,16 +59,6 @@ class Architecture(ABC):
     """The recipe of the shipped weights."""
     decoder_from: ClassVar[str | None] = None
     """The reference model whose decoder the training starts from; by default from nothing."""
-
-    @property
-    @abstractmethod
-    def model_class(self) -> Any:
-        """Class of transformers."""
-
-    @property
-    @abstractmethod
-    def image_processor_class(self) -> Any:
-        """PIL image processor of transformers."""
 
     @abstractmethod
     def configuration(self) -> Any:

@@ -5,40 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from ..geometry import PATCH, PINPOINTS, SIDE, VIEW, Canvas, squeeze, tile, unpadded_grid, views
+from ..geometry import PATCH, PINPOINTS, SIDE, VIEW, Canvas, unpadded_grid
 from ..training.recipes import WITH_DECODER, Phase
 from ..vocabulary import IMAGE, VOCABULARY
-from .base import DECODER, Architecture
+from .base import DECODER
 from .codes import sines
+from .tiled import Tiled
 
 
-class LlavaNext(Architecture):
+class LlavaNext(Tiled):
     """CLIP (112 px, patch 8, 5 layers of 160 and a sixth whose output is not used) and Llama with attention biases."""
 
     name: ClassVar[str] = "reference-next"
     model_type: ClassVar[str] = "llava_next"
-    summary: ClassVar[str] = "a really trained 4 M parameter LLaVA-NeXT for the same questions"
+    model_class: ClassVar[Any] = LlavaNextForConditionalGeneration
+    image_processor_class: ClassVar[Any] = LlavaNextImageProcessorPil
     mean: ClassVar[tuple[float, float, float]] = (0.48145466, 0.4578275, 0.40821073)
     std: ClassVar[tuple[float, float, float]] = (0.26862954, 0.26130258, 0.27577711)
     phases: ClassVar[tuple[Phase, ...]] = WITH_DECODER
     decoder_from: ClassVar[str | None] = "reference"
-
-    @property
-    def model_class(self) -> Any:
-        """``LlavaNextForConditionalGeneration``."""
-        return LlavaNextForConditionalGeneration
-
-    @property
-    def image_processor_class(self) -> Any:
-        """``LlavaNextImageProcessorPil``."""
-        return LlavaNextImageProcessorPil
 
     def configuration(self) -> LlavaNextConfig:
         """See the class."""
@@ -99,14 +89,6 @@ class LlavaNext(Architecture):
     def clips(self, videos: Sequence[Any]) -> tuple[Mapping[str, Tensor], list[int]]:  # noqa: ARG002
         """Refuses."""
         raise ValueError("LLaVA-NeXT takes images only; for clips use the model 'reference' or 'reference-qwen2vl'")
-
-    def views(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Base view and tiles."""
-        return views(image)
-
-    def planes(self, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Base view and tiles."""
-        return np.concatenate([squeeze(plane)[None], tile(plane, (plane.shape[0], plane.shape[1]))])
 
     @torch.no_grad()
     def prepare_tower(self, model: Any, weight: Tensor, mean: Tensor) -> None:

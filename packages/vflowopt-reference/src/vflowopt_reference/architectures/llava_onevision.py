@@ -14,35 +14,27 @@ from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config, SiglipVisionConfig
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
-from ..geometry import ASPECT, PATCH, PINPOINTS, SIDE, VIEW, Canvas, squeeze, tile, unpadded_grid, views
+from ..geometry import ASPECT, PATCH, PINPOINTS, SIDE, VIEW, Canvas, unpadded_grid
 from ..training.recipes import FROM_NOTHING, Phase
 from ..vocabulary import IMAGE, VIDEO, VOCABULARY
-from .base import DECODER, Architecture
+from .base import DECODER
 from .codes import sines
+from .tiled import Tiled
 
 SHARED_TOKENS = SIDE**2 + 1
 """Visual tokens of each image that shares its prompt with others: no tiles, one newline."""
 
 
-class LlavaOnevision(Architecture):
+class LlavaOnevision(Tiled):
     """SigLIP (112 px, patch 8, 5 layers of 160) and Qwen2."""
 
     name: ClassVar[str] = "reference"
     model_type: ClassVar[str] = "llava_onevision"
-    summary: ClassVar[str] = "a really trained 4 M parameter LLaVA-OneVision that reads coloured shapes and digits"
+    model_class: ClassVar[Any] = LlavaOnevisionForConditionalGeneration
+    image_processor_class: ClassVar[Any] = LlavaOnevisionImageProcessorPil
     mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
     std: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
     phases: ClassVar[tuple[Phase, ...]] = FROM_NOTHING
-
-    @property
-    def model_class(self) -> Any:
-        """``LlavaOnevisionForConditionalGeneration``."""
-        return LlavaOnevisionForConditionalGeneration
-
-    @property
-    def image_processor_class(self) -> Any:
-        """``LlavaOnevisionImageProcessorPil``."""
-        return LlavaOnevisionImageProcessorPil
 
     def configuration(self) -> LlavaOnevisionConfig:
         """See the class."""
@@ -120,14 +112,6 @@ class LlavaOnevision(Architecture):
         stacked = np.stack([np.stack([frame(raw) for raw in clip]) for clip in videos])
         pixels = torch.from_numpy(stacked).movedim(-1, -3).float() / 127.5 - 1
         return {"pixel_values_videos": pixels}, [frame_tokens(pixels.shape[1])] * len(videos)
-
-    def views(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Base view and tiles."""
-        return views(image)
-
-    def planes(self, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Base view and tiles."""
-        return np.concatenate([squeeze(plane)[None], tile(plane, (plane.shape[0], plane.shape[1]))])
 
     @torch.no_grad()
     def prepare_tower(self, model: Any, weight: Tensor, mean: Tensor) -> None:

@@ -29,22 +29,13 @@ class Qwen2VL(Architecture):
 
     name: ClassVar[str] = "reference-qwen2vl"
     model_type: ClassVar[str] = "qwen2_vl"
-    summary: ClassVar[str] = "a really trained 4 M parameter Qwen2-VL for the same questions"
+    model_class: ClassVar[Any] = Qwen2VLForConditionalGeneration
+    image_processor_class: ClassVar[Any] = Qwen2VLImageProcessorPil
     mean: ClassVar[tuple[float, float, float]] = (0.48145466, 0.4578275, 0.40821073)
     std: ClassVar[tuple[float, float, float]] = (0.26862954, 0.26130258, 0.27577711)
     cell: ClassVar[int] = CELL
     phases: ClassVar[tuple[Phase, ...]] = WITH_DECODER_LONGER
     decoder_from: ClassVar[str | None] = "reference"
-
-    @property
-    def model_class(self) -> Any:
-        """``Qwen2VLForConditionalGeneration``."""
-        return Qwen2VLForConditionalGeneration
-
-    @property
-    def image_processor_class(self) -> Any:
-        """``Qwen2VLImageProcessorPil``."""
-        return Qwen2VLImageProcessorPil
 
     def configuration(self) -> Qwen2VLConfig:
         """See the class."""
