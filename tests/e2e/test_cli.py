@@ -105,6 +105,26 @@ def test_optimize_writes_a_strategy_that_evaluate_reads(model, images, tmp_path)
     assert "accuracy" in run(*ask)
 
 
+def test_fit_writes_a_strategy_that_evaluate_reads(model, images, tmp_path):
+    out = tmp_path / "fitted.json"
+    ask = ("fit", "-m", model, "--method", "fitprune", "--images", images, "--prompt", "w7 w8", "--out", out)
+    found = json.loads(run(*ask, "--budget", 0.6, "--samples", 2, "--json"))
+    strategy = Strategy.load(out)
+    assert found["strategy"] == strategy.model_dump(mode="json")
+    assert found["retention"] == strategy.average_retention(tiny.LAYERS) == pytest.approx(0.6, abs=1e-9)
+    assert (strategy.provenance.samples, strategy.provenance.num_layers) == (2, tiny.LAYERS)
+
+    questions = images / "fitted.jsonl"
+    questions.write_text(json.dumps({"image": "1.png", "question": "w9", "answers": ["no such answer"]}))
+    rows = json.loads(run("evaluate", "-m", model, "--data", questions, "-s", out, "--json"))
+    assert rows[1]["retention"] == pytest.approx(0.6, abs=0.5 / rows[1]["tokens"][0])
+
+    assert "fitted to 3 samples" in run(*ask, "--budget", 0.7)
+    before = out.read_bytes()
+    assert "smallest feasible budget" in complaint(*ask, "--budget", 0.01)
+    assert out.read_bytes() == before
+
+
 def test_methods_that_rank_inside_the_decoder(model, images, tmp_path):
     answer = json.loads(run("run", "-m", model, "-i", images / "0.png", "-p", "w7", "-s", "fastv@0.6", "--json"))
     assert answer["pruned"]["text"]

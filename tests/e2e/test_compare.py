@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +20,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 LIMIT = 3
 COMPARED = [
     "compare", "--model", "reference", "--method", "mean-attention", "--method", "random", "--method", "searched",
-    "--method", "fastv", "--budget", "0.5", "--budget", "0.1",
+    "--method", "fastv", "--method", "fitprune", "--budget", "0.5", "--budget", "0.1",
     "--seeds", "2", "--limit", LIMIT, "--samples", "2", "--initial", "2", "--iterations", "1", "--no-latency",
 ]  # fmt: skip
-CELLS = 1 + 2 * (1 + 2 + 2 + 1)
+CELLS = 1 + 2 * (1 + 2 + 2 + 1 + 1)
 
 
 def run(*arguments):
@@ -51,8 +52,9 @@ def test_every_cell_is_there_and_meets_its_budget(whole):
         assert cell["accuracy_low"] <= cell["accuracy"] <= cell["accuracy_high"]
         assert cell["on_budget"]
         assert cell["retention"] == pytest.approx(cell["budget"], abs=0.002)
-    (infeasible,) = [cell for cell in told if cell["method"] == "fastv" and cell["budget"] == 0.1]
-    assert "smallest feasible" in infeasible["cannot"]
+    infeasible = [cell for cell in told if cell["cannot"]]
+    assert [(cell["method"], cell["budget"]) for cell in infeasible] == [("fastv", 0.1), ("fitprune", 0.1)]
+    assert all("smallest feasible" in cell["cannot"] for cell in infeasible)
 
 
 def test_figures_are_those_of_evaluate(whole):
@@ -99,6 +101,17 @@ def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(whole, tmp_path):
     again = run(*COMPARED, "--out", out, "--json")
     assert json.loads(again.stdout) == whole[1]
     assert cells.read_bytes() == after
+
+
+def test_what_was_fitted_is_not_fitted_again(whole, tmp_path, monkeypatch):
+    out = shutil.copytree(whole[0], tmp_path / "resumed")
+    lines = (out / "cells.jsonl").read_text().splitlines(keepends=True)
+    left = [line for line in lines if '"method": "fitprune", "budget": 0.5' not in line]
+    assert len(left) == len(lines) - 1
+    (out / "cells.jsonl").write_text("".join(left))
+    monkeypatch.delattr("vflowopt_hf.adapter.TransformersAdapter.received_attention")
+    run(*COMPARED, "--out", out)
+    assert (out / "compare.md").read_text() == (whole[0] / "compare.md").read_text()
 
 
 def test_latency_is_measured_against_unpruned(tmp_path):

@@ -36,7 +36,9 @@ def test_adapters_as_a_table():
     assert "Components of strategies" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["", "demo", "optimize", "evaluate", "run", "show", "flow", "bench", "adapters"])
+@pytest.mark.parametrize(
+    "command", ["", "demo", "optimize", "fit", "evaluate", "run", "show", "flow", "bench", "adapters"]
+)
 def test_help_needs_no_framework(command):
     script = (
         "import sys\nfrom vflowopt.cli import app\n"

@@ -75,8 +75,9 @@ def test_questions_are_needed_with_answers(checkpoint, data, out):
     assert "answers" in complaint(*ask, "--data", data)
 
 
-def test_a_search_needs_samples_that_are_not_reported_on(checkpoint, data, out):
-    ask = ("-m", checkpoint, "--method", "searched", "-b", "0.5", "--out", out, "--data", data)
+@pytest.mark.parametrize("method", ["searched", "fitprune"])
+def test_searches_and_fits_need_samples_that_are_not_reported_on(method, checkpoint, data, out):
+    ask = ("-m", checkpoint, "--method", method, "-b", "0.5", "--out", out, "--data", data)
     assert "--search-data" in complaint(*ask)
     assert "missing.jsonl" in complaint(*ask, "--search-data", "missing.jsonl")
 

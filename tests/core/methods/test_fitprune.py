@@ -75,5 +75,5 @@ def test_nothing_to_fit_to():
 
 
 def test_a_budget_alone_makes_no_schedule():
-    with pytest.raises(StrategyError, match="fits its schedule to samples"):
+    with pytest.raises(StrategyError, match=r"vflowopt fit --method fitprune --budget 0\.5"):
         FitPrune().schedule(0.5, 28)

@@ -16,6 +16,7 @@ from vflowopt.flow import Flow
 from vflowopt.layout import TokenLayout
 from vflowopt.plan import PruningPlan
 from vflowopt.report import PruningReport
+from vflowopt.stage_scoring import ReceivedAttention
 from vflowopt.strategy import Strategy
 
 Inputs = Mapping[str, Any]
@@ -127,6 +128,17 @@ class FlowAdapter(Protocol):
         on_task: Callable[[int, int], None] | None = None,
     ) -> Flow:
         """Discrepancy of the text tokens' hidden states after every decoder layer; ``on_task(done, total)`` follows."""
+        ...
+
+
+@runtime_checkable
+class FittingAdapter(Protocol):
+    """What an adapter offers besides if methods are to be fitted to samples (``vflowopt fit``); optional."""
+
+    def received_attention(
+        self, model: Any, samples: Iterable[Inputs], *, processor: Any = None
+    ) -> Sequence[ReceivedAttention]:
+        """Attention that visual tokens receive in every decoder layer of the unpruned model, of every unit."""
         ...
 
 

@@ -2,13 +2,15 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from vflowopt.arrays import Array, HostInts
+from vflowopt.arrays import Array, HostBools, HostInts
 from vflowopt.components import Schedule, Score, Scorer, ScoringContext
+from vflowopt.errors import StrategyError
 from vflowopt.layout import TokenLayout
 from vflowopt.schedule import Progressive
 
@@ -106,3 +108,52 @@ class StageScorer(Scorer):
     def ranks_before_llm(self) -> bool:
         """Whether a stage may prune before the first decoder layer."""
         return self.needs != {DECODER_ATTENTION}
+
+
+@dataclass(frozen=True, eq=False)
+class ReceivedAttention:
+    """What the visual tokens of one unit receive in each decoder layer of the unpruned model; on the host.
+
+    Attributes:
+        own: float64 [layers, N], from visual tokens: mean over them of the maximum over heads.
+        cross: float64 [layers, N], likewise from the text tokens after the unit.
+        structural: bool [N].
+    """
+
+    own: npt.NDArray[np.float64]
+    cross: npt.NDArray[np.float64]
+    structural: HostBools
+
+
+class FittedScorer(StageScorer):
+    """A stage scorer whose schedule is fitted to the attention on some samples; a budget alone does not make one."""
+
+    @abstractmethod
+    def fit_schedule(self, seen: Sequence[ReceivedAttention], budget: float) -> Schedule:
+        """The schedule for an average retention.
+
+        Args:
+            seen: of every decoder layer, for some units.
+            budget: average retention in (0, 1].
+
+        Raises:
+            InputError: no units.
+            BudgetError: the budget cannot be met on these samples; names the bound of those that can.
+        """
+
+    def schedule(
+        self,
+        budget: float,
+        num_layers: int,  # noqa: ARG002
+        stages: Sequence[int] | None = None,  # noqa: ARG002
+    ) -> Schedule:
+        """There is none without samples.
+
+        Raises:
+            StrategyError: always; says how to fit one.
+        """
+        name = self.component_name()
+        raise StrategyError(
+            f"{name} fits its schedule to samples, so a budget of {budget} alone does not make a strategy: write one "
+            f"to a file with `vflowopt fit --method {name} --budget {budget} --out FILE`"
+        )

@@ -9,7 +9,7 @@ from vflowopt import Strategy, TokenLayout
 from vflowopt.adapter import Inputs, LoadedModel, Pruning
 from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Part
 from vflowopt.flow import Flow
-from vflowopt.methods.fitprune import ReceivedAttention
+from vflowopt.stage_scoring import ReceivedAttention
 from vflowopt_hf.evaluator import HiddenStateEvaluator
 from vflowopt_hf.family import Family
 from vflowopt_hf.loading import load_checkpoint

@@ -9,7 +9,8 @@ import torch
 
 from vflowopt.adapter import Inputs
 from vflowopt.arrays import to_numpy
-from vflowopt.methods.fitprune import Floats, ReceivedAttention, received
+from vflowopt.methods.fitprune import Floats, received
+from vflowopt.stage_scoring import ReceivedAttention
 from vflowopt_hf.decoder_context import DecoderContext
 from vflowopt_hf.evaluator import HiddenStateEvaluator, Sample
 from vflowopt_hf.family import Family

@@ -34,7 +34,8 @@ SHOWN = ("method", "budget", "retention", "accuracy", "similarity", "prefill")
 """Columns that fit on a terminal; the files have all."""
 
 METHOD_HELP = (
-    "[b]SCORER[,OPTION=VALUE...][/b] as in --strategy but without a budget, [b]searched[/b] (a search per model, "
+    "[b]SCORER[,OPTION=VALUE...][/b] as in --strategy but without a budget (fitted per model "
+    "and budget if its method is fitted to samples), [b]searched[/b] (a search per model, "
     "budget and seed), a strategy file or [b]preset:NAME[/b]. May be repeated. [b]unpruned[/b] is always there."
 )
 
@@ -63,7 +64,7 @@ def compare(
     frames: FramesOption = FRAMES,
     limit: Annotated[int, typer.Option(min=1, help="Questions at most: the first ones.")] = 200,
     search_data: Annotated[
-        Path | None, typer.Option(help="JSONL of the samples that searched strategies are searched on.")
+        Path | None, typer.Option(help="JSONL of the samples that strategies are searched on and fitted to.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many of them to use: the first ones.")] = 30,
     initial: Annotated[int, typer.Option(min=1, help="Evaluations of a search: known good and random ones.")] = 10,
@@ -93,9 +94,9 @@ def compare(
     read = [read_method(text, budgets, read_strategy) for text in named]
     chosen = {one.label: one for one in map(choose, dict.fromkeys(model))}
     questions = {label: _questions(one, data, limit, frames) for label, one in chosen.items()}
-    searched = SEARCHED in named
     sampled = {
-        label: _samples(one, data, search_data, samples, frames) if searched else [] for label, one in chosen.items()
+        label: _samples(one, data, search_data, samples, frames) if any(own.needs_samples for own in read) else []
+        for label, one in chosen.items()
     }
     settings: dict[str, Any] = {
         "data": identity_of_file(data), "limit": limit, "frames": frames, "max_new_tokens": max_new_tokens,
@@ -124,8 +125,10 @@ def compare(
             )  # fmt: skip
     tables = {label: rows_of(own, store.results, methods) for label, own in cells.items()}
     asked = ", ".join(f"{len(own)} for {label}" for label, own in questions.items())
-    effort_of_search = f" Searches: {samples} samples, {initial} + {iterations} evaluations." if searched else ""
-    _report(tables, f"Questions: {asked}.{effort_of_search}", out, as_json=as_json)
+    search = f" Searches: {samples} samples, {initial} + {iterations} evaluations." if SEARCHED in named else ""
+    fitted = ", ".join(own.name for own in read if own.fitted)
+    fit = f" Fitted to {samples} samples: {fitted}." if fitted else ""
+    _report(tables, f"Questions: {asked}.{search}{fit}", out, as_json=as_json)
 
 
 class Bar:
@@ -176,12 +179,13 @@ def _questions(chosen: Chosen, data: Path | None, limit: int, frames: int) -> li
 
 
 def _samples(chosen: Chosen, data: Path | None, search_data: Path | None, samples: int, frames: int) -> list[Question]:
-    """Samples of a search; never the questions that are reported."""
+    """Samples of a search or a fit; never the questions that are reported."""
     if search_data is not None:
         return read_jsonl(search_data, frames)[:samples]
     if data is not None:
         raise InputError(
-            "searched strategies need samples that are not reported on: give --search-data FILE.jsonl beside --data"
+            "searched and fitted strategies need samples that are not reported on: give --search-data FILE.jsonl "
+            "beside --data"
         )
     return gather(chosen, data=None, split="search", count=samples)
 

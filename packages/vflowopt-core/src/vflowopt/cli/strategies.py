@@ -8,11 +8,12 @@ import typer
 from pydantic import ValidationError
 
 from vflowopt.components import Component, Scorer
-from vflowopt.errors import StrategyError
+from vflowopt.errors import InputError, StrategyError
+from vflowopt.fitting import Fitting
 from vflowopt.plugins import component_types
 from vflowopt.recycle import GridRecycler
 from vflowopt.schedule import Progressive, check_budget
-from vflowopt.stage_scoring import StageScorer
+from vflowopt.stage_scoring import FittedScorer, StageScorer
 from vflowopt.strategy import Strategy
 
 ALIASES = {"mean-attention": "calibrated-attention"}
@@ -30,7 +31,8 @@ StrategiesOption = Annotated[list[str], typer.Option("--strategy", "-s", help=HE
 def read_strategy(text: str) -> Callable[[int], Strategy]:
     """What a ``--strategy`` argument means: a function that gives the strategy for a number of decoder layers.
 
-    The function raises a BudgetError or StrategyError if the stages of a method leave no room for the budget.
+    The function raises a BudgetError or StrategyError if the stages of a method leave no room for the budget. It is a
+    :class:`vflowopt.fitting.Fitting` if the method's schedule has to be fitted to samples.
 
     Raises:
         StrategyError: no such file, preset or scorer, or a malformed option.
@@ -42,6 +44,26 @@ def read_strategy(text: str) -> Callable[[int], Strategy]:
     if not at or Path(text).exists():
         return _whatever_the_depth(Strategy.load(text))
     return _from_specification(text, name, rest)
+
+
+def read_fitting(method: str, budget: float) -> Fitting:
+    """What ``--method SCORER[,OPTION=VALUE...]`` means where a schedule is fitted to samples.
+
+    Raises:
+        InputError: the scorer's schedule is not fitted, or the method names a budget of its own.
+        StrategyError: no such scorer, or a malformed option.
+        BudgetError: a budget outside (0, 1].
+    """
+    name, comma, options = method.partition(",")
+    if "@" in method:
+        raise InputError(f"a method has no budget of its own: write {name.partition('@')[0]!r} and --budget")
+    text = f"{name}@{check_budget(budget)}{comma}{options}"
+    strategy_for = _from_specification(text, name, text.partition("@")[2])
+    if not isinstance(strategy_for, Fitting):
+        kinds = component_types("scorer").items()
+        fitted = ", ".join(sorted(known for known, kind in kinds if issubclass(kind, FittedScorer)))
+        raise InputError(f"{name!r} needs no samples: use it as --strategy {text}; methods that are fitted: {fitted}")
+    return strategy_for
 
 
 def _whatever_the_depth(strategy: Strategy) -> Callable[[int], Strategy]:
@@ -57,7 +79,7 @@ def _from_specification(text: str, name: str, rest: str) -> Callable[[int], Stra
     budget, *pairs = rest.split(",")
     options = dict(_option(text, pair) for pair in pairs)
     cell = options.pop("cell", None)
-    staged = issubclass(kind, StageScorer)
+    staged = issubclass(kind, StageScorer) and not issubclass(kind, FittedScorer)  # whose stages are fitted
     stages = options.pop("stages", None) if staged else None
     try:
         retention = check_budget(float(budget))
@@ -70,6 +92,9 @@ def _from_specification(text: str, name: str, rest: str) -> Callable[[int], Stra
         if isinstance(error, StrategyError) or "budget" in str(error):
             raise
         raise StrategyError(f"{text!r} is not SCORER@BUDGET[,OPTION=VALUE...]: {error}") from error
+
+    if isinstance(scorer, FittedScorer):
+        return Fitting(scorer, retention, recycler)
 
     def for_depth(num_layers: int) -> Strategy:
         try:

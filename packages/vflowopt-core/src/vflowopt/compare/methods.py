@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vflowopt.errors import InputError, StrategyError
+from vflowopt.fitting import Fitting
 from vflowopt.strategy import Strategy
 
 UNPRUNED, SEARCHED = "unpruned", "searched"
@@ -27,6 +28,7 @@ class Method:
         budgeted: whether it is run at every budget.
         seeded: whether seeds make a difference.
         file: whether it is one fixed strategy.
+        fitted: whether its schedule is fitted to samples.
     """
 
     name: str
@@ -34,6 +36,12 @@ class Method:
     budgeted: bool = True
     seeded: bool = False
     file: bool = False
+    fitted: bool = False
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether it needs samples that are not reported on."""
+        return self.fitted or self.name == SEARCHED
 
     def specification(self, budget: float | None, seed: int | None) -> str:
         """The ``--strategy`` argument that means this method at a budget."""
@@ -67,9 +75,9 @@ def read_method(text: str, budgets: Sequence[float], read: Reader) -> Method:
         scorer = text.partition("@")[0]
         raise InputError(f"a method has no budget of its own: write {scorer!r} and --budget, not {text!r}")
     method = Method(text, text)
-    for budget in budgets:
-        read(method.specification(budget, None))
-    return Method(text, text, seeded="seed=" not in text and _takes_a_seed(method, budgets[0], read))
+    fitted = [isinstance(read(method.specification(budget, None)), Fitting) for budget in budgets]
+    seeded = "seed=" not in text and _takes_a_seed(method, budgets[0], read)
+    return Method(text, text, seeded=seeded, fitted=all(fitted))
 
 
 def _takes_a_seed(method: Method, budget: float, read: Reader) -> bool:

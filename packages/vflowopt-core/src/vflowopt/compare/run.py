@@ -11,6 +11,7 @@ from vflowopt.compare.contracts import Asked, Effort, Watch
 from vflowopt.compare.methods import SEARCHED, UNPRUNED, Method, Reader
 from vflowopt.compare.store import Store
 from vflowopt.compare.workbench import Workbench
+from vflowopt.fitting import Fitting
 from vflowopt.strategy import Strategy
 
 
@@ -22,7 +23,7 @@ class Subject:
         label: what to call it.
         load: loads it; called only if a cell of it is missing.
         questions: asked in every cell.
-        samples: searched on.
+        samples: searched on and fitted to.
     """
 
     label: str
@@ -53,7 +54,7 @@ def fill(
         read: reads strategy specifications.
         judge: whether an answer equals one of the accepted ones.
         effort: how much is done per cell.
-        out: directory for searches.
+        out: directory for searches, and for searched and fitted strategies.
         watch: looks on.
 
     Raises:
@@ -62,7 +63,8 @@ def fill(
     missing = [cell for cell in cells if cell not in store.results]
     if not missing:
         return
-    bench = Workbench(subject.load(), subject.questions, subject.samples, judge, effort, out, watch)
+    identity = store.identity(subject.label)
+    bench = Workbench(subject.load(), subject.questions, subject.samples, judge, effort, out, watch, identity)
     for cell in missing:
         label = _label(cell, methods[cell.method].name)
         result = bench.fill(cell, label, _strategy_for(bench, cell, label, methods[cell.method], read))
@@ -77,11 +79,12 @@ def _strategy_for(
         return None
     if method.name == SEARCHED:
         return lambda _layers: bench.search(cell, label)
-    return partial(_read, read, method.specification(cell.budget, cell.seed))
+    return partial(_read, bench, cell, read, method.specification(cell.budget, cell.seed))
 
 
-def _read(read: Reader, text: str, num_layers: int) -> Strategy:
-    return read(text)(num_layers)
+def _read(bench: Workbench, cell: Cell, read: Reader, text: str, num_layers: int) -> Strategy:
+    strategy_for = read(text)
+    return bench.fit(cell, strategy_for) if isinstance(strategy_for, Fitting) else strategy_for(num_layers)
 
 
 def _label(cell: Cell, method: str) -> str:

@@ -4,6 +4,7 @@ The first line says what all cells depend on, a line per model which weights it 
 byte: only a line that ends in a newline counts.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -23,12 +24,14 @@ class Store:
 
     Attributes:
         path: the file.
+        settings: JSON values on which all cells depend.
         results: by cell.
         models: the identity of each model's weights.
         notes: what happened to the file on opening.
     """
 
     path: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
     results: dict[Cell, Result] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -46,7 +49,7 @@ class Store:
             JournalError: the file holds a comparison with other settings or weights (names what differs), something
                 else, or is damaged before its last line; or it cannot be read or written.
         """
-        store = cls(path)
+        store = cls(path, settings)
         try:
             content = path.read_bytes() if path.exists() else b""
         except OSError as error:
@@ -84,6 +87,11 @@ class Store:
         """
         self._write(_line({"result": result.to_json()}))
         self.results[result.cell] = result
+
+    def identity(self, model: str) -> str:
+        """Identifies the settings together with a model's weights, for what is kept besides the cells."""
+        line = _line({"settings": self.settings, "model": model, "identity": self.models[model]})
+        return hashlib.sha256(line).hexdigest()[:12]
 
     def _check_header(self, line: bytes, expected: Mapping[str, Any]) -> None:
         try:

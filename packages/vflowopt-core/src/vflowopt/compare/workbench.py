@@ -1,6 +1,5 @@
 """A loaded model with its questions, on which cells are filled."""
 
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from vflowopt.adapter import Evaluator, Inputs, LoadedModel
 from vflowopt.benchmark import UNPRUNED, Part
 from vflowopt.compare.cells import Cell, Result
 from vflowopt.compare.contracts import Asked, Effort, Watch
+from vflowopt.compare.fitted import Fitter, file_name
 from vflowopt.errors import (
     BudgetError,
     ImportanceError,
@@ -19,6 +19,7 @@ from vflowopt.errors import (
     UnsupportedModelError,
     UnsupportedOperationError,
 )
+from vflowopt.fitting import Fitting
 from vflowopt.panel import Answered, AnsweringModel, Panel
 from vflowopt.report import UnitReport
 from vflowopt.search import search
@@ -31,7 +32,7 @@ TIMED: tuple[Part, ...] = ("LM prefill", "end-to-end prefill", "decode per token
 
 
 class Workbench:
-    """Answers all questions under a strategy, measures it, and searches strategies.
+    """Answers all questions under a strategy, measures it, and searches and fits strategies.
 
     Args:
         loaded: model and processor.
@@ -39,8 +40,9 @@ class Workbench:
         samples: what strategies are searched on; other questions.
         judge: whether an answer equals one of the accepted ones.
         effort: how much is done.
-        out: directory for journals and searched strategies.
+        out: directory for journals, and for searched and fitted strategies.
         watch: looks on.
+        identity: of the comparison, for what is kept besides its cells.
 
     Raises:
         InputError: the model's adapter cannot answer encoded questions.
@@ -55,6 +57,7 @@ class Workbench:
         effort: Effort,
         out: Path,
         watch: Watch,
+        identity: str,
     ) -> None:
         if not isinstance(loaded, AnsweringModel):
             raise InputError(
@@ -67,6 +70,9 @@ class Workbench:
             self._prepared("encoding and answering unpruned", questions), effort.max_new_tokens, keep=effort.keep
         )
         self.num_layers = loaded.adapter.num_layers(loaded.model)
+        self._fitter = Fitter(
+            loaded, len(samples), lambda: self._prepared("observing samples for fitted methods", samples), out, identity
+        )
 
     def fill(self, cell: Cell, label: str, strategy_for: Callable[[int], Strategy] | None) -> Result:
         """One cell.
@@ -113,7 +119,7 @@ class Workbench:
         """
         assert cell.budget is not None
         self._watch.begin(f"{label}: search", self._effort.initial + self._effort.iterations)
-        name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', cell.model).strip('-')}-{cell.budget}-{cell.seed}"
+        name = file_name(cell.model, cell.budget, cell.seed)
         for folder in ("searches", "strategies"):
             (self._out / folder).mkdir(exist_ok=True)
         result = search(
@@ -130,6 +136,10 @@ class Workbench:
             raise KeyboardInterrupt
         result.strategy.save(self._out / "strategies" / f"{name}.json")
         return result.strategy
+
+    def fit(self, cell: Cell, fitting: Fitting) -> Strategy:
+        """The strategy fitted for a cell, see :meth:`Fitter.fit`."""
+        return self._fitter.fit(cell, fitting)
 
     @cached_property
     def _evaluator(self) -> Evaluator:

@@ -20,22 +20,21 @@ never dropped.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from vflowopt.arrays import Array, HostBools
-from vflowopt.errors import BudgetError, InputError, StrategyError
+from vflowopt.errors import BudgetError, InputError
 from vflowopt.schedule import Progressive, check_budget
-from vflowopt.stage_scoring import StageContext, StageScorer
+from vflowopt.stage_scoring import FittedScorer, ReceivedAttention, StageContext
 
 Floats = npt.NDArray[np.float64]
 _BISECTIONS = 40
 
 
-class FitPrune(StageScorer):
+class FitPrune(FittedScorer):
     """Self-attention times cross-attention received in the layer before each stage, maximum over heads."""
 
     name: Literal["fitprune"] = "fitprune"
@@ -49,36 +48,9 @@ class FitPrune(StageScorer):
         """After every layer but the last."""
         return tuple(range(1, num_layers))
 
-    def schedule(
-        self,
-        budget: float,
-        num_layers: int,  # noqa: ARG002
-        stages: Sequence[int] | None = None,  # noqa: ARG002
-    ) -> Progressive:
-        """There is none without samples.
-
-        Raises:
-            StrategyError: always; says how to fit one.
-        """
-        raise StrategyError(
-            f"fitprune fits its schedule to samples, so a budget of {budget} alone does not make a strategy: write one "
-            f"with vflowopt.methods.fitprune.fit(adapter.received_attention(model, samples), budget) to a file"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class ReceivedAttention:
-    """What the visual tokens of one unit receive in each decoder layer of the unpruned model; on the host.
-
-    Attributes:
-        own: float64 [layers, N], from visual tokens (s).
-        cross: float64 [layers, N], from text tokens (c).
-        structural: bool [N].
-    """
-
-    own: Floats
-    cross: Floats
-    structural: HostBools
+    def fit_schedule(self, seen: Sequence[ReceivedAttention], budget: float) -> Progressive:
+        """See :func:`fit`."""
+        return fit(seen, budget)
 
 
 def received(context: StageContext) -> tuple[Array, Array]:

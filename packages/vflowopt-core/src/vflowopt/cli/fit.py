@@ -1,0 +1,80 @@
+"""``vflowopt fit``: fit a method's schedule to samples."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vflowopt.cli.console import percent, print_json, results, tracked
+from vflowopt.cli.data import gather
+from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
+from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
+from vflowopt.cli.strategies import read_fitting
+from vflowopt.errors import InputError
+from vflowopt.fitting import check_observable, observe
+
+EXAMPLES = """
+[b]Examples[/b]
+
+vflowopt fit -m reference --method fitprune --budget 0.25 --out fitprune-25.json
+
+vflowopt fit -m llava-hf/llava-onevision-qwen2-7b-ov-hf --method fitprune --budget 0.25 --images photos/ --out 25.json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("fit", epilog=EXAMPLES)(fit)
+
+
+def fit(
+    model: ModelOption,
+    method: Annotated[str, typer.Option(help="[b]SCORER[,OPTION=VALUE...][/b] of a method that is fitted to samples.")],
+    budget: Annotated[float, typer.Option(help="Average retention in (0, 1], for example 0.25.")],
+    out: Annotated[Path, typer.Option(help="Strategy file to write.")],
+    images: Annotated[Path | None, typer.Option(help="Directory of sample images.")] = None,
+    video: VideosOption = None,
+    frames: FramesOption = FRAMES,
+    prompt: Annotated[
+        str | None, typer.Option(help="Question asked about every image of --images and every --video.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL of image or video, question, answers (answers are not used).")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many samples to use: the first ones.")] = 10,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Fit a method's schedule to the attention on a few samples, and write it as a strategy file.
+
+    Costs two prefills per sample. Nothing is trained.
+    """
+    from vflowopt.plugins import load_adapter
+
+    # Everything that can be refused without loading a model is refused first.
+    fitting = read_fitting(method, budget)
+    if not out.parent.is_dir():
+        raise InputError(f"cannot write {str(out)!r}: there is no directory {str(out.parent)!r}")
+    chosen = choose(model)
+    questions = gather(
+        chosen, data=data, split="search", count=samples, images=images, videos=video, frames=frames, prompt=prompt
+    )
+    adapter = load_adapter(chosen.model_type)
+    check_observable(adapter, adapter.name)
+    loaded = chosen.load(device, dtype)
+    layers = adapter.num_layers(loaded.model)
+    inputs = tracked([question.prepare(loaded) for question in questions], f"observing {len(questions)} samples")
+    provenance = fitting.provenance(chosen.label, layers, len(questions), "vflowopt fit")
+    strategy = fitting.fit(observe(loaded, inputs), provenance)
+    strategy.save(out)
+    retention, stages = strategy.average_retention(layers), strategy.schedule.boundaries
+    if as_json:
+        print_json({"strategy": strategy.model_dump(mode="json"), "file": str(out), "retention": retention})
+        return
+    results().print(
+        f"{out}: {method} at {percent(retention)} average retention, fitted to {len(questions)} samples; prunes before "
+        f"layers {', '.join(map(str, stages))} of {layers}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,61 @@
+"""Strategies of methods that are fitted to samples: observed once per model, kept as files."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+
+from vflowopt.adapter import Inputs, LoadedModel
+from vflowopt.compare.cells import Cell
+from vflowopt.errors import StrategyError
+from vflowopt.fitting import Fitting, observe
+from vflowopt.stage_scoring import ReceivedAttention
+from vflowopt.strategy import Strategy
+
+
+class Fitter:
+    """Fits strategies for the cells of one model.
+
+    Args:
+        loaded: the model.
+        samples: how many it is fitted to.
+        inputs: prepares them; called once, and only if something has to be fitted.
+        out: directory of the comparison; strategies are kept in its folder ``strategies``.
+        identity: of the comparison; a file of another one is fitted again.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, samples: int, inputs: Callable[[], Iterable[Inputs]], out: Path, identity: str
+    ) -> None:
+        self._loaded, self._samples, self._inputs = loaded, samples, inputs
+        self._folder, self._identity = out / "strategies", identity
+
+    def fit(self, cell: Cell, fitting: Fitting) -> Strategy:
+        """The strategy of a cell: from its file, or fitted and then written there.
+
+        Raises:
+            BudgetError: the budget cannot be met on the samples.
+            UnsupportedOperationError: the model's adapter cannot observe samples.
+        """
+        layers = self._loaded.adapter.num_layers(self._loaded.model)
+        source = f"vflowopt compare {self._identity}"
+        provenance = fitting.provenance(cell.model, layers, self._samples, source)
+        path = self._folder / f"{file_name(cell.model, cell.method, cell.budget, cell.seed)}.json"
+        with suppress(StrategyError):  # there is no file, or it was damaged
+            kept = Strategy.load(path)
+            if (kept.scorer, kept.recycler, kept.provenance) == (fitting.scorer, fitting.recycler, provenance):
+                return kept
+        strategy = fitting.fit(self._seen, provenance)
+        self._folder.mkdir(exist_ok=True)
+        strategy.save(path)
+        return strategy
+
+    @cached_property
+    def _seen(self) -> Sequence[ReceivedAttention]:
+        return observe(self._loaded, self._inputs())
+
+
+def file_name(*parts: object) -> str:
+    """Parts other than ``None`` as the name of a file, without its suffix."""
+    return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "-", str(part)).strip("-") for part in parts if part is not None)
