@@ -6,13 +6,13 @@ byte: only a line that ends in a newline counts.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vflowopt.compare.cells import Cell, Result
+from vflowopt.durable import append_durably
 from vflowopt.errors import JournalError
 
 FORMAT = "vflowopt/compare/1"
@@ -122,12 +122,7 @@ class Store:
 
     def _write(self, data: bytes, truncate_to: int | None = None) -> None:
         try:
-            with self.path.open("ab") as file:
-                if truncate_to is not None:
-                    file.truncate(truncate_to)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            append_durably(self.path, data, truncate_to)
         except OSError as error:
             raise JournalError(f"cannot write {str(self.path)!r}: {error}") from error
 

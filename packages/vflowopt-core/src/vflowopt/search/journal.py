@@ -6,12 +6,12 @@ function of these lines.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vflowopt.durable import append_durably
 from vflowopt.errors import JournalError
 from vflowopt.search.result import HistoryEntry
 
@@ -87,12 +87,7 @@ class Journal:
 
     def _write(self, data: bytes, truncate_to: int | None = None) -> None:
         try:
-            with self.path.open("ab") as file:
-                if truncate_to is not None:
-                    file.truncate(truncate_to)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            append_durably(self.path, data, truncate_to)
         except OSError as error:
             raise JournalError(f"cannot write the journal {str(self.path)!r}: {error}") from error
 
