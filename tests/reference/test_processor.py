@@ -18,7 +18,7 @@ from vflowopt_reference.architectures.qwen2_vl import flat_patches
 from vflowopt_reference.canvases import CANVASES
 from vflowopt_reference.processor import ReferenceProcessor
 from vflowopt_reference.tokenizer import build_tokenizer
-from vflowopt_reference.training.examples import normalise, words
+from vflowopt_reference.training.examples import words
 from vflowopt_reference.vocabulary import TURN_END, TURN_START, VOCABULARY
 
 QUESTION = "what color is the circle?"
@@ -77,7 +77,7 @@ def test_training_views_are_the_image_processors(
     canvas: tuple[int, int], any_name: str, any_processor: ReferenceProcessor
 ) -> None:
     image, architecture = noise(canvas), named(any_name)
-    own = normalise(architecture.views(np.asarray(image)), architecture)
+    own = architecture.normalise(architecture.views(np.asarray(image)))
     theirs = any_processor.image_processor([image], return_tensors="pt")["pixel_values"]
     if any_name == "reference-qwen2vl":
         own = flat_patches(own[:, None].expand(-1, 2, -1, -1, -1))

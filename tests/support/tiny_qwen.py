@@ -1,5 +1,6 @@
 """Tiny random Qwen2-VL models and inputs: the real architecture and image processor, small enough for tests."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,21 @@ VOCABULARY = 64
 PATCH, MERGE, SLICE, LAYERS = 6, 2, 2, 6
 FACTOR = PATCH * MERGE
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+TEXT_CONFIG = {
+    "hidden_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 4096,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]},
+    "bos_token_id": None,
+    "eos_token_id": EOS,
+    "pad_token_id": PAD,
+}
+"""Of the decoders, which differ in nothing but what they do with positions."""
 
 
 def tiny_qwen2_vl(attention: str = "sdpa", *, seed: int = 0) -> Qwen2VLForConditionalGeneration:
@@ -30,19 +46,7 @@ def tiny_qwen2_vl(attention: str = "sdpa", *, seed: int = 0) -> Qwen2VLForCondit
             "spatial_merge_size": MERGE,
             "temporal_patch_size": SLICE,
         },
-        text_config={
-            "hidden_size": 48,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "intermediate_size": 64,
-            "vocab_size": VOCABULARY,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]},
-            "bos_token_id": None,
-            "eos_token_id": EOS,
-            "pad_token_id": PAD,
-        },
+        text_config=copy.deepcopy(TEXT_CONFIG),
         image_token_id=IMAGE,
         video_token_id=VIDEO,
         attn_implementation=attention,

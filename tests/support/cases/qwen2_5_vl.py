@@ -1,20 +1,19 @@
 """Qwen2.5-VL for the conformance kit. Windows are 2 x 2 visual tokens; the last block attends within them."""
 
+import copy
+
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from support.cases.qwen2_vl import PROMPTS, SIZES, token_types, video_inputs
 from support.tiny_qwen import (
-    EOS,
     FACTOR,
     IMAGE,
-    LAYERS,
     MERGE,
-    PAD,
     PATCH,
     SLICE,
+    TEXT_CONFIG,
     VIDEO,
-    VOCABULARY,
     image_processor,
     ready,
 )
@@ -41,19 +40,7 @@ def tiny_qwen2_5_vl(attention: str = "sdpa", *, seed: int = 0) -> Qwen2_5_VLForC
             "window_size": 2 * FACTOR,
             "fullatt_block_indexes": [0, 2],
         },
-        text_config={
-            "hidden_size": 48,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "intermediate_size": 64,
-            "vocab_size": VOCABULARY,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]},
-            "bos_token_id": None,
-            "eos_token_id": EOS,
-            "pad_token_id": PAD,
-        },
+        text_config=copy.deepcopy(TEXT_CONFIG),
         image_token_id=IMAGE,
         video_token_id=VIDEO,
         attn_implementation=attention,

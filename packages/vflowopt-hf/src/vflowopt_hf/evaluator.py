@@ -37,9 +37,14 @@ class Sample:
     target: Tensor
 
     @property
+    def following(self) -> int:
+        """Rows after the last visual token, which no pruning removes."""
+        return self.target.shape[1] - 1 - max(int(unit.rows[-1]) for unit in self.prefill.units)
+
+    @property
     def tail(self) -> int:
-        """Rows after the last visual token, which no pruning removes; at least 1."""
-        return max(1, self.target.shape[1] - 1 - int(self.prefill.units[-1].rows[-1]))
+        """The same, at least 1."""
+        return max(1, self.following)
 
 
 class HiddenStateEvaluator:

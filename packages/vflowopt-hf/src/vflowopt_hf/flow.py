@@ -116,8 +116,7 @@ def _text_rows(index: int, sample: Sample) -> int:
     Raises:
         InputError: none, or padding is among them.
     """
-    present = sample.prefill.present[0]
-    rows = len(present) - 1 - max(int(unit.rows[-1]) for unit in sample.prefill.units)
+    present, rows = sample.prefill.present[0], sample.following
     if rows == 0:
         raise InputError(f"sample {index} ends with a visual token; its hidden states need text after the images")
     if not present[-rows:].all():

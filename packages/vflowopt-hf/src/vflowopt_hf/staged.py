@@ -100,13 +100,13 @@ class StagedDecoder:
 
     def _enter(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         entered = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if entered is None else entered
         plan, arguments = self._begin(kwargs), dict(kwargs)
         residuals = None if plan is None else self._take_residuals(arguments)
         self._forward = Forward(plan, 0 if tokens is None else int(tokens.shape[1]), residuals, entered)
-        return args, arguments
+        return None if residuals is None else (args, arguments)
 
     def _leave(self, *_: Any) -> None:
         self._forward = None

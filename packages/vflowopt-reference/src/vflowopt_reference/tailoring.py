@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vflowopt.errors import BudgetError, VFlowOptError
 
 from .names import NAMES
+from .study.options import add_search_options
 from .study.rows import BY_HAND, Row, by_hand
 from .study.store import Store, fingerprint
 
@@ -47,13 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Compare strategies searched for each reference model with strategies that are the same for all. "
         "Writes tailoring.md and tailoring.json; the same command goes on where an earlier run stopped.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="directory to write to")
-    parser.add_argument("--questions", type=int, default=400, help="held-out test questions (default 400)")
-    parser.add_argument("--samples", type=int, default=30, help="search samples (default 30)")
-    parser.add_argument("--initial", type=int, default=10, help="evaluations before the search's model (default 10)")
-    parser.add_argument("--iterations", type=int, default=50, help="evaluations with it (default 50)")
+    add_search_options(parser, questions=400)
     parser.add_argument("--seeds", type=int, default=3, help="searches per model and budget (default 3)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1: the models are that small)")
     options = parser.parse_args(arguments)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:

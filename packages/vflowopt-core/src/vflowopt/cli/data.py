@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from PIL import Image
 
 from vflowopt.adapter import Inputs, LoadedModel
@@ -16,6 +17,26 @@ from vflowopt.video import IMAGE_SUFFIXES, Clip, Video, open_video
 
 DEFAULT_PROMPT = {"image": "Describe the image.", "video": "Describe the video."}
 LINE = '{"image": path or [paths], "video": path or [paths], "question": text, "answers": [texts]}'
+
+
+SampleImagesOption = Annotated[Path | None, typer.Option("--images", help="Directory of sample images.")]
+PromptOption = Annotated[
+    str | None, typer.Option("--prompt", help="Question asked about every image of --images and every --video.")
+]
+SampleDataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="JSONL of image or video, question, answers (answers are not used)."),
+]
+
+
+def check_out(out: Path) -> None:
+    """Fail before any work if a file could not be written.
+
+    Raises:
+        InputError: its directory does not exist.
+    """
+    if not out.parent.is_dir():
+        raise InputError(f"cannot write {str(out)!r}: there is no directory {str(out.parent)!r}")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ from typing import Annotated
 import typer
 
 from vflowopt.cli.console import percent, print_json, results, tracked
-from vflowopt.cli.data import gather
+from vflowopt.cli.data import PromptOption, SampleDataOption, SampleImagesOption, check_out, gather
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import read_fitting
-from vflowopt.errors import InputError
 from vflowopt.fitting import check_observable, observe
 
 EXAMPLES = """
@@ -32,15 +31,11 @@ def fit(
     method: Annotated[str, typer.Option(help="[b]SCORER[,OPTION=VALUE...][/b] of a method that is fitted to samples.")],
     budget: Annotated[float, typer.Option(help="Average retention in (0, 1], for example 0.25.")],
     out: Annotated[Path, typer.Option(help="Strategy file to write.")],
-    images: Annotated[Path | None, typer.Option(help="Directory of sample images.")] = None,
+    images: SampleImagesOption = None,
     video: VideosOption = None,
     frames: FramesOption = FRAMES,
-    prompt: Annotated[
-        str | None, typer.Option(help="Question asked about every image of --images and every --video.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="JSONL of image or video, question, answers (answers are not used).")
-    ] = None,
+    prompt: PromptOption = None,
+    data: SampleDataOption = None,
     samples: Annotated[int, typer.Option(min=1, help="How many samples to use: the first ones.")] = 10,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
@@ -54,8 +49,7 @@ def fit(
 
     # Everything that can be refused without loading a model is refused first.
     fitting = read_fitting(method, budget)
-    if not out.parent.is_dir():
-        raise InputError(f"cannot write {str(out)!r}: there is no directory {str(out.parent)!r}")
+    check_out(out)
     chosen = choose(model)
     questions = gather(
         chosen, data=data, split="search", count=samples, images=images, videos=video, frames=frames, prompt=prompt

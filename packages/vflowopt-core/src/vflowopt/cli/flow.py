@@ -8,7 +8,7 @@ import typer
 
 from vflowopt.adapter import FlowAdapter
 from vflowopt.cli.console import percent, print_json, results, steps, table, tracked
-from vflowopt.cli.data import gather
+from vflowopt.cli.data import PromptOption, SampleImagesOption, check_out, gather
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import StrategiesOption, read_strategy
@@ -43,12 +43,10 @@ def flow(
         Path | None,
         typer.Option(help="JSONL of image or video, question; a named model brings its own test questions."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Directory of sample images.")] = None,
+    images: SampleImagesOption = None,
     video: VideosOption = None,
     frames: FramesOption = FRAMES,
-    prompt: Annotated[
-        str | None, typer.Option(help="Question asked about every image of --images and every --video.")
-    ] = None,
+    prompt: PromptOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Samples at most: the first ones.")] = 20,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
@@ -58,8 +56,8 @@ def flow(
     from vflowopt.plugins import load_adapter
 
     shown, unit = _one_of(TOKENS, "--tokens", tokens), _one_of(MEASURES, "--measure", measure)
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"cannot write {str(out)!r}: there is no directory {str(out.parent)!r}")
+    if out is not None:
+        check_out(out)
     given = {text: read_strategy(text) for text in strategy}
     chosen = choose(model)
     questions = gather(

@@ -6,11 +6,10 @@ from typing import Annotated
 import typer
 
 from vflowopt.cli.console import results
-from vflowopt.cli.data import ask
+from vflowopt.cli.data import ask, check_out
 from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import StrategyOption, read_strategy
-from vflowopt.errors import InputError
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -43,8 +42,7 @@ def show(
     """
     from vflowopt.picture import draw_plans
 
-    if not out.parent.is_dir():
-        raise InputError(f"cannot write {str(out)!r}: there is no directory {str(out.parent)!r}")
+    check_out(out)
     strategy_for, chosen = read_strategy(strategy), choose(model)
     question = ask(image, video, frames, prompt)
     loaded = chosen.load(device, dtype)

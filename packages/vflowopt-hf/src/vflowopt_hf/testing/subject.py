@@ -18,6 +18,7 @@ class Subject:
 
     def __init__(self, case: Case, attention: str) -> None:
         self.case, self.attention, self.family = case, attention, case.family
+        self.adapter = TransformersAdapter(case.family)
 
     @cached_property
     def model(self) -> Any:
@@ -33,16 +34,16 @@ class Subject:
     @property
     def statistics(self) -> PixelStatistics:
         """Normalisation of the pixels."""
-        return TransformersAdapter(self.family).statistics(self.processor)
+        return self.adapter.statistics(self.processor)
 
     @property
     def num_layers(self) -> int:
         """Decoder layers L."""
-        return TransformersAdapter(self.family).num_layers(self.model)
+        return self.adapter.num_layers(self.model)
 
     def prune(self, strategy: Strategy) -> AbstractContextManager[Pruning]:
         """``vflowopt.prune`` with this family, installed as a plugin or not."""
-        return TransformersAdapter(self.family).prune(self.model, strategy, processor=self.processor)
+        return self.adapter.prune(self.model, strategy, processor=self.processor)
 
     def image(self, index: int = 0) -> Sample:
         """A prompt with one image of the case's sizes."""

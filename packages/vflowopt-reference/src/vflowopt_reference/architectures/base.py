@@ -74,6 +74,11 @@ class Architecture(ABC):
     def processor_files(self) -> Mapping[str, Mapping[str, Any]]:
         """Name and content of the processor's configuration files."""
 
+    def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """``[..., height, width, 3]`` bytes to ``[..., 3, height, width]``, around 0, as the image processor does."""
+        mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (self.mean, self.std))
+        return ((torch.from_numpy(np.array(pixels)).movedim(-1, -3).float() - mean) / std).contiguous()
+
     # Use: from images and clips to numbers of visual tokens.
 
     @abstractmethod

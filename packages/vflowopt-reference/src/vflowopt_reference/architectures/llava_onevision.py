@@ -109,8 +109,7 @@ class LlavaOnevision(Tiled):
             image = raw if isinstance(raw, Image.Image) else Image.fromarray(raw)
             return np.asarray(image.convert("RGB").resize((VIEW, VIEW), Image.Resampling.BICUBIC))
 
-        stacked = np.stack([np.stack([frame(raw) for raw in clip]) for clip in videos])
-        pixels = torch.from_numpy(stacked).movedim(-1, -3).float() / 127.5 - 1
+        pixels = self.normalise(np.stack([np.stack([frame(raw) for raw in clip]) for clip in videos]))
         return {"pixel_values_videos": pixels}, [frame_tokens(pixels.shape[1])] * len(videos)
 
     @torch.no_grad()

@@ -96,15 +96,11 @@ class Qwen2VL(Architecture):
             width, height = (max(CELL, round(side / CELL) * CELL) for side in frames[0].size)
             frames += frames[-1:] * (len(frames) % SLICE)
             resized = [frame.convert("RGB").resize((width, height), Image.Resampling.BICUBIC) for frame in frames]
-            pixels = torch.from_numpy(np.stack([np.asarray(frame) for frame in resized])).movedim(-1, 1)
-            patches.append(flat_patches(self._normalised(pixels)[None])[0])
+            pixels = self.normalise(np.stack([np.asarray(frame) for frame in resized]))
+            patches.append(flat_patches(pixels[None])[0])
             grids.append([len(frames) // SLICE, height // PATCH, width // PATCH])
         grid = torch.tensor(grids)
         return {"pixel_values_videos": torch.cat(patches), "video_grid_thw": grid}, (grid.prod(-1) // MERGE**2).tolist()
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return (pixels.float() / 255 - mean) / std
 
     def further_inputs(self, input_ids: Tensor) -> Mapping[str, Tensor]:
         """0 for text, 1 for images, 2 for clips."""

@@ -18,6 +18,7 @@ from vflowopt.errors import VFlowOptError
 
 from . import cost
 from .bank import QuestionBank
+from .options import add_search_options
 from .rows import BUDGETS, SEEDS, ablations, baselines, searched
 from .searches import Searches
 from .store import Store, fingerprint
@@ -33,13 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Compare searched strategies, ablations and baselines on the reference model. Writes study.md and "
         "study.json; the same command goes on where an earlier run stopped.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="directory to write to")
-    parser.add_argument("--questions", type=int, default=600, help="held-out test questions (default 600)")
-    parser.add_argument("--samples", type=int, default=30, help="search samples (default 30)")
-    parser.add_argument("--initial", type=int, default=10, help="evaluations before the search's model (default 10)")
-    parser.add_argument("--iterations", type=int, default=50, help="evaluations with it (default 50)")
+    add_search_options(parser, questions=600)
     parser.add_argument("--compared", type=int, default=5, help="seeds of search against random search (default 5)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1: the model is that small)")
     parser.add_argument("--quick", action="store_true", help="tiny numbers, to try it out; the figures mean nothing")
     options = parser.parse_args(arguments)
     if options.quick:

@@ -55,12 +55,6 @@ class Batch:
     asked: tuple[tuple[tuple[str, int], ...], ...]
 
 
-def normalise(pixels: NDArray[np.uint8], architecture: Architecture) -> Tensor:
-    """``[..., height, width, 3]`` bytes to ``[..., 3, height, width]``, around 0."""
-    mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (architecture.mean, architecture.std))
-    return ((torch.from_numpy(np.array(pixels)).movedim(-1, -3).float() - mean) / std).contiguous()
-
-
 def make_batch(
     architecture: Architecture,
     split: Split,
@@ -90,7 +84,7 @@ def make_batch(
         return torch.tensor(rows, dtype=dtype)
 
     return Batch(
-        pixels=normalise(np.stack([architecture.views(s.image) for s in scenes]), architecture),
+        pixels=architecture.normalise(np.stack([architecture.views(s.image) for s in scenes])),
         labels=torch.from_numpy(np.stack([cell_labels(architecture, s) for s in scenes])),
         canvas=canvas,
         ids=padded(0, 0, torch.long),
