@@ -106,7 +106,7 @@ class StagedDecoder:
         plan, arguments = self._begin(kwargs), dict(kwargs)
         residuals = None if plan is None else self._take_residuals(arguments)
         self._forward = Forward(plan, 0 if tokens is None else int(tokens.shape[1]), residuals, entered)
-        return None if residuals is None else (args, arguments)
+        return None if plan is None else (args, arguments)
 
     def _leave(self, *_: Any) -> None:
         self._forward = None
