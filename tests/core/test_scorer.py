@@ -134,10 +134,11 @@ def test_the_map_goes_through_the_geometry_of_the_features(backend):
 def test_a_scorer_declares_what_it_reads():
     assert CalibratedAttention().needs == {"attention"}
     assert CalibratedAttention(entropy_weight=0.1).needs == {"attention", "entropy"}
+    assert CalibratedAttention(diversity=0.1).needs == {"attention", "features"}
 
 
 @pytest.mark.parametrize(
-    "options", [{"threshold": -1}, {"entropy_weight": -0.1}, {"threshold": float("nan")}, {"t": 1}]
+    "options", [{"threshold": -1}, {"entropy_weight": -0.1}, {"diversity": 1.1}, {"threshold": float("nan")}, {"t": 1}]
 )
 def test_options_out_of_range_are_refused_by_name(options):
     with pytest.raises(ValidationError, match=next(iter(options))):

@@ -17,7 +17,7 @@ from vflowopt.testing import schedules
 
 VALID = {
     "format": "vflowopt/strategy/1",
-    "scorer": {"name": "calibrated-attention", "threshold": 34.76, "entropy_weight": 0.0},
+    "scorer": {"name": "calibrated-attention", "threshold": 34.76, "entropy_weight": 0.0, "diversity": 0.0},
     "schedule": {"name": "progressive", "stages": [0, 9, 18], "retention": [0.2651, 0.9833, 0.8773]},
     "recycler": {"name": "grid", "cell": 15.58},
     "provenance": {
@@ -53,6 +53,7 @@ def strategies(draw):
         retention=ratios,
         threshold=draw(st.floats(0, 1e6)),
         entropy_weight=draw(st.floats(0, 1e6)),
+        diversity=draw(st.floats(0, 1)),
         cell=draw(st.none() | st.floats(1, 1e6)),
     ).model_copy(update={"provenance": provenance})
 
@@ -77,6 +78,11 @@ def test_the_documented_file_is_a_strategy_and_its_own_model():
     )
     assert json.loads(strategy.to_json()) == VALID
     assert [part.kind for part in components_of(strategy)] == ["scorer", "schedule", "recycler"]
+
+
+def test_a_file_without_diversity_has_none():
+    scorer = {name: value for name, value in VALID["scorer"].items() if name != "diversity"}
+    assert Strategy.model_validate({**VALID, "scorer": scorer}) == Strategy.model_validate(VALID)
 
 
 def test_recycler_and_provenance_are_optional():

@@ -26,12 +26,12 @@ def test_names_are_exported_lazily():
 @pytest.mark.parametrize("budget", [0.5, 0.25, 0.1])
 def test_history_of_a_search(budget):
     evaluator = Synthetic()
-    result = search(evaluator, budget, **SMALL)
-    assert [entry.index for entry in result.history] == list(range(8))
+    result = search(evaluator, budget, iterations=2, initial=8)
+    assert [entry.index for entry in result.history] == list(range(10))
     origins = [entry.origin for entry in result.history]
-    assert origins[:2] == ["start:mean-attention", "start:calibrated"]
-    assert origins[2] == f"start:llava-onevision-7b/{budget * 100:.0f}"
-    assert origins[3:] == ["start:calibrated-halving", "initial", "initial", "search", "search"]
+    preset = f"llava-onevision-7b/{budget * 100:.0f}"
+    starts = ["mean-attention", "diverse", "diverse-early", "calibrated", preset, "calibrated-halving"]
+    assert origins == [f"start:{name}" for name in starts] + ["initial", "initial", "search", "search"]
     for entry, called in zip(result.history, evaluator.calls, strict=True):
         assert entry.strategy == called
         assert entry.score == evaluator.true(called)
@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_history():
     first, second = (search(Synthetic(noise=0.01), 0.25, seed=5, **SMALL) for _ in range(2))
     assert first.history == second.history
     assert first.strategy == second.strategy
-    assert search(Synthetic(noise=0.01), 0.25, seed=6, **SMALL).history[4:] != first.history[4:]
+    assert search(Synthetic(noise=0.01), 0.25, seed=6, **SMALL).history[6:] != first.history[6:]
 
 
 def test_the_result_is_no_worse_than_any_known_good_start():

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from core.search.synthetic import grid
 from vflowopt import CalibratedAttention, GridRecycler, Progressive, Strategy
 from vflowopt.errors import BudgetError, InputError, StrategyError
-from vflowopt.search.space import MAX_CELL, MAX_ENTROPY_WEIGHT, MAX_THRESHOLD, LogScale, SearchSpace
+from vflowopt.search.space import SearchSpace
 from vflowopt.search.starts import known_good
+from vflowopt.search.variables import MAX_CELL, MAX_ENTROPY_WEIGHT, MAX_THRESHOLD, LogScale, values_of
 from vflowopt.strategy import preset_names
 
 shares = st.floats(0.0, 1.0)
@@ -26,7 +27,9 @@ def spaces(draw, layouts=no_samples):
     units = draw(layouts)
     smallest = SearchSpace.of(1.0, layers, units, stages).smallest_budget
     budget = draw(st.floats(smallest, 1.0))
-    return SearchSpace.of(budget, layers, units, stages), units
+    fixed = draw(st.dictionaries(st.sampled_from(["threshold", "entropy_weight", "diversity"]), shares, max_size=2))
+    fixed |= draw(st.sampled_from([{}, {"cell": 1.0}, {"cell": 7.5}]))
+    return SearchSpace.of(budget, layers, units, stages, fixed), units
 
 
 @st.composite
@@ -55,7 +58,7 @@ def test_every_point_fits_every_sample(case):
         for count in strategy.schedule.counts(unit.tokens):
             unit.require(count)
             assert count >= 1
-        assert strategy.recycler.cell <= max(1, unit.position.max() + 1, space.max_cell)
+        assert strategy.recycler.cell <= max(space.max_cell, space.fixed.get("cell", 1))
 
 
 @given(spaces_and_points(layouts=st.lists(grids, max_size=2)))
@@ -65,9 +68,36 @@ def test_a_strategy_is_found_again(case):
     again = space.to_strategy(space.to_unit(strategy))
     assert again.schedule.stages == strategy.schedule.stages
     np.testing.assert_allclose(again.schedule.cumulative, strategy.schedule.cumulative, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(again.scorer.threshold, strategy.scorer.threshold, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(again.scorer.entropy_weight, strategy.scorer.entropy_weight, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(again.recycler.cell, strategy.recycler.cell, rtol=1e-9)
+    for name, value in values_of(strategy).items():
+        np.testing.assert_allclose(values_of(again)[name], value, rtol=1e-9, atol=1e-9)
+
+
+@given(spaces_and_points())
+def test_fixed_variables_do_not_vary(case):
+    space, _, point = case
+    values = values_of(space.to_strategy(point))
+    assert {name: values[name] for name in space.fixed} == space.fixed
+    assert not set(space.names) & set(space.fixed)
+    assert len(space.names) == space.dimensions == len(space.stages) + 3 - len(space.fixed)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [({"t": 1.0}, "no 't'"), ({"diversity": 1.5}, "diversity from 0 to 1, not 1.5"), ({"cell": 0.5}, "cell from 1")],
+)
+def test_fixed_variables_that_do_not_exist_or_leave_their_scale_are_refused(fixed, message):
+    with pytest.raises(StrategyError, match=message):
+        SearchSpace.of(0.25, 28, fixed=fixed)
+
+
+def test_a_strategy_that_differs_in_a_fixed_variable_has_no_point_until_it_is_imposed():
+    space = SearchSpace.of(0.25, 28, fixed={"diversity": 0.5})
+    strategy = Strategy.vflowopt(num_layers=28, retention=(0.25, 1.0, 1.0), cell=2.0)
+    with pytest.raises(StrategyError, match=r"diversity fixed at 0\.5"):
+        space.to_unit(strategy)
+    imposed = space.impose(strategy)
+    assert imposed.scorer.diversity == 0.5
+    assert space.to_strategy(space.to_unit(imposed)).schedule == imposed.schedule
 
 
 def test_the_whole_polytope_is_reached():
@@ -91,14 +121,14 @@ def test_the_whole_polytope_is_reached():
 @pytest.mark.parametrize("layers", [9, 28, 32])
 def test_the_corner_is_the_plain_baseline(layers):
     for budget in (0.9, 0.5, 0.25, 0.1):
-        strategy = SearchSpace.of(budget, layers).to_strategy([0.0] * 5)
+        strategy = SearchSpace.of(budget, layers).to_strategy([0.0] * 6)
         assert strategy.schedule.retention == pytest.approx((budget, 1.0, 1.0), abs=1e-12)
         assert strategy.scorer == CalibratedAttention(threshold=0.0, entropy_weight=0.0)
         assert strategy.recycler == GridRecycler(cell=1.0)
 
 
 def test_the_scales_reach_both_ends():
-    strategy = SearchSpace.of(0.25, 28).to_strategy([1.0] * 5)
+    strategy = SearchSpace.of(0.25, 28).to_strategy([1.0] * 6)
     assert strategy.scorer.threshold == pytest.approx(MAX_THRESHOLD)
     assert strategy.scorer.entropy_weight == pytest.approx(MAX_ENTROPY_WEIGHT)
     assert strategy.recycler.cell == pytest.approx(MAX_CELL)
@@ -131,7 +161,7 @@ def test_a_budget_below_the_structural_tokens_names_the_smallest():
         SearchSpace.of(0.1, 9, [layout])
     smallest = float(str(caught.value).split("smallest feasible budget is ")[1].split(":")[0])
     space = SearchSpace.of(smallest, 9, [layout])
-    for point in ([0.0] * 5, [1.0] * 5):
+    for point in ([0.0] * 6, [1.0] * 6):
         for count in space.to_strategy(point).schedule.counts(layout.tokens):
             layout.require(count)
     with pytest.raises(BudgetError):
@@ -161,9 +191,9 @@ def test_shallow_decoders_have_default_stages(layers):
     assert space.to_strategy([0.5] * space.dimensions).average_retention(layers) == pytest.approx(0.5, abs=1e-12)
 
 
-@pytest.mark.parametrize("point", [[0.5] * 4, [0.5] * 6, [[0.5] * 5], [0.5, 0.5, 0.5, 0.5, 1.1], [math.nan] * 5])
+@pytest.mark.parametrize("point", [[0.5] * 5, [0.5] * 7, [[0.5] * 6], [0.5] * 5 + [1.1], [math.nan] * 6])
 def test_points_outside_the_cube_are_refused(point):
-    with pytest.raises(InputError, match="5 numbers"):
+    with pytest.raises(InputError, match="6 numbers"):
         SearchSpace.of(0.25, 28).to_strategy(point)
 
 
@@ -173,8 +203,8 @@ def test_points_outside_the_cube_are_refused(point):
         ({"schedule": Progressive(stages=(0, 9), retention=(0.25, 1.0))}, "stages"),
         ({"schedule": Progressive(stages=(0, 9, 18), retention=(0.3, 1.0, 1.0))}, "budget"),
         ({"schedule": Progressive(stages=(0, 9, 18), retention=(7 / 9, 1e-9, 1e-9))}, "at least"),
-        ({"scorer": CalibratedAttention(threshold=61.0)}, "thresholds up to"),
-        ({"scorer": CalibratedAttention(entropy_weight=1001.0)}, "entropy weights up to"),
+        ({"scorer": CalibratedAttention(threshold=61.0)}, "threshold from 0 to 60, not 61"),
+        ({"scorer": CalibratedAttention(entropy_weight=1001.0)}, "entropy_weight from 0 to 1000, not 1001"),
     ],
 )
 def test_strategies_outside_the_space_have_no_point(change, message):

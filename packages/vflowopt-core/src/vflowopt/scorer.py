@@ -1,4 +1,4 @@
-"""Calibrated attention plus patch entropy (paper Eq. 1, 2, 4): the method's own importance."""
+"""Calibrated attention plus patch entropy (paper Eq. 1, 2, 4), and diversity: the method's own importance."""
 
 import math
 from typing import Annotated, Literal
@@ -8,6 +8,7 @@ from pydantic import Field
 from vflowopt.arrays import Array, namespace
 from vflowopt.attention import AttentionSource
 from vflowopt.components import Score, Scorer, ScoringContext
+from vflowopt.diversity import diverse_importance
 
 
 def calibration_patches(received: Array, threshold: float) -> Array:
@@ -57,22 +58,30 @@ class CalibratedAttention(Scorer):
     Attributes:
         threshold: t of Eq. 1, in multiples of the mean attention received; 0 is plain mean attention.
         entropy_weight: alpha of Eq. 4; 0 needs no pixels.
+        diversity: 0 is the paper's importance; up to 1, tokens that resemble a more important one are worth less
+            (:mod:`vflowopt.diversity`, not in the paper).
     """
 
     name: Literal["calibrated-attention"] = "calibrated-attention"
     threshold: Annotated[float, Field(ge=0)] = 0.0
     entropy_weight: Annotated[float, Field(ge=0)] = 0.0
+    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @property
     def needs(self) -> frozenset[str]:
-        """Attention always; pixels only for a positive entropy weight."""
-        return frozenset({"attention", "entropy"} if self.entropy_weight else {"attention"})
+        """Attention always; pixels only for a positive entropy weight, embeddings only for diversity."""
+        wanted = {"attention": True, "entropy": self.entropy_weight > 0, "features": self.diversity > 0}
+        return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
 
     def score(self, context: ScoringContext) -> Score:
         """See :meth:`Scorer.score`; reports the size of K per view as ``calibration_patches``."""
         patch_map, selected = calibrated_attention(context.attention, self.threshold)
         if self.entropy_weight:
             patch_map = patch_map + self.entropy_weight * entropy_term(context.entropy)
+        importance = context.to_tokens(patch_map)
+        if self.diversity:
+            structural = context.layout.structural
+            importance = diverse_importance(importance, context.features, structural, self.diversity)
         xp = namespace(patch_map)
         sizes = xp.sum(xp.astype(selected, xp.int64), axis=-1)
-        return Score(importance=context.to_tokens(patch_map), details={"calibration_patches": sizes})
+        return Score(importance=importance, details={"calibration_patches": sizes})

@@ -19,10 +19,12 @@ from pydantic import (
 from vflowopt.components import Component, Recycler, Schedule, Scorer, ScoringContext
 from vflowopt.errors import StrategyError
 from vflowopt.layout import TokenLayout
-from vflowopt.plan import PlanDraft, PruningPlan, make_plan
+from vflowopt.plan import PruningPlan
+from vflowopt.planning import PlanDraft, make_plan
 from vflowopt.recycle import GridRecycler
 from vflowopt.schedule import Progressive, default_stages
 from vflowopt.scorer import CalibratedAttention
+from vflowopt.stage_recycling import StageRecycler
 from vflowopt.stage_scoring import StageScorer
 
 FORMAT: Literal["vflowopt/strategy/1"] = "vflowopt/strategy/1"
@@ -46,6 +48,26 @@ def _resolve(kind: str) -> BeforeValidator:
     return BeforeValidator(resolve)
 
 
+class RequestedBudget(BaseModel):
+    """A budget in a unit of its own, from which the average retention was computed (:mod:`vflowopt.budgets`).
+
+    Attributes:
+        kind: ``"kv-cache"`` or ``"prefill-latency"``.
+        value: what one request may use.
+        unit: of ``value``.
+        over: whether the mean of the samples has to meet it, or the worst of them.
+        used: what the strategy uses of it, likewise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: str
+    value: float
+    unit: str
+    over: Literal["mean", "worst"]
+    used: float
+
+
 class Provenance(BaseModel):
     """Where a strategy comes from. Free of meaning for pruning; all fields optional."""
 
@@ -53,6 +75,7 @@ class Provenance(BaseModel):
 
     model: str | None = None
     budget: float | None = None
+    requested: RequestedBudget | None = None
     num_layers: int | None = None
     objective: str | None = None
     score: float | None = None
@@ -70,7 +93,7 @@ class Strategy(BaseModel):
         format: the file format's version.
         scorer: gives every visual token an importance.
         schedule: says after which layers how many tokens remain.
-        recycler: merges what the first stage prunes; ``None`` drops it.
+        recycler: merges what the first stage prunes, or what every stage does; ``None`` drops it.
         provenance: where the strategy comes from.
     """
 
@@ -100,12 +123,13 @@ class Strategy(BaseModel):
         retention: tuple[float, ...],
         threshold: float = 0.0,
         entropy_weight: float = 0.0,
+        diversity: float = 0.0,
         cell: float | None = None,
         stages: tuple[int, ...] | None = None,
     ) -> "Strategy":
-        """The paper's method with (t, alpha, a, R1, ..., RS) given; ``cell=None`` does not recycle."""
+        """The method with (t, alpha, a, R1, ..., RS) given, and diversity; ``cell=None`` does not recycle."""
         return cls(
-            scorer=CalibratedAttention(threshold=threshold, entropy_weight=entropy_weight),
+            scorer=CalibratedAttention(threshold=threshold, entropy_weight=entropy_weight, diversity=diversity),
             schedule=Progressive(stages=default_stages(num_layers) if stages is None else stages, retention=retention),
             recycler=None if cell is None else GridRecycler(cell=cell),
         )
@@ -171,15 +195,21 @@ class Strategy(BaseModel):
         return self.schedule.average_retention(num_layers)
 
     def plan(self, importance: Any, layout: TokenLayout, context: ScoringContext | None = None) -> PruningPlan:
-        """The plan for one unit with this importance [N]; see :func:`vflowopt.plan.make_plan`."""
+        """The plan for one unit with this importance [N]; see :func:`vflowopt.planning.make_plan`."""
         counts = self.schedule.counts(layout.tokens)
         return make_plan(importance, layout, self.schedule.boundaries, counts, self.recycler, context)
 
-    def draft(self, importance: Any, layout: TokenLayout, context: ScoringContext | None = None) -> PlanDraft:
-        """The plan as far as it can be made before the LLM: all of it, unless the scorer ranks anew at every stage."""
+    def draft(
+        self, importance: Any, layout: TokenLayout, context: ScoringContext | None = None, *, wait: bool = True
+    ) -> PlanDraft:
+        """The plan as far as it can be made before the LLM.
+
+        That is all of it, unless the scorer ranks anew at every stage, or the recycler merges at every stage. For
+        ``wait`` see :meth:`vflowopt.planning.PlanDraft.start`.
+        """
         boundaries, counts = self.schedule.boundaries, self.schedule.counts(layout.tokens)
-        draft = PlanDraft.start(importance, layout, boundaries, counts, self.recycler, context)
-        known = not isinstance(self.scorer, StageScorer)
+        draft = PlanDraft.start(importance, layout, boundaries, counts, self.recycler, context, wait=wait)
+        known = not isinstance(self.scorer, StageScorer) and not isinstance(self.recycler, StageRecycler)
         while not draft.plan.is_complete and (known or boundaries[draft.stage] == 0 or not draft.prunes_next):
             draft = draft.decide()
         return draft

@@ -1,7 +1,8 @@
 """Search of pruning strategies at a fixed average retention (paper Algorithm 1).
 
-``space`` makes every point feasible, ``gp`` and ``proposer`` choose points, ``starts`` begins with known good ones,
-``loop`` evaluates, ``journal`` survives crashes, ``api`` is what users call.
+``space`` makes every point feasible, ``variables`` says what varies besides the budget's split, ``gp`` and ``proposer``
+choose points, ``starts`` begins with known good ones, ``loop`` evaluates, ``journal`` survives crashes, ``api`` is what
+users call.
 """
 
 from vflowopt.search.api import optimize, random_search, search

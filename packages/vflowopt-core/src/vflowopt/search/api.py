@@ -1,6 +1,6 @@
 """``optimize``: the search of paper Algorithm 1, the same without a framework, and random search to compare with."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from vflowopt.search.loop import Run
 from vflowopt.search.progress import SearchProgress
 from vflowopt.search.proposer import BayesianProposer, UniformProposer
 from vflowopt.search.result import OptimizeResult
-from vflowopt.search.settings import Settings
+from vflowopt.search.settings import Budget, Settings
 from vflowopt.search.space import SearchSpace
 from vflowopt.search.starts import given, known_good
 from vflowopt.strategy import Strategy
@@ -20,7 +20,7 @@ from vflowopt.strategy import Strategy
 def optimize(
     model: Any,
     samples: Iterable[Inputs],
-    budget: float,
+    budget: Budget,
     *,
     iterations: int = 50,
     initial: int = 10,
@@ -29,19 +29,23 @@ def optimize(
     objective: str = "last-token",
     stages: Sequence[int] | None = None,
     starts: Iterable[Strategy] | None = None,
+    fixed: Mapping[str, float] | None = None,
     progress: SearchProgress | bool | None = None,
     processor: Any = None,
     evaluator: Evaluator | None = None,
 ) -> OptimizeResult:
     """Search the pruning strategy that changes a model's outputs least at a fixed average retention (Algorithm 1).
 
-    Varies the split of the budget over the stages, the threshold t, the entropy weight alpha and the recycling cell a.
+    Varies the split of the budget over the stages, the threshold t, the entropy weight alpha, the recycling cell a and,
+    beyond the paper, the diversity delta (:mod:`vflowopt.diversity`).
     Every strategy tried meets the budget exactly. Each evaluation is one prefill per sample.
 
     Args:
         model: a model that an installed adapter supports.
         samples: processor outputs, each what ``model(**inputs)`` takes; some tens of samples do.
-        budget: average retention in (0, 1] (Eq. 5): the fraction of visual tokens that the average layer sees.
+        budget: average retention in (0, 1] (Eq. 5): the fraction of visual tokens that the average layer sees. Or what
+            one request may use, a :class:`vflowopt.KVCacheBytes` or :class:`vflowopt.PrefillLatency`: translated for
+            the samples into the largest average retention that meets it.
         iterations: evaluations chosen by Expected Improvement.
         initial: evaluations before that: known good strategies (see :mod:`vflowopt.search.starts`), then uniform
             draws. They are evaluated in this order, and the history says which is which.
@@ -52,6 +56,7 @@ def optimize(
         stages: decoder layers before which to prune; by default 0, L // 3 and 2 (L // 3).
         starts: strategies to begin with instead of the built-in ones; rescaled to the budget, and counted in
             ``initial``.
+        fixed: variables that are not to vary, by name: ``{"diversity": 0}`` searches the paper's own strategies.
         progress: ``True`` for a bar on standard error, or a callable that takes each :class:`SearchStep`.
         processor: the model's processor, from which to take the pixel normalisation.
         evaluator: use this one, built before for the same model, instead of building one from ``samples``.
@@ -61,24 +66,27 @@ def optimize(
 
     Raises:
         BudgetError: the budget is outside (0, 1] or too small for the samples; names the smallest feasible one.
+        CostError: a latency is to be met by a cost model of another model or machine.
         InputError: samples, iterations, initial or seed cannot be used.
-        StrategyError: stages or starts do not fit.
+        StrategyError: stages, starts or fixed variables do not fit.
         JournalError: the journal belongs to another search, is damaged, or is not a journal.
         UnsupportedModelError: no adapter, or more than one, supports the model.
     """
-    settings = Settings.of(budget, iterations, initial, seed, stages, starts)
+    settings = Settings.of(budget, iterations, initial, seed, stages, starts, fixed)
     if journal is not None:
         check_journal(journal)  # before the samples are encoded, which takes a while
+    if settings.requested is not None:
+        settings.requested.check(find_adapter(model), model)
     if evaluator is None:
         adapter = find_adapter(model)
-        SearchSpace.of(settings.budget, adapter.num_layers(model), stages=settings.stages)  # fails early, too
+        SearchSpace.of(settings.budget, adapter.num_layers(model), stages=settings.stages)  # fails early
         evaluator = adapter.evaluator(model, samples, objective=objective, processor=processor)
     return _search(evaluator, settings, journal, progress, objective, _model_name(model))
 
 
 def search(
     evaluator: Evaluator,
-    budget: float,
+    budget: Budget,
     *,
     iterations: int = 50,
     initial: int = 10,
@@ -87,6 +95,7 @@ def search(
     objective: str = "last-token",
     stages: Sequence[int] | None = None,
     starts: Iterable[Strategy] | None = None,
+    fixed: Mapping[str, float] | None = None,
     progress: SearchProgress | bool | None = None,
     model_name: str | None = None,
 ) -> OptimizeResult:
@@ -95,19 +104,20 @@ def search(
     Raises:
         BudgetError, InputError, StrategyError, JournalError: see :func:`optimize`.
     """
-    settings = Settings.of(budget, iterations, initial, seed, stages, starts)
+    settings = Settings.of(budget, iterations, initial, seed, stages, starts, fixed)
     return _search(evaluator, settings, journal, progress, objective, model_name)
 
 
 def random_search(
     evaluator: Evaluator,
-    budget: float,
+    budget: Budget,
     *,
     evaluations: int = 60,
     seed: int = 0,
     journal: str | Path | None = None,
     objective: str = "last-token",
     stages: Sequence[int] | None = None,
+    fixed: Mapping[str, float] | None = None,
     progress: SearchProgress | bool | None = None,
     model_name: str | None = None,
 ) -> OptimizeResult:
@@ -116,7 +126,7 @@ def random_search(
     Raises:
         BudgetError, InputError, StrategyError, JournalError: see :func:`optimize`.
     """
-    settings = Settings.of(budget, 0, evaluations, seed, stages, ())
+    settings = Settings.of(budget, 0, evaluations, seed, stages, (), fixed).translated(evaluator)
     space = settings.space(evaluator)
     run = Run(evaluator, space, UniformProposer(space.dimensions, settings.seed), settings, objective, model_name)
     return run(journal, {"method": "random"}, progress)
@@ -130,6 +140,7 @@ def _search(
     objective: str,
     model_name: str | None,
 ) -> OptimizeResult:
+    settings = settings.translated(evaluator)
     space = settings.space(evaluator)
     starts = known_good(space) if settings.starts is None else given(space, settings.starts)
     starts = starts[: settings.initial]

@@ -24,6 +24,8 @@ EXPLANATIONS = {
     "max_cell": "samples of other sizes",
     "budget": "another budget",
     "stages": "other pruning stages",
+    "variables": "other variables",
+    "fixed": "other fixed variables",
     "seed": "another seed",
     "initial": "another size of the initial design",
     "starts": "other starting strategies",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vflowopt.adapter import Evaluator
+from vflowopt.budgets import Workload
 from vflowopt.search.journal import Journal
 from vflowopt.search.progress import SearchProgress, SearchStep, watching
 from vflowopt.search.proposer import Proposer
@@ -80,6 +81,7 @@ class Run:
         )
 
     def _next(self, history: Sequence[HistoryEntry]) -> HistoryEntry:
+        asked = time.perf_counter()
         unit, origin = self.proposer.propose([entry.unit for entry in history], [entry.score for entry in history])
         strategy = self.space.to_strategy(unit)
         begun = time.perf_counter()
@@ -94,6 +96,8 @@ class Run:
             retention=float(evaluation.retention),
             nonfinite=evaluation.nonfinite if finite else max(evaluation.nonfinite, 1),
             seconds=time.perf_counter() - begun,
+            decoder_seconds=evaluation.decoder_seconds,
+            proposal_seconds=begun - asked,
         )
 
     def _step(self, history: Sequence[HistoryEntry], entry: HistoryEntry, *, resumed: bool) -> SearchStep:
@@ -118,16 +122,19 @@ class Run:
             "stages": list(self.space.stages),
             "floor": self.space.floor,
             "max_cell": self.space.max_cell,
+            "variables": list(self.space.names),
+            "fixed": dict(self.space.fixed),
             "seed": self.settings.seed,
             **method,
         }
 
     def _credited(self, history: Sequence[HistoryEntry]) -> Strategy:
-        best = best_of(history)
+        best, requested = best_of(history), self.settings.requested
         return best.strategy.with_provenance(
             Provenance(
                 model=self.model_name,
                 budget=self.space.budget,
+                requested=requested and requested.requested(best.strategy, Workload.of(self.evaluator)),
                 num_layers=self.space.num_layers,
                 objective=self.objective,
                 score=best.score,

@@ -6,6 +6,7 @@ from importlib import metadata
 from itertools import accumulate
 from typing import Any
 
+from vflowopt.search.cost import SearchCost
 from vflowopt.strategy import Strategy
 
 PACKAGES = ("vflowopt-core", "vflowopt-hf", "vflowopt-qwen", "numpy", "scipy", "emukit", "torch", "transformers")
@@ -25,7 +26,9 @@ class HistoryEntry:
         score: objective, higher is better; -1 if the evaluator gave none that is finite.
         retention: average retention achieved by the exact counts, mean over samples.
         nonfinite: samples whose similarity was not finite.
-        seconds: duration of the evaluation; ignored when entries are compared.
+        seconds: duration of the evaluation; ignored, like the other times, when entries are compared.
+        decoder_seconds: of these, the prefills alone; ``None`` if they were not measured.
+        proposal_seconds: duration of choosing the point.
     """
 
     index: int
@@ -36,6 +39,8 @@ class HistoryEntry:
     retention: float
     nonfinite: int = 0
     seconds: float = field(default=0.0, compare=False)
+    decoder_seconds: float | None = field(default=None, compare=False)
+    proposal_seconds: float = field(default=0.0, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The entry as JSON values; floats survive exactly."""
@@ -58,6 +63,8 @@ class HistoryEntry:
             retention=float(data["retention"]),
             nonfinite=int(data["nonfinite"]),
             seconds=float(data["seconds"]),
+            decoder_seconds=None if data.get("decoder_seconds") is None else float(data["decoder_seconds"]),
+            proposal_seconds=float(data.get("proposal_seconds", 0.0)),
         )
 
 
@@ -81,6 +88,19 @@ class OptimizeResult:
     def best(self) -> HistoryEntry:
         """The evaluation with the highest score; of equal ones the first."""
         return best_of(self.history)
+
+    @property
+    def cost(self) -> SearchCost | None:
+        """What the evaluations took against their prefills alone; ``None`` if nothing was measured."""
+        measured = [entry for entry in self.history if entry.decoder_seconds is not None]
+        if not measured:
+            return None
+        return SearchCost(
+            evaluations=len(measured),
+            decoder=sum(entry.decoder_seconds or 0.0 for entry in measured),
+            evaluating=sum(entry.seconds for entry in measured),
+            proposing=sum(entry.proposal_seconds for entry in measured),
+        )
 
     @property
     def best_so_far(self) -> tuple[float, ...]:

@@ -1,50 +1,65 @@
 """The arguments of a search, checked before any work."""
 
 import operator
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from vflowopt.adapter import Evaluator
+from vflowopt.budgets import RequestBudget, Workload
 from vflowopt.errors import InputError
 from vflowopt.schedule import check_budget
 from vflowopt.search.space import SearchSpace
+from vflowopt.search.variables import check_values
 from vflowopt.strategy import Strategy
+
+Budget: TypeAlias = float | RequestBudget
+"""An average retention in (0, 1], or what one request may use."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Arguments, checked as far as possible without a model."""
+    """Arguments, checked as far as possible without a model.
+
+    ``budget`` is the average retention; 1 as long as a budget in another unit, ``requested``, is not translated.
+    """
 
     budget: float
+    requested: RequestBudget | None
     iterations: int
     initial: int
     seed: int
     stages: tuple[int, ...] | None
     starts: tuple[Strategy, ...] | None
+    fixed: Mapping[str, float]
 
     @classmethod
     def of(
         cls,
-        budget: float,
+        budget: Budget,
         iterations: int,
         initial: int,
         seed: int,
         stages: Sequence[int] | None,
         starts: Iterable[Strategy] | None,
+        fixed: Mapping[str, float] | None,
     ) -> "Settings":
         """Check and normalise.
 
         Raises:
-            BudgetError, InputError: names the argument and the values it takes.
+            BudgetError, InputError, StrategyError: names the argument and the values it takes.
         """
         settings = cls(
-            budget=check_budget(budget),
+            budget=1.0 if isinstance(budget, RequestBudget) else check_budget(budget),
+            requested=budget if isinstance(budget, RequestBudget) else None,
             iterations=whole("iterations", iterations, least=0),
             initial=whole("initial", initial, least=1),
             seed=whole("seed", seed, least=0),
             stages=None if stages is None else tuple(whole("a stage", stage, least=0) for stage in stages),
             starts=None if starts is None else tuple(starts),
+            fixed={name: float(value) for name, value in (fixed or {}).items()},
         )
+        check_values(settings.fixed)
         if settings.starts and len(settings.starts) > settings.initial:
             raise InputError(
                 f"{len(settings.starts)} starting strategies do not fit into initial={settings.initial} evaluations; "
@@ -56,6 +71,19 @@ class Settings:
     def total(self) -> int:
         """Evaluations in all."""
         return self.initial + self.iterations
+
+    def translated(self, evaluator: Evaluator) -> "Settings":
+        """The same with the average retention that the requested budget leaves on the evaluator's samples.
+
+        Raises:
+            BudgetError: none does.
+            InputError: no sample has a visual token.
+            UnsupportedOperationError: the evaluator does not say how long its samples are.
+        """
+        if self.requested is None:
+            return self
+        retention = self.requested.retention(Workload.of(evaluator), self.space(evaluator))
+        return replace(self, budget=retention)
 
     def space(self, evaluator: Evaluator) -> SearchSpace:
         """The space in which every strategy fits every sample of the evaluator.
@@ -69,7 +97,7 @@ class Settings:
             raise InputError(
                 "none of the samples has a visual token, so there is nothing to prune; add images or videos"
             )
-        return SearchSpace.of(self.budget, evaluator.num_layers, units, self.stages)
+        return SearchSpace.of(self.budget, evaluator.num_layers, units, self.stages, self.fixed)
 
 
 def whole(name: str, value: int, *, least: int) -> int:

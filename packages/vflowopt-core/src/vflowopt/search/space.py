@@ -6,8 +6,8 @@ stages can just keep up, the highest the one that leaves the later stages their 
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -15,55 +15,30 @@ from pydantic import ValidationError
 
 from vflowopt.errors import BudgetError, InputError, StrategyError
 from vflowopt.layout import TokenLayout
-from vflowopt.recycle import GridRecycler
 from vflowopt.schedule import Progressive, check_budget, default_stages, stage_widths
-from vflowopt.scorer import CalibratedAttention
+from vflowopt.search.variables import (
+    MAX_CELL,
+    VARIABLES,
+    Scale,
+    check_values,
+    scales,
+    schedule_of,
+    strategy_of,
+    values_of,
+)
 from vflowopt.strategy import Strategy
-
-MAX_THRESHOLD = 60.0
-"""Published thresholds are 28 to 39, good ones of small models 1.5 to 5."""
-
-MAX_ENTROPY_WEIGHT = 1000.0
-"""Per view the entropy term sums to 1 and the attention term to |K|. At t = 0, |K| is the number of patches (729 in a
-SigLIP crop), so weights up to about that many let entropy rule; at a high t, where K is a handful, a few do."""
-
-MAX_CELL = 20.0
-"""Published cells are 12 to 17. A cell wider than every grid acts like one of the grid's side."""
 
 ROUNDING = 1e-12
 """An interval of cumulative retentions narrower than this is a single value."""
 
 
 @dataclass(frozen=True)
-class LogScale:
-    """[0, 1] onto [low, high], evenly in log(value + shift); 0 gives ``low`` exactly."""
-
-    low: float
-    high: float
-    shift: float = 0.0
-
-    @property
-    def _span(self) -> float:
-        return math.log((self.high + self.shift) / (self.low + self.shift))
-
-    def value(self, unit: float) -> float:
-        """The value at ``unit`` in [0, 1]."""
-        value = self.low + (self.low + self.shift) * math.expm1(unit * self._span)
-        return min(max(value, self.low), self.high)
-
-    def unit(self, value: float) -> float:
-        """Inverse of :meth:`value`; 0 if the scale is a single value."""
-        if self._span == 0.0:
-            return 0.0
-        return min(max(math.log1p((value - self.low) / (self.low + self.shift)) / self._span, 0.0), 1.0)
-
-
-@dataclass(frozen=True)
 class SearchSpace:
-    """All strategies of the paper's form with average retention ``budget``, as points of a unit cube.
+    """All strategies of the paper's form, and with diversity, that retain ``budget`` on average: points of a unit cube.
 
-    The S + 2 coordinates are the stage split (S - 1), threshold t, entropy weight alpha and cell a. The corner 0 is
-    flat retention, plain mean attention, no entropy, no merging (a cell of 1 holds one token).
+    The S + 3 coordinates are the stage split (S - 1), threshold t, entropy weight alpha, cell a and diversity delta,
+    less those that are fixed. The corner 0 is flat retention, plain mean attention, no entropy, no merging (a cell of 1
+    holds one token), no diversity.
 
     Attributes:
         budget: average retention in (0, 1] that every strategy meets to 1e-9.
@@ -71,10 +46,12 @@ class SearchSpace:
         stages: decoder layers before which to prune.
         floor: least cumulative retention k_S of the last stage.
         max_cell: upper end of the cell's scale, in tokens.
+        fixed: values of variables that do not vary, by name: ``{"diversity": 0}`` is the paper's own space,
+            ``{"cell": 1}`` never merges.
 
     Raises:
         BudgetError: no split meets the budget; names the smallest budget that one does.
-        StrategyError: the stages do not fit the decoder.
+        StrategyError: the stages do not fit the decoder, or a fixed variable does not exist or is off its scale.
     """
 
     budget: float
@@ -82,9 +59,11 @@ class SearchSpace:
     stages: tuple[int, ...]
     floor: float = 1e-6
     max_cell: float = MAX_CELL
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
+        check_values(self.fixed)
         try:
             Progressive(stages=self.stages, retention=(1.0,) * len(self.stages))
         except ValidationError as error:
@@ -99,7 +78,12 @@ class SearchSpace:
 
     @classmethod
     def of(
-        cls, budget: float, num_layers: int, units: Iterable[TokenLayout] = (), stages: Sequence[int] | None = None
+        cls,
+        budget: float,
+        num_layers: int,
+        units: Iterable[TokenLayout] = (),
+        stages: Sequence[int] | None = None,
+        fixed: Mapping[str, float] | None = None,
     ) -> "SearchSpace":
         """The space in which every strategy fits every one of ``units``, by default with the paper's stages.
 
@@ -116,6 +100,7 @@ class SearchSpace:
             stages=chosen,
             floor=max(map(_least_retention, found), default=1e-6),
             max_cell=float(min(max(side, 1), MAX_CELL)),
+            fixed=dict(fixed or {}),
         )
 
     @property
@@ -132,20 +117,17 @@ class SearchSpace:
     def names(self) -> tuple[str, ...]:
         """What each coordinate of the cube stands for."""
         splits = (f"split_{stage}" for stage in range(1, len(self.stages)))
-        return (*splits, "threshold", "entropy_weight", "cell")
+        return (*splits, *(name for name in VARIABLES if name not in self.fixed))
 
     @property
     def dimensions(self) -> int:
-        """Number of coordinates: S + 2."""
-        return len(self.stages) + 2
+        """Number of coordinates: S + 3, less the fixed variables."""
+        return len(self.names)
 
     @property
-    def _scales(self) -> tuple[LogScale, LogScale, LogScale]:
-        return (
-            LogScale(0.0, MAX_THRESHOLD, shift=1.0),
-            LogScale(0.0, MAX_ENTROPY_WEIGHT, shift=1.0),
-            LogScale(1.0, self.max_cell),
-        )
+    def _scales(self) -> dict[str, Scale]:
+        """Scales of the variables that vary."""
+        return {name: scale for name, scale in scales(self.max_cell).items() if name not in self.fixed}
 
     @property
     def _target(self) -> float:
@@ -174,19 +156,24 @@ class SearchSpace:
         point = np.asarray(unit, dtype=np.float64)
         if point.shape != (self.dimensions,) or not ((point >= 0) & (point <= 1)).all():
             raise InputError(f"a point of the search space is {self.dimensions} numbers in [0, 1], got {point}")
-        *split, threshold, entropy_weight, cell = point.tolist()
+        splits = len(self.stages) - 1
         cumulative: list[float] = []
-        for share in (*split, 0.0):
+        for share in (*point[:splits].tolist(), 0.0):
             low, high = self._interval(cumulative)
             cumulative.append(low + share * (high - low))
-        scales = self._scales
-        return Strategy(
-            scorer=CalibratedAttention(
-                threshold=scales[0].value(threshold), entropy_weight=scales[1].value(entropy_weight)
-            ),
-            schedule=Progressive.from_cumulative(self.stages, cumulative),
-            recycler=GridRecycler(cell=scales[2].value(cell)),
-        )
+        chosen = zip(self._scales.items(), point[splits:].tolist(), strict=True)
+        varied = {name: scale.value(share) for (name, scale), share in chosen}
+        return strategy_of({**varied, **self.fixed}, Progressive.from_cumulative(self.stages, cumulative))
+
+    def impose(self, strategy: Strategy) -> Strategy:
+        """The strategy with this space's fixed variables.
+
+        Raises:
+            StrategyError: other components.
+        """
+        if not self.fixed:
+            return strategy
+        return strategy_of({**values_of(strategy), **self.fixed}, schedule_of(strategy))
 
     def to_unit(self, strategy: Strategy) -> tuple[float, ...]:
         """The point of a strategy: ``to_strategy`` of it acts the same. No recycler is a cell of 1.
@@ -194,7 +181,7 @@ class SearchSpace:
         Raises:
             StrategyError: not of this space: other components, stages or budget, or values beyond the scales.
         """
-        scorer, schedule, recycler = _parts(strategy)
+        values, schedule = values_of(strategy), schedule_of(strategy)
         if schedule.stages != self.stages:
             raise StrategyError(f"the strategy's stages {schedule.stages} are not the search's {self.stages}")
         retention = schedule.average_retention(self.num_layers)
@@ -205,19 +192,16 @@ class SearchSpace:
                 f"the last stage retains {schedule.cumulative[-1]:.4f} of the tokens; these samples need at least "
                 f"{self.floor:.4f}"
             )
-        if scorer.threshold > MAX_THRESHOLD or scorer.entropy_weight > MAX_ENTROPY_WEIGHT:
-            raise StrategyError(
-                f"the search covers thresholds up to {MAX_THRESHOLD} and entropy weights up to {MAX_ENTROPY_WEIGHT}, "
-                f"not {scorer.threshold} and {scorer.entropy_weight}"
-            )
+        check_values(values)
+        for name, value in self.fixed.items():
+            if values[name] != value:
+                raise StrategyError(f"the search has {name} fixed at {value}; the strategy has {values[name]}")
         split: list[float] = []
         for stage in range(len(self.stages) - 1):
             low, high = self._interval(schedule.cumulative[:stage])
             share = (schedule.cumulative[stage] - low) / (high - low) if high - low > ROUNDING else 0.0
             split.append(min(max(share, 0.0), 1.0))
-        scales = self._scales
-        cell = min(recycler.cell if recycler else 1.0, self.max_cell)
-        return (*split, scales[0].unit(scorer.threshold), scales[1].unit(scorer.entropy_weight), scales[2].unit(cell))
+        return (*split, *(scale.unit(values[name]) for name, scale in self._scales.items()))
 
     def rescale(self, strategy: Strategy) -> Strategy:
         """The strategy with its stage split brought to this space's stages and budget.
@@ -228,7 +212,8 @@ class SearchSpace:
         Raises:
             StrategyError: other components, or another number of stages.
         """
-        schedule = _parts(strategy)[1]
+        values_of(strategy)  # other components are refused
+        schedule = schedule_of(strategy)
         if len(schedule.stages) != len(self.stages):
             raise StrategyError(f"the strategy has {len(schedule.stages)} stages, the search {len(self.stages)}")
         fitted = Progressive.from_cumulative(self.stages, self.fit(schedule.cumulative))
@@ -249,16 +234,3 @@ def _least_retention(unit: TokenLayout) -> float:
     least = max(int(unit.structural.sum()), 1)
     # A millionth of a token keeps the rounding of k on the right side.
     return (least - 0.5 + 1e-6) / unit.tokens
-
-
-def _parts(strategy: Strategy) -> tuple[CalibratedAttention, Progressive, GridRecycler | None]:
-    """The strategy's components, if they are those that the search varies."""
-    scorer, schedule, recycler = strategy.scorer, strategy.schedule, strategy.recycler
-    if not isinstance(scorer, CalibratedAttention) or not isinstance(schedule, Progressive):
-        raise StrategyError(
-            "the search varies calibrated-attention scorers and progressive schedules; the strategy has "
-            f"{scorer.component_name()!r} and {schedule.component_name()!r}"
-        )
-    if recycler is not None and not isinstance(recycler, GridRecycler):
-        raise StrategyError(f"the search varies grid recyclers; the strategy has {recycler.component_name()!r}")
-    return scorer, schedule, recycler

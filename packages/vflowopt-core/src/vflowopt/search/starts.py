@@ -19,17 +19,23 @@ Start = tuple[str, Point]
 
 
 def known_good(space: SearchSpace) -> list[Start]:
-    """Built-in starts of a space, most trusted first, without duplicates; at most four.
+    """Built-in starts of a space, most trusted first, without duplicates; at most six.
 
     1. ``mean-attention``: plain mean attention, flat retention, no merging: the baseline that needs no search.
-    2. ``calibrated``: t = 1.5 and a cell of 3.5, flat retention.
-    3. ``FAMILY/BUDGET``: the published preset with the nearest budget (if the search has as many stages).
-    4. ``calibrated-halving``: as 2, each stage keeping half of what the stage before kept.
+    2. ``diverse``: the same with a diversity of 0.5.
+    3. ``diverse-early``: as 2, each stage keeping a quarter of what the stage before kept.
+    4. ``calibrated``: t = 1.5 and a cell of 3.5, flat retention.
+    5. ``FAMILY/BUDGET``: the published preset with the nearest budget (if the search has as many stages).
+    6. ``calibrated-halving``: as 4, each stage keeping half of what the stage before kept.
+
+    Variables that the space has fixed are fixed in the starts, too.
     """
     stages = len(space.stages)
-    flat, halving = (1.0,) * stages, tuple(0.5**stage for stage in range(stages))
+    flat, halving, early = (tuple(share**stage for stage in range(stages)) for share in (1.0, 0.5, 0.25))
     starts = [
-        ("mean-attention", _point(space, flat, threshold=0.0, cell=1.0)),
+        ("mean-attention", _point(space, flat)),
+        ("diverse", _point(space, flat, diversity=0.5)),
+        ("diverse-early", _point(space, early, diversity=0.5)),
         ("calibrated", _point(space, flat, threshold=1.5, cell=3.5)),
         *_nearest_preset(space),
         ("calibrated-halving", _point(space, halving, threshold=1.5, cell=3.5)),
@@ -47,10 +53,13 @@ def given(space: SearchSpace, strategies: Iterable[Strategy]) -> list[Start]:
     return [(f"given-{index}", space.to_unit(space.rescale(strategy))) for index, strategy in enumerate(strategies)]
 
 
-def _point(space: SearchSpace, shape: tuple[float, ...], *, threshold: float, cell: float) -> Point:
+def _point(
+    space: SearchSpace, shape: tuple[float, ...], *, threshold: float = 0.0, cell: float = 1.0, diversity: float = 0.0
+) -> Point:
     schedule = Progressive.from_cumulative(space.stages, space.fit(shape))
-    scorer, recycler = CalibratedAttention(threshold=threshold), GridRecycler(cell=min(cell, space.max_cell))
-    return space.to_unit(Strategy(scorer=scorer, schedule=schedule, recycler=recycler))
+    scorer = CalibratedAttention(threshold=threshold, diversity=diversity)
+    recycler = GridRecycler(cell=min(cell, space.max_cell))
+    return space.to_unit(space.impose(Strategy(scorer=scorer, schedule=schedule, recycler=recycler)))
 
 
 def _nearest_preset(space: SearchSpace) -> list[Start]:
@@ -60,7 +69,7 @@ def _nearest_preset(space: SearchSpace) -> list[Start]:
     if not fitting:
         return []
     nearest = min(fitting, key=lambda name: abs(math.log(_budget(fitting[name]) / space.budget)))
-    return [(nearest, space.to_unit(space.rescale(fitting[nearest])))]
+    return [(nearest, space.to_unit(space.impose(space.rescale(fitting[nearest]))))]
 
 
 def _budget(preset: Strategy) -> float:

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from vflowopt.arrays import to_numpy
-from vflowopt.plan import PruningPlan
+from vflowopt.arrays import Array, HostBools, to_numpy
+from vflowopt.plan import PruningPlan, StageMerge
 from vflowopt.strategy import Strategy
 from vflowopt.testing.checks import require
 
@@ -17,18 +17,31 @@ def require_valid_plan(plan: PruningPlan, strategy: Strategy) -> None:
         ConformanceError: one of these does not hold.
     """
     kept = [set(to_numpy(stage).tolist()) for stage in plan.kept]
-    anchor, weight = to_numpy(plan.anchor), to_numpy(plan.weight)
     counts = strategy.schedule.counts(plan.tokens)
     require(tuple(map(len, kept)) == plan.counts == counts, f"a plan keeps {plan.counts}, the schedule says {counts}")
     require(all(later <= earlier for earlier, later in pairwise(kept)), "a later stage keeps what an earlier dropped")
     lost = set(np.flatnonzero(plan.structural).tolist()) - kept[-1]
     require(not lost, f"structural tokens {sorted(lost)} are dropped")
     require(np.isfinite(to_numpy(plan.importance)).all(), "the importance map is not finite")
-    slots = set(np.unique(anchor[anchor >= 0]).tolist())
-    require(slots == kept[0], "anchors are not exactly the tokens that the first stage keeps")
-    require(all(anchor[slot] == slot for slot in slots), "an anchor is merged into another token")
-    require((weight >= 0).all() and (weight[anchor < 0] == 0).all(), "a weight is negative, or a dropped token's not 0")
-    totals = np.bincount(anchor[anchor >= 0], weights=weight[anchor >= 0], minlength=plan.tokens)[sorted(slots)]
+    require(plan.recycled or not _merged(plan.anchor).any(), "tokens are merged although nothing recycles")
+    _require_slots(StageMerge(plan.anchor, plan.weight), set(range(plan.tokens)), kept[0])
+    for stage, merge in plan.later.items():
+        _require_slots(merge, kept[stage - 1], kept[stage])
+
+
+def _require_slots(merge: StageMerge, before: set[int], retained: set[int]) -> None:
+    """A stage merges only tokens that it found, each into one that it retains, by weights that sum to 1."""
+    anchor, weight = to_numpy(merge.anchor), to_numpy(merge.weight)
+    carried = anchor >= 0
+    require(set(anchor[carried].tolist()) == retained, "anchors are not exactly the tokens that the stage keeps")
+    require(not _merged(anchor)[sorted(retained)].any(), "an anchor is merged into another token")
+    require(set(np.flatnonzero(carried).tolist()) <= before, "a token is merged that was pruned before")
+    require((weight >= 0).all() and (weight[~carried] == 0).all(), "a weight is negative, or a dropped token's not 0")
+    totals = np.bincount(anchor[carried], weights=weight[carried], minlength=len(anchor))[sorted(retained)]
     require(np.abs(totals - 1).max(initial=0) <= 1e-5, "the weights merged into a slot do not sum to 1")
-    merged = (anchor >= 0) & (anchor != np.arange(plan.tokens))
-    require(plan.recycled or not merged.any(), "tokens are merged although nothing recycles")
+
+
+def _merged(anchors: Array) -> HostBools:
+    """Which tokens go into the slot of another one."""
+    anchor = to_numpy(anchors)
+    return np.asarray((anchor >= 0) & (anchor != np.arange(len(anchor))), dtype=bool)

@@ -43,6 +43,7 @@ def scorers() -> st.SearchStrategy[Scorer]:
             CalibratedAttention,
             threshold=st.one_of(st.just(0.0), st.floats(0.5, 40)),
             entropy_weight=st.one_of(st.just(0.0), st.floats(0.01, 100)),
+            diversity=st.one_of(st.just(0.0), st.floats(0.01, 1)),
         ),
         st.builds(RandomTokens, seed=st.integers(0, 2**31)),
         st.just(UniformGrid()),
@@ -84,7 +85,8 @@ class HostUnit:
         entropy: float32 [views, patches].
         layout: of N tokens.
         shares: float32 [N, views * patches], each token's share of every patch; 0 where structural.
-        class_attention: float32 [views, patches].
+        class_attention: float32 [views, patches], of the last vision layer.
+        earlier_class_attention: float32 [layers, views, patches], of those before it; there may be none.
         keys: float32 [views, patches, head_dim].
         features: float32 [N, D].
     """
@@ -94,8 +96,19 @@ class HostUnit:
     layout: TokenLayout
     shares: Floats
     class_attention: Floats
+    earlier_class_attention: Floats
     keys: Floats
     features: Floats
+
+    @property
+    def vision_depth(self) -> int:
+        """Vision layers."""
+        return 1 + len(self.earlier_class_attention)
+
+    def class_attentions(self, layers: int) -> Floats:
+        """float32 [layers, views, patches]."""
+        every = np.concatenate([self.earlier_class_attention, self.class_attention[None]])
+        return every[self.vision_depth - layers :]
 
     def place(self, host: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The array itself."""
@@ -111,7 +124,7 @@ class HostUnit:
 def host_units(draw: st.DrawFn, max_side: int = 5) -> HostUnit:
     """A whole unit: attention, entropy, layout and the way from patches to tokens, which may merge or interpolate."""
     layout = draw(layouts(max_grids=3, max_side=max_side))
-    views, patches = draw(st.integers(1, 3)), draw(st.integers(1, 30))
+    views, patches, earlier = draw(st.integers(1, 3)), draw(st.integers(1, 30)), draw(st.integers(0, 5))
     rng = np.random.default_rng(draw(seeds))
     shares = rng.random((layout.tokens, views * patches)) * (rng.random((layout.tokens, views * patches)) < 0.3)
     shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1e-6)
@@ -122,6 +135,7 @@ def host_units(draw: st.DrawFn, max_side: int = 5) -> HostUnit:
         layout=layout,
         shares=shares.astype(np.float32),
         class_attention=rng.dirichlet(np.ones(patches), views).astype(np.float32),
+        earlier_class_attention=rng.dirichlet(np.ones(patches), (earlier, views)).astype(np.float32),
         keys=rng.normal(size=(views, patches, 4)).astype(np.float32),
         features=rng.normal(size=(layout.tokens, 6)).astype(np.float32),
     )
