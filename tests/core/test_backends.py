@@ -6,9 +6,9 @@ from hypothesis import assume, given
 
 from support.backends import Attention, host
 from vflowopt import CalibratedAttention, GridRecycler
-from vflowopt import plan as plan_module
+from vflowopt import planning as plan_module
 from vflowopt.entropy import gray_levels, patch_entropy
-from vflowopt.plan import make_plan
+from vflowopt.planning import make_plan
 from vflowopt.scorer import calibrated_attention, entropy_term
 from vflowopt.testing import attention_matrices, pruning_cases
 

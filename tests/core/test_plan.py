@@ -12,7 +12,7 @@ from oracles import pruning as oracle
 from support.backends import both_backends, host, to_backend
 from vflowopt import GridRecycler, Strategy, TokenLayout
 from vflowopt.errors import BudgetError, ImportanceError
-from vflowopt.plan import make_plan
+from vflowopt.planning import make_plan
 from vflowopt.testing import positions, pruning_cases, seeds
 
 recycled_or_not = pytest.mark.parametrize("recycled", [False, True], ids=["dropping", "recycling"])

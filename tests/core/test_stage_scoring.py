@@ -14,7 +14,7 @@ from support.backends import both_backends, host, to_backend
 from vflowopt import GridRecycler, Progressive, Strategy, TokenLayout
 from vflowopt.errors import BudgetError, ImportanceError, StrategyError
 from vflowopt.methods import FastV, PyramidDrop
-from vflowopt.plan import PlanDraft
+from vflowopt.planning import PlanDraft
 from vflowopt.testing import importances, pruning_cases
 
 LINE = TokenLayout(np.array([(0, 0, column) for column in range(4)]))

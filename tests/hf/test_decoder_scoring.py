@@ -6,10 +6,10 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from oracles.decoder_scoring import from_last_token, from_own_and_cross, from_raters, kept_tokens
 from support.cases import gemma3, llava, llava_onevision, qwen2_vl
+from support.no_waiting import NoWaiting
 from vflowopt import Progressive, Strategy
 from vflowopt.errors import PruningStateError, UnsupportedModelError
 from vflowopt.methods import FastV, FitPrune, PyramidDrop, SparseVLM
@@ -168,20 +168,6 @@ def test_padding_on_the_right_does_not_move_the_last_token():
         own.model(**padded)
         plans = session.plan
     assert [plan.kept[0].tolist() for plan in plans] == [plan.kept[0].tolist() for plan in expected]
-
-
-WAITS = {"_local_scalar_dense", "item", "nonzero", "masked_select", "unique_dim", "_unique2", "is_nonzero", "equal"}
-
-
-class NoWaiting(TorchDispatchMode):
-    """Refuses what makes the host wait for an accelerator: values read back, and shapes that depend on values."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        masks = args[1] if name in ("index", "index_put", "index_put_") else ()
-        if name in WAITS or any(isinstance(mask, torch.Tensor) and mask.dtype == torch.bool for mask in masks):
-            raise AssertionError(f"{name} waits for the device")
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("method", METHODS)

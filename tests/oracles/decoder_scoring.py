@@ -50,16 +50,22 @@ def from_last_token(seen):
     return {token: seen.mean_over_heads(seen.last, seen.rows[token]) for token in seen.alive}
 
 
-def from_raters(seen):
-    """SparseVLM."""
-    relevance = np.zeros(len(seen.texts))
-    images = [row for row, structural in zip(seen.rows, seen.structural, strict=True) if not structural]
+def raters(entered, images, texts):
+    """SparseVLM's choice among text positions."""
+    relevance = np.zeros(len(texts))
     for row in images:
-        scores = np.array([seen.entered[row] @ seen.entered[text] for text in seen.texts])
+        scores = np.array([entered[row] @ entered[text] for text in texts])
         shares = np.exp(scores - scores.max())
         relevance += shares / shares.sum() / len(images)
-    chosen = [text for text, value in zip(seen.texts, relevance, strict=True) if value > relevance.mean()]
-    assert 0 < len(chosen) < len(seen.texts)
+    chosen = [text for text, value in zip(texts, relevance, strict=True) if value > relevance.mean()]
+    assert 0 < len(chosen) < len(texts)
+    return chosen
+
+
+def from_raters(seen):
+    """SparseVLM."""
+    images = [row for row, structural in zip(seen.rows, seen.structural, strict=True) if not structural]
+    chosen = raters(seen.entered, images, seen.texts)
     return {
         token: sum(seen.mean_over_heads(text, seen.rows[token]) for text in chosen) / len(chosen)
         for token in seen.alive

@@ -208,6 +208,7 @@ def a_unit(layout):
         layout=layout,
         shares=np.eye(tokens, dtype=np.float32),
         class_attention=flat,
+        earlier_class_attention=flat[:0, None],
         keys=np.ones((1, tokens, 2), dtype=np.float32),
         features=np.ones((tokens, 3), dtype=np.float32),
     )

@@ -29,8 +29,11 @@ def device_of(array: Array) -> Any:
 
 
 def asarray_like(host: npt.NDArray[Any], like: Array) -> Array:
-    """Copy a host array to the library and device of ``like``, its dtype unchanged."""
-    return namespace(like).asarray(host, device=device_of(like))
+    """Copy a host array to the library and device of ``like``, its dtype unchanged; the copy is not waited for."""
+    xp, device = namespace(like), device_of(like)
+    if array_api_compat.is_torch_array(like):
+        return xp.asarray(host).to(device, non_blocking=True)
+    return xp.asarray(host, device=device)
 
 
 def to_numpy(array: Array) -> npt.NDArray[Any]:

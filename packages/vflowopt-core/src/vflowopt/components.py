@@ -48,13 +48,24 @@ class Component(BaseModel, ABC):
         """
         return frozenset()
 
+    def class_attention_layers(self, depth: int) -> int:  # noqa: ARG002
+        """Of how many vision layers the component reads the class attention: adapters capture it in no others.
+
+        Args:
+            depth: vision layers up to the observed one, which is one of them (:attr:`ScoringContext.vision_depth`).
+
+        Returns:
+            How many of them, counted back from the observed one; by default 1, that one alone.
+        """
+        return 1
+
 
 class ScoringContext(Protocol):
     """What a scorer may look at, for one unit (image or video). Everything is computed only when asked for."""
 
     @property
     def attention(self) -> AttentionSource:
-        """Attention of the vision layer that the adapter names."""
+        """Attention of the vision layer that the adapter names, the observed one."""
         ...
 
     @property
@@ -68,6 +79,25 @@ class ScoringContext(Protocol):
 
         Mean over heads of the softmax over all positions, float32 [views, patches]. Only of vision towers that have a
         class token: list ``"class-attention"`` in ``needs``.
+        """
+        ...
+
+    @property
+    def vision_depth(self) -> int:
+        """Vision layers up to the observed one, which is one of them; 1 where the tower has no class token."""
+        ...
+
+    def class_attentions(self, layers: int) -> Array:
+        """:attr:`class_attention` of the last vision layers up to the observed one, in their order.
+
+        Args:
+            layers: how many, at most what :meth:`Component.class_attention_layers` tells.
+
+        Returns:
+            float32 [layers, views, patches].
+
+        Raises:
+            StrategyError: so many were not captured, or the tower has no class token.
         """
         ...
 
@@ -154,11 +184,11 @@ class Schedule(Component):
 
 @dataclass(frozen=True)
 class Merge:
-    """The outcome of the first stage of one unit, over its N visual tokens.
+    """The outcome of one stage of one unit, over its N visual tokens.
 
     Attributes:
         retained: bool [N], True for exactly the stage's count of tokens: kept tokens, recycled tokens, structural.
-        anchor: int64 [N], the token in whose slot the token's embedding ends up; -1 if dropped.
+        anchor: int64 [N], the token in whose slot the token's embedding or hidden state ends up; -1 if dropped.
         weight: float32 [N], its share of that slot; 0 if dropped.
     """
 

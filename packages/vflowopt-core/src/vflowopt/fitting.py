@@ -72,12 +72,18 @@ def check_observable(adapter: object, name: str) -> FittingAdapter:
     return adapter
 
 
-def observe(loaded: LoadedModel, inputs: Iterable[Inputs]) -> Sequence[ReceivedAttention]:
+def observe(loaded: LoadedModel, inputs: Iterable[Inputs], *, ranks: bool = False) -> Sequence[ReceivedAttention]:
     """What the visual tokens of some samples receive in every decoder layer of the unpruned model.
+
+    Args:
+        loaded: the model.
+        inputs: processor outputs.
+        ranks: whether ranks are wanted, see :attr:`vflowopt.stage_scoring.FittedScorer.fits_to_ranks`.
 
     Raises:
         UnsupportedOperationError: the model's adapter cannot observe it.
         InputError: no samples, or one without visual tokens.
     """
     adapter = check_observable(loaded.adapter, loaded.adapter.name)
-    return adapter.received_attention(loaded.model, inputs, processor=loaded.processor)
+    wanted = {"ranks": True} if ranks else {}  # adapters that know nothing of ranks serve the other methods
+    return adapter.received_attention(loaded.model, inputs, processor=loaded.processor, **wanted)

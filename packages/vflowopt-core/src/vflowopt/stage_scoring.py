@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,14 @@ class StageContext(Protocol):
 
     def embeddings(self, positions: HostInts) -> Array:
         """What entered the decoder at some positions, float32 [positions, features]."""
+        ...
+
+    def hidden(self, tokens: Array) -> Array:
+        """What enters layer b of some of the unit's tokens that are left, float32 [tokens, features].
+
+        Args:
+            tokens: int64 [tokens], places among the unit's N tokens, on the device.
+        """
         ...
 
     def received(self, queries: HostInts, weights: Array | None = None, *, heads: Heads = "mean") -> Array:
@@ -118,15 +126,20 @@ class ReceivedAttention:
         own: float64 [layers, N], from visual tokens: mean over them of the maximum over heads.
         cross: float64 [layers, N], likewise from the text tokens after the unit.
         structural: bool [N].
+        ranks: int64 [layers], see :func:`vflowopt.methods.sparsevlm_adaptive.rank`; ``None`` unless asked for.
     """
 
     own: npt.NDArray[np.float64]
     cross: npt.NDArray[np.float64]
     structural: HostBools
+    ranks: HostInts | None = None
 
 
 class FittedScorer(StageScorer):
     """A stage scorer whose schedule is fitted to the attention on some samples; a budget alone does not make one."""
+
+    fits_to_ranks: ClassVar[bool] = False
+    """Whether :meth:`fit_schedule` looks at :attr:`ReceivedAttention.ranks`, which are observed only then."""
 
     @abstractmethod
     def fit_schedule(self, seen: Sequence[ReceivedAttention], budget: float) -> Schedule:

@@ -1,20 +1,17 @@
 """Observe one vision attention module without changing what it computes (:mod:`vflowopt_hf.observing`)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vflowopt.errors import StrategyError
+from vflowopt_hf.column_sums import column_sums
 from vflowopt_hf.observing import attention_calls
 from vflowopt_hf.packing import packed_lengths
-
-# Scores held at once, in elements: 16 MiB of float32. Bounds memory whatever the number of patches.
-_BLOCK = 1 << 22
 
 NO_CLASS_TOKEN = (
     "the vision tower has no class token; rank by the mean attention received instead (mean-attention, or source=mean "
@@ -42,6 +39,26 @@ class TorchAttention:
         self._query = tuple(view.detach() for view in query)
         self._key = tuple(view.detach() for view in key)
         self._scaling, self._class_tokens = scaling, class_tokens
+        self._known: dict[str, Tensor] = {}  # maps that scorers ask for again and again
+
+    @classmethod
+    def of_call(
+        cls, query: Tensor, key: Tensor, scaling: float, bounds: Tensor | None, mask: object, class_tokens: int = 0
+    ) -> "TorchAttention":
+        """The source behind one call of an attention function.
+
+        Args:
+            query: [views, heads, positions, head_dim]; views may be packed along the positions.
+            key: [views, key heads, positions, head_dim].
+            scaling: factor of the scores.
+            bounds: see :func:`vflowopt_hf.packing.packed_lengths`.
+            mask: the same.
+            class_tokens: of each view.
+        """
+        lengths = packed_lengths(bounds, mask)
+        if lengths is None:
+            return cls(query, key, scaling, class_tokens)
+        return cls(query[0].split(lengths, dim=1), key[0].split(lengths, dim=1), scaling, class_tokens)
 
     @classmethod
     def joined(cls, sources: Iterable["TorchAttention"]) -> "TorchAttention":
@@ -63,6 +80,13 @@ class TorchAttention:
             query, key = tuple(view[:, order] for view in query), tuple(view[:, order] for view in key)
         return TorchAttention(query, key, self._scaling, self._class_tokens)
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "TorchAttention":
+        """The same source with query and key changed, for example moved; both share what they compute and remember."""
+        query, key = [change(view) for view in self._query], [change(view) for view in self._key]
+        source = TorchAttention(query, key, self._scaling, self._class_tokens)
+        source._known = self._known
+        return source
+
     @property
     def keys(self) -> tuple[Tensor, ...]:
         """Keys of the patches of each view, [key heads, patches, head_dim]."""
@@ -77,22 +101,34 @@ class TorchAttention:
         """See :meth:`vflowopt.attention.AttentionSource.received`; never holds heads x patches x patches."""
         return self._total if queries is None else self._sums(queries, at_most)
 
-    @cached_property
+    @property
     def of_class_token(self) -> Tensor:
-        """Attention that the class token, the first position, pays to each patch: float32 [views, patches].
+        """Attention that the class token pays to each patch: float32 [views, patches].
+
+        Raises:
+            StrategyError: the vision tower has no class token.
+        """
+        if "class" not in self._known:
+            self._known["class"] = torch.stack(self.class_rows())
+        return self._known["class"]
+
+    def class_rows(self) -> list[Tensor]:
+        """Attention that the class token, the first position, pays to each patch of each view: float32 [patches].
 
         Raises:
             StrategyError: the vision tower has no class token.
         """
         if not self._class_tokens:
             raise StrategyError(f"class attention is needed, but {NO_CLASS_TOKEN}")
-        rows = [self._column_sums(query[:, :1], key, None) for query, key in zip(self._query, self._key, strict=True)]
-        return torch.stack(rows)[:, self._class_tokens :]
+        views = zip(self._query, self._key, strict=True)
+        return [column_sums(query[:, :1], key, self._scaling)[self._class_tokens :] for query, key in views]
 
-    @cached_property
+    @property
     def _total(self) -> Tensor:
-        """Over all queries: the first pass of every calibration, so worth keeping."""
-        return self._sums(None, None)
+        """Over all queries: the first pass of every calibration."""
+        if "total" not in self._known:
+            self._known["total"] = self._sums(None, None)
+        return self._known["total"]
 
     def _sums(self, queries: Tensor | None, at_most: int | None) -> Tensor:
         first = self._class_tokens
@@ -103,27 +139,9 @@ class TorchAttention:
             rows = weight.argsort(dim=-1, descending=True, stable=True)[:, : max(at_most, 1)]
             weight = weight.gather(1, rows)
             query = [view[:, chosen] for view, chosen in zip(query, rows, strict=True)]
-        return torch.stack(
-            [
-                self._column_sums(query[view], self._key[view], None if weight is None else weight[view])[first:]
-                for view in range(len(query))
-            ]
-        )
-
-    def _column_sums(self, query: Tensor, key: Tensor, weight: Tensor | None) -> Tensor:
-        """Weighted sum over query rows and mean over heads of the softmax of one view, float32 [positions]."""
-        heads, rows, _ = query.shape
-        positions = key.shape[1]
-        keys = key.float().repeat_interleave(heads // key.shape[0], dim=0).transpose(1, 2)
-        total = torch.zeros(positions, device=query.device)
-        step = max(1, _BLOCK // (heads * positions))
-        for start in range(0, rows, step):
-            scores = (query[:, start : start + step].float() * self._scaling) @ keys
-            attention = scores.softmax(dim=-1)
-            if weight is not None:
-                attention = attention * weight[None, start : start + step, None]
-            total += attention.sum(dim=(0, 1))
-        return total / heads
+        weights = [None] * len(query) if weight is None else weight
+        views = zip(query, self._key, weights, strict=True)
+        return torch.stack([column_sums(rows, key, self._scaling, own)[first:] for rows, key, own in views])
 
 
 @dataclass
@@ -152,23 +170,9 @@ class VisionCapture:
             self._calls = None
 
     def note(self, query: Tensor, key: Tensor, scaling: float, bounds: Tensor | None, mask: object) -> None:
-        """Record one call of the attention function.
-
-        Args:
-            query: [views, heads, positions, head_dim]; views may be packed along the positions.
-            key: [views, key heads, positions, head_dim].
-            scaling: factor of the scores.
-            bounds: see :func:`vflowopt_hf.packing.packed_lengths`.
-            mask: the same.
-        """
-        if self._calls is None:
-            return
-        lengths = packed_lengths(bounds, mask)
-        if lengths is None:
-            self._calls.append(TorchAttention(query, key, scaling, self.class_tokens))
-            return
-        queries, keys = query[0].split(lengths, dim=1), key[0].split(lengths, dim=1)
-        self._calls.append(TorchAttention(queries, keys, scaling, self.class_tokens))
+        """Record one call of the attention function, see :meth:`TorchAttention.of_call`."""
+        if self._calls is not None:
+            self._calls.append(TorchAttention.of_call(query, key, scaling, bounds, mask, self.class_tokens))
 
 
 @contextmanager

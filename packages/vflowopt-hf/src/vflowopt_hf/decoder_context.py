@@ -12,7 +12,7 @@ from vflowopt import TokenLayout
 from vflowopt.arrays import HostInts
 from vflowopt.stage_scoring import Heads
 from vflowopt_hf.observing import AttentionCall
-from vflowopt_hf.rows import BatchRows, StageRows
+from vflowopt_hf.rows import BatchRows, StageRows, token_states
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,7 @@ class DecoderContext:
         call: the attention of a layer.
         entered: [batch, queries, features], what entered the decoder.
         stage: rows that the layer ran with; ``None`` for all.
+        entering: [batch, rows, features], what enters the layer after it; ``None`` where nobody asks for it.
     """
 
     layout: TokenLayout
@@ -34,6 +35,7 @@ class DecoderContext:
     call: AttentionCall
     entered: Tensor
     stage: StageRows | None = None
+    entering: Tensor | None = None
 
     @property
     def _sample(self) -> int:
@@ -59,6 +61,11 @@ class DecoderContext:
     def embeddings(self, positions: HostInts) -> Tensor:
         """What entered the decoder at some positions, float32 [positions, features]."""
         return self.entered[self._sample].to(self.call.query.device)[self.place(positions)].float()
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """What enters the next layer of some of the unit's tokens, float32 [tokens, features]."""
+        assert self.entering is not None
+        return token_states(self.entering, self._sample, self.table.rows[self.unit], self.stage, tokens)
 
     def received(self, queries: HostInts, weights: Tensor | None = None, *, heads: Heads = "mean") -> Tensor:
         """Attention that the unit's tokens receive from some positions, float32 [N]."""

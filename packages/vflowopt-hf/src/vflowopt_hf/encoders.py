@@ -16,6 +16,7 @@ from typing import Any
 from vflowopt.arrays import HostInts
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.capture import TorchAttention, VisionCapture, capture_attention
+from vflowopt_hf.class_rows import ClassRowCapture, ClassRows, capture_class_rows
 from vflowopt_hf.family import Family, Unit
 
 MODALITIES = ("image", "video")
@@ -29,6 +30,7 @@ class Encoding:
         modality: "image" or "video".
         units: what was encoded, in the order of the features.
         attention: the observed attention over all views of the call.
+        class_rows: class attention of layers before the observed one, over the same views.
         output: the encoder's output object, by which a later forward refers to it; not kept alive from here.
         entries: how many entries the output's features had when they were made.
         tokens_per_unit: of one prompt's token ids, see :meth:`vflowopt_hf.family.Family.tokens_per_unit`.
@@ -37,6 +39,7 @@ class Encoding:
     modality: str
     units: tuple[Unit, ...]
     attention: TorchAttention
+    class_rows: ClassRows
     output: weakref.ref[Any]
     entries: int
     tokens_per_unit: Callable[[HostInts], Sequence[int] | None]
@@ -86,15 +89,24 @@ class EncoderTap:
 
 
 @contextmanager
-def tap_encoders(family: Family, model: Any) -> Iterator[EncoderTap]:
+def tap_encoders(family: Family, model: Any, layers: int | None = None) -> Iterator[EncoderTap]:
     """Observe the encoders of a model's backbone inside the block.
+
+    Args:
+        family: of the model.
+        model: the model.
+        layers: of how many vision layers, counted back from the observed one, class attention is captured; by default
+            of all, for strategies that are not known yet: a row per layer is little.
 
     Raises:
         UnsupportedModelError: the vision attention cannot be observed.
     """
     backbone = family.backbone(model)
     tap = EncoderTap()
-    with capture_attention(family.vision_attention(model), family.class_tokens) as capture:
+    with (
+        capture_attention(family.vision_attention(model), family.class_tokens) as capture,
+        capture_class_rows(family, model, layers) as earlier,
+    ):
         replaced = {}
         try:
             for modality in MODALITIES:
@@ -102,7 +114,7 @@ def tap_encoders(family: Family, model: Any) -> Iterator[EncoderTap]:
                 original = getattr(backbone, name, None)
                 if original is not None:
                     replaced[name] = backbone.__dict__.get(name)
-                    setattr(backbone, name, _observed(original, family, model, modality, tap, capture))
+                    setattr(backbone, name, _observed(original, family, model, modality, tap, capture, earlier))
             yield tap
         finally:
             for name, own in replaced.items():
@@ -112,7 +124,13 @@ def tap_encoders(family: Family, model: Any) -> Iterator[EncoderTap]:
 
 
 def _observed(
-    original: Callable[..., Any], family: Family, model: Any, modality: str, tap: EncoderTap, capture: VisionCapture
+    original: Callable[..., Any],
+    family: Family,
+    model: Any,
+    modality: str,
+    tap: EncoderTap,
+    capture: VisionCapture,
+    earlier: ClassRowCapture,
 ) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
@@ -121,19 +139,21 @@ def _observed(
         if capture.is_recording:  # one encoder calls another, for example that of videos the one of images
             return original(*args, **kwargs)
         units = tuple(family.units(model, modality, signature.bind(*args, **kwargs).arguments))
-        with capture.recording() as calls:
+        with capture.recording() as calls, earlier.recording() as rows:
             output = original(*args, **kwargs)
-        views, seen = max((unit.views.stop for unit in units), default=0), sum(map(len, calls))
-        if seen != views:
-            raise UnsupportedOperationError(
-                f"the observed vision attention saw {seen} views in one call of {original.__name__}, not the {views} "
-                f"of its inputs"
-            )
+        views = max((unit.views.stop for unit in units), default=0)
+        for seen in (sum(map(len, calls)), *map(len, rows)):
+            if seen != views:
+                raise UnsupportedOperationError(
+                    f"the observed vision attention saw {seen} views in one call of {original.__name__}, not the "
+                    f"{views} of its inputs"
+                )
         if calls and not isinstance(output, tuple):
             features = getattr(output, "pooler_output", None)
             entries = 0 if features is None else len(features)
             told = functools.partial(family.tokens_per_unit, model, modality)
-            tap.add(Encoding(modality, units, TorchAttention.joined(calls), weakref.ref(output), entries, told))
+            joined, class_rows = TorchAttention.joined(calls), ClassRows(earlier.depth, tuple(map(tuple, rows)))
+            tap.add(Encoding(modality, units, joined, class_rows, weakref.ref(output), entries, told))
         return output
 
     return encode

@@ -1,4 +1,7 @@
-"""Which layer of a vision tower a projector uses last: the one whose attention says what the features are made of."""
+"""Which layer of a vision tower a projector uses last: the one whose attention says what the features are made of.
+
+And the layers before it.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,3 +29,25 @@ def last_used_layer(layers: Sequence[nn.Module] | nn.ModuleList, vision_feature_
             f"vision_feature_layer={vision_feature_layer} selects the tower's embedding, which no attention has reached"
         )
     return layers[max(entries) - 1]
+
+
+def layers_up_to(root: nn.Module, attention: nn.Module) -> tuple[nn.Module, ...]:
+    """The attention modules of a stack of layers, up to a given one, in their order.
+
+    Args:
+        root: a module with the stack somewhere in it.
+        attention: part of a layer of the stack; the innermost ``ModuleList`` around it is the stack.
+
+    Returns:
+        Of each layer the module in the same place, as far as it is of the same class; ``attention`` is the last. It is
+        the only one if it stands in no stack.
+    """
+    names = [name for name, module in root.named_modules() if module is attention]
+    path = names[0].split(".") if names else []
+    for place in reversed(range(len(path))):
+        stack = root.get_submodule(".".join(path[:place]))
+        if isinstance(stack, nn.ModuleList):
+            within = ".".join(path[place + 1 :])
+            found = (dict(layer.named_modules()).get(within) for layer in stack[: int(path[place]) + 1])
+            return tuple(module for module in found if type(module) is type(attention))
+    return (attention,)

@@ -15,8 +15,9 @@ from vflowopt import Strategy, TokenLayout
 from vflowopt.arrays import HostBools, HostInts, to_numpy
 from vflowopt.components import Score
 from vflowopt.errors import InputError, UnsupportedOperationError
-from vflowopt.plan import PlanDraft
+from vflowopt.planning import PlanDraft, check_importance
 from vflowopt_hf.capture import TorchAttention
+from vflowopt_hf.class_rows import ClassRows
 from vflowopt_hf.encoders import Encoding
 from vflowopt_hf.family import Unit
 from vflowopt_hf.joining import take_units
@@ -31,12 +32,14 @@ class UnitContext:
     Attributes:
         unit: what was encoded.
         attention: the observed attention over the unit's views.
+        class_rows: class attention of layers before the observed one, over the same views.
         statistics: pixel normalisation to invert for patch entropy.
         embeddings: gives the unit's rows of what enters the decoder, [N, features].
     """
 
     unit: Unit
     attention: TorchAttention
+    class_rows: ClassRows
     statistics: PixelStatistics
     embeddings: Callable[[], Tensor]
 
@@ -56,6 +59,15 @@ class UnitContext:
         return self.attention.of_class_token
 
     @property
+    def vision_depth(self) -> int:
+        """Vision layers up to the observed one."""
+        return self.class_rows.depth
+
+    def class_attentions(self, layers: int) -> Tensor:
+        """Attention of the class token in the last layers up to the observed one, float32 [layers, views, patches]."""
+        return self.class_rows.up_to(self.class_attention, layers)
+
+    @property
     def keys(self) -> Tensor:
         """Keys of the patches, mean over heads: float32 [views, patches, head_dim]."""
         return torch.stack([view.float().mean(dim=0) for view in self.attention.keys])
@@ -69,9 +81,14 @@ class UnitContext:
         """The same unit with nothing computed yet, to measure what scoring costs."""
         return replace(self, attention=self.attention.views(slice(None)))
 
+    def without_pixels(self) -> "UnitContext":
+        """The same unit with its entropy computed and its pixels forgotten."""
+        entropy = self.entropy
+        return replace(self, unit=replace(self.unit, entropy=lambda _: entropy))
+
     def place(self, host: npt.NDArray[Any]) -> Tensor:
         """A host array as a tensor where the attention is."""
-        return torch.from_numpy(host).to(self.attention.device)
+        return torch.from_numpy(host).to(self.attention.device, non_blocking=True)
 
     def to_tokens(self, patch_map: Tensor) -> Tensor:
         """float32 [N] from [views, patches]."""
@@ -85,6 +102,11 @@ class PlacedUnit:
     context: UnitContext
     sample: int
     rows: HostInts
+
+    def mapped(self, change: Callable[[Tensor], Tensor], embeddings: Tensor) -> "PlacedUnit":
+        """The same unit with query and key changed, for example moved, and in other embeddings."""
+        attention, take = self.context.attention.mapped(change), partial(_take, embeddings, self.sample, self.rows)
+        return replace(self, context=replace(self.context, attention=attention, embeddings=take))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +163,9 @@ def place_units(
             rows = np.flatnonzero(ids[sample] == placeholders[encoding.modality])
             for unit in take_units(parts, len(rows), encoding.tokens_per_unit(ids[sample])):
                 attention = encoding.attention.views(unit.views, unit.patch_order)
+                class_rows = encoding.class_rows.views(unit.views, unit.patch_order)
                 own, rows = np.split(rows, [unit.layout.tokens])
-                context = UnitContext(unit, attention, statistics, partial(_take, embeddings, sample, own))
+                context = UnitContext(unit, attention, class_rows, statistics, partial(_take, embeddings, sample, own))
                 placed.extend(PlacedUnit(context, sample + copy, own) for copy in range(copies))
             if len(rows):
                 raise _mismatch(encoding, ids, placeholders)
@@ -153,7 +176,7 @@ def place_units(
 
 
 def _take(embeddings: Tensor, sample: int, rows: HostInts) -> Tensor:
-    return embeddings[sample, torch.from_numpy(rows).to(embeddings.device)]
+    return embeddings[sample, torch.from_numpy(rows).to(embeddings.device, non_blocking=True)]
 
 
 def _mismatch(encoding: Encoding, ids: HostInts, placeholders: Mapping[str, int]) -> InputError:
@@ -179,13 +202,26 @@ class ScoredUnit:
         """The plan in its place."""
         return PlacedPlan(self.draft.plan, self.sample, self.rows)
 
+    def require_finite(self) -> None:
+        """Check that the importance was finite, which waits for it.
+
+        Raises:
+            ImportanceError: it was not.
+        """
+        check_importance(self.score.importance, self.draft.layout)
+
     def details(self) -> dict[str, tuple[int, ...]]:
         """The scorer's details on the host."""
         return {name: tuple(np.atleast_1d(to_numpy(value)).tolist()) for name, value in self.score.details.items()}
 
 
-def plan_units(strategy: Strategy, units: Sequence[PlacedUnit]) -> list[ScoredUnit]:
+def plan_units(strategy: Strategy, units: Sequence[PlacedUnit], *, wait: bool = True) -> list[ScoredUnit]:
     """Score and plan every unit (paper Algorithm 1); beams of one sample share the plan.
+
+    Args:
+        strategy: the strategy.
+        units: of a batch.
+        wait: check that importance is finite, which waits for it; else :meth:`ScoredUnit.require_finite` does.
 
     Raises:
         ImportanceError: an importance map is not finite or has the wrong shape.
@@ -199,7 +235,7 @@ def plan_units(strategy: Strategy, units: Sequence[PlacedUnit]) -> list[ScoredUn
             context.layout.require(count)
         with torch.no_grad():
             score = strategy.scorer.score_retaining(context, counts[0])
-            made[context] = strategy.draft(score.importance, context.layout, context), score
+            made[context] = strategy.draft(score.importance, context.layout, context, wait=wait), score
     return [
         ScoredUnit(draft, placed.sample, placed.rows, score)
         for placed in units

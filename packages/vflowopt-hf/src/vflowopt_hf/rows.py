@@ -34,12 +34,25 @@ class StageRows:
         gather: int64 [batch, rows], where the rows are found among the rows of the stage before.
         logical: int64 [batch, rows], row in the unpruned forward.
         valid: bool [batch, rows], False for filler on the left of samples with fewer rows; ``None`` if there is none.
+        queries: rows of the unpruned forward.
     """
 
     boundary: int
     gather: Tensor
     logical: Tensor
     valid: Tensor | None
+    queries: int
+
+    def places(self, sample: int, rows: Tensor) -> Tensor:
+        """Where rows of a sample's unpruned forward are among the stage's; any place for those that it does not hold.
+
+        Args:
+            sample: index in the batch.
+            rows: int64 [rows].
+        """
+        logical = self.logical[sample].to(rows.device)
+        places = torch.arange(len(logical), device=rows.device)
+        return torch.zeros(self.queries, dtype=torch.int64, device=rows.device).scatter(0, logical, places)[rows]
 
 
 class BatchRows:
@@ -67,8 +80,8 @@ class BatchRows:
         self.present, self.textual = present, present.copy()
         for sample, rows in zip(self.samples, self.visual, strict=True):
             self.textual[sample, rows] = False
-        self._counts, self._textual = self.textual.sum(axis=1), torch.from_numpy(self.textual).to(device)
-        self.rows = tuple(torch.from_numpy(rows).to(device) for rows in self.visual)
+        self._counts, self._textual = self.textual.sum(axis=1), _on(device, self.textual)
+        self.rows = tuple(_on(device, rows) for rows in self.visual)
 
     @property
     def queries(self) -> int:
@@ -103,7 +116,12 @@ class BatchRows:
         # Stable sort of a mask: what is kept moves to the right end, in order.
         gather = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, -width:] if width else logical[:, :0]
         valid = None if (counts == width).all() else keep.gather(1, gather)
-        return StageRows(plans[0].plan.boundaries[number], gather, logical.gather(1, gather), valid)
+        return StageRows(plans[0].plan.boundaries[number], gather, logical.gather(1, gather), valid, self.queries)
+
+
+def _on(device: torch.device | str, host: HostInts | HostBools) -> Tensor:
+    """A host array on a device; the copy is not waited for."""
+    return torch.from_numpy(host).to(device, non_blocking=True)
 
 
 def take_rows(hidden: Tensor, rows: Tensor) -> Tensor:
@@ -119,25 +137,44 @@ def take_rows(hidden: Tensor, rows: Tensor) -> Tensor:
     return hidden.gather(1, rows.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
-def merge_rows(hidden: Tensor, plans: Sequence[PlacedPlan]) -> Tensor:
-    """Write each recycled token over its anchor's row (paper Eq. 7).
+def merge_rows(hidden: Tensor, plans: Sequence[PlacedPlan], number: int = 0, before: StageRows | None = None) -> Tensor:
+    """Write each token that a stage recycles over its anchor's row (paper Eq. 7).
 
     Args:
-        hidden: [batch, queries, features], before the first stage's rows are gathered.
-        plans: the units of the batch; those without recycling are left alone.
+        hidden: [batch, rows, features], before the stage's rows are gathered.
+        plans: the units of the batch; those for which the stage merges nothing are left alone.
+        number: of the stage.
+        before: the stage whose rows ``hidden`` has; ``None`` for all rows of the unpruned forward.
 
     Returns:
         A tensor like ``hidden``. Means are taken in float32. Rows of visual tokens that are not retained hold no
         meaningful value.
     """
-    merging = [placed for placed in plans if placed.plan.recycled]
+    merging = [(placed, merge) for placed in plans if (merge := placed.plan.merge_at(number)) is not None]
     if not merging:
         return hidden
     hidden = hidden.clone()
-    for placed in merging:
-        rows = torch.from_numpy(placed.rows).to(hidden.device)
-        anchor, weight = placed.plan.anchor.to(hidden.device), placed.plan.weight.to(hidden.device)
-        members = hidden[placed.sample, rows].float() * weight[:, None]
-        slots = torch.zeros_like(members).index_add_(0, anchor.clamp(min=0), members)
-        hidden[placed.sample, rows] = slots.to(hidden.dtype)
+    for placed, merge in merging:
+        rows = torch.from_numpy(placed.rows).to(hidden.device, non_blocking=True)
+        rows = rows if before is None else before.places(placed.sample, rows)
+        anchor, weight = merge.anchor.to(hidden.device), merge.weight.to(hidden.device)[:, None]
+        members = (hidden[placed.sample, rows].float() * weight).masked_fill(weight == 0, 0)
+        merged = torch.zeros_like(members).index_add_(0, anchor.clamp(min=0), members)
+        retained = placed.plan.kept[number].to(hidden.device)
+        hidden[placed.sample, rows[retained]] = merged[retained].to(hidden.dtype)
     return hidden
+
+
+def token_states(hidden: Tensor, sample: int, rows: Tensor, before: StageRows | None, tokens: Tensor) -> Tensor:
+    """Hidden states of some of a unit's tokens, float32 [tokens, features], where ``tokens`` are.
+
+    Args:
+        hidden: [batch, rows, features].
+        sample: the unit's.
+        rows: int64 [N], row of each of the unit's tokens in the unpruned forward.
+        before: the stage whose rows ``hidden`` has; ``None`` for all rows of the unpruned forward.
+        tokens: int64 [tokens], which of the N; they are among the rows.
+    """
+    wanted = rows.to(hidden.device)[tokens.to(hidden.device)]
+    wanted = wanted if before is None else before.places(sample, wanted)
+    return hidden[sample][wanted].float().to(tokens.device)

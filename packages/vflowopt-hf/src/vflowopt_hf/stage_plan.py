@@ -9,12 +9,12 @@ from torch import Tensor
 from vflowopt import Strategy
 from vflowopt.arrays import HostBools
 from vflowopt.components import Scorer
-from vflowopt.plan import PlanDraft
+from vflowopt.planning import PlanDraft
 from vflowopt.stage_scoring import StageScorer
 from vflowopt_hf.decoder_context import DecoderContext
 from vflowopt_hf.observing import AttentionCall
 from vflowopt_hf.prefill import ScoredUnit
-from vflowopt_hf.rows import BatchRows, PlacedPlan, StageRows
+from vflowopt_hf.rows import BatchRows, PlacedPlan, StageRows, token_states
 
 
 @dataclass(eq=False)
@@ -58,30 +58,36 @@ class StagePlan:
         """Whether a stage that is still to be decided begins with decoder layer ``layer``."""
         return layer in self.boundaries[len(self.stages) :]
 
-    def decide(self, call: AttentionCall, entered: Tensor) -> None:
+    def decide(self, call: AttentionCall | None, entered: Tensor | None, hidden: Tensor) -> None:
         """Decide the next stage by the attention of the layer before it; nothing is read back from the device.
 
         Args:
-            call: the layer's attention.
-            entered: [batch, queries, features], what entered the decoder.
+            call: the layer's attention, if the scorer ranks by it.
+            entered: [batch, queries, features], what entered the decoder, likewise.
+            hidden: [batch, rows, features], what enters the stage's first layer, with the rows of the stage before.
         """
-        self.drafts = tuple(self._decided(unit, call, entered) for unit in range(len(self.drafts)))
+        self.drafts = tuple(self._decided(unit, call, entered, hidden) for unit in range(len(self.drafts)))
         self.plans = tuple(
             replace(placed, plan=draft.plan) for placed, draft in zip(self.plans, self.drafts, strict=True)
         )
         self.stages = self.table.stages(self.plans, self.stages)
 
-    def _decided(self, unit: int, call: AttentionCall, entered: Tensor) -> PlanDraft:
-        draft = self.drafts[unit]
-        if draft.stage > len(self.stages):
+    def before(self, number: int) -> StageRows | None:
+        """The stage before another one; ``None`` before the first."""
+        return self.stages[number - 1] if number else None
+
+    def _decided(self, unit: int, call: AttentionCall | None, entered: Tensor | None, hidden: Tensor) -> PlanDraft:
+        draft, number = self.drafts[unit], len(self.stages)
+        if draft.stage > number:
             return draft
-        if draft.prunes_next:
-            assert isinstance(self.scorer, StageScorer)
-            stage = self.stages[-1] if self.stages else None
-            context = DecoderContext(draft.layout, self.table, unit, call, entered, stage)
-            with torch.no_grad():
+        with torch.no_grad():
+            if draft.prunes_next and isinstance(self.scorer, StageScorer):
+                assert call is not None
+                assert entered is not None
+                context = DecoderContext(draft.layout, self.table, unit, call, entered, self.before(number), hidden)
                 draft = draft.ranked_by(self.scorer.rescore(context).to(draft.plan.importance.device))
-        return draft.decide()
+            sample, rows = self.table.samples[unit], self.table.rows[unit]
+            return draft.decide(lambda tokens: token_states(hidden, sample, rows, self.before(number), tokens))
 
 
 def observed_layers(strategy: Strategy) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ def fit(
     layers = adapter.num_layers(loaded.model)
     inputs = tracked([question.prepare(loaded) for question in questions], f"observing {len(questions)} samples")
     provenance = fitting.provenance(chosen.label, layers, len(questions), "vflowopt fit")
-    strategy = fitting.fit(observe(loaded, inputs), provenance)
+    strategy = fitting.fit(observe(loaded, inputs, ranks=fitting.scorer.fits_to_ranks), provenance)
     strategy.save(out)
     retention, stages = strategy.average_retention(layers), strategy.schedule.boundaries
     if as_json:

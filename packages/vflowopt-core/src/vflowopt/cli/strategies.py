@@ -7,7 +7,7 @@ from typing import Annotated, cast
 import typer
 from pydantic import ValidationError
 
-from vflowopt.components import Component, Scorer
+from vflowopt.components import Component, Recycler, Scorer
 from vflowopt.errors import InputError, StrategyError
 from vflowopt.fitting import Fitting
 from vflowopt.plugins import component_types
@@ -22,7 +22,8 @@ ALIASES = {"mean-attention": "calibrated-attention"}
 HELP = (
     "A strategy file, [b]preset:NAME[/b] (a published one), or [b]SCORER@BUDGET[,OPTION=VALUE...][/b], which prunes "
     "once, before the LLM: random@0.25,seed=1; mean-attention@0.25; calibrated-attention@0.1,threshold=1.5,cell=3.5; "
-    "or, if the scorer ranks inside the decoder, where its method does: fastv@0.25; pyramiddrop@0.4,stages=2/4/8"
+    "or, if the scorer ranks inside the decoder, where its method does: fastv@0.25; pyramiddrop@0.4,stages=2/4/8. "
+    "recycler=NAME replaces the method's own recycler, recycler=none leaves it out"
 )
 StrategyOption = Annotated[str, typer.Option("--strategy", "-s", help=HELP)]
 StrategiesOption = Annotated[list[str], typer.Option("--strategy", "-s", help=HELP + ". May be repeated.")]
@@ -78,13 +79,14 @@ def _from_specification(text: str, name: str, rest: str) -> Callable[[int], Stra
         raise StrategyError(f"no scorer is called {name!r} in {text!r}; there are: {known}")
     budget, *pairs = rest.split(",")
     options = dict(_option(text, pair) for pair in pairs)
-    cell = options.pop("cell", None)
+    named = options.pop("recycler", None)
+    recycling = {"cell": options.pop("cell")} if "cell" in options else {}
     staged = issubclass(kind, StageScorer) and not issubclass(kind, FittedScorer)  # whose stages are fitted
     stages = options.pop("stages", None) if staged else None
     try:
         retention = check_budget(float(budget))
         scorer = cast("Scorer", _build(kind, options))
-        recycler = scorer.usual_recycler if cell is None else GridRecycler(cell=float(cell))
+        recycler = _recycler(text, scorer, named, recycling)
         numbers = None if stages is None else [int(stage) for stage in stages.split("/")]
     except ValidationError as error:
         raise _wrong_value(text, error) from error
@@ -109,15 +111,29 @@ def _from_specification(text: str, name: str, rest: str) -> Callable[[int], Stra
     return for_depth
 
 
+def _recycler(text: str, scorer: Scorer, name: str | None, options: dict[str, str]) -> Recycler | None:
+    """What ``recycler=NAME`` and ``cell=`` say; without them the method's own."""
+    if name is None:
+        return cast("Recycler", _build(GridRecycler, options)) if options else scorer.usual_recycler
+    known = component_types("recycler")
+    if name in known:
+        return cast("Recycler", _build(known[name], options))
+    if name != "none":
+        raise StrategyError(f"no recycler is called {name!r} in {text!r}; there are: {', '.join(sorted(known))}, none")
+    if options:
+        raise StrategyError(f"{text!r}: without a recycler there is no {', '.join(options)}")
+    return None
+
+
 def _wrong_value(text: str, error: ValidationError) -> StrategyError:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "strategy"
     return StrategyError(f"{text!r}: {where}: {first['msg']}")
 
 
-def _build(scorer: type[Component], options: dict[str, str]) -> Component:
+def _build(kind: type[Component], options: dict[str, str]) -> Component:
     # Option values are text; pydantic turns them into numbers.
-    return scorer.model_validate(options)
+    return kind.model_validate(options)
 
 
 def _option(text: str, pair: str) -> tuple[str, str]:

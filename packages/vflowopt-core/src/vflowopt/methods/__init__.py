@@ -7,10 +7,14 @@ from vflowopt.methods.fastv import FastV
 from vflowopt.methods.fitprune import FitPrune
 from vflowopt.methods.pyramiddrop import PyramidDrop
 from vflowopt.methods.sparsevlm import SparseVLM
+from vflowopt.methods.sparsevlm_adaptive import AdaptiveSparseVLM
+from vflowopt.methods.sparsevlm_recycler import DensityPeaks
 from vflowopt.methods.visionzip import ContextualTokens, VisionZip
+from vflowopt.methods.vtc_cls import VTCCLS
 
 METHODS: tuple[type[Component], ...] = (
     FasterVLM,
+    VTCCLS,
     DivPrune,
     VisionZip,
     ContextualTokens,
@@ -18,4 +22,6 @@ METHODS: tuple[type[Component], ...] = (
     PyramidDrop,
     FitPrune,
     SparseVLM,
+    AdaptiveSparseVLM,
+    DensityPeaks,
 )

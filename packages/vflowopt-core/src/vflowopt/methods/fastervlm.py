@@ -13,7 +13,7 @@ in the penultimate layer of CLIP, the one whose output LLaVA uses; here: in the 
 Where this differs from the public code: that keeps the same number of patches of every crop. Here all tokens of a unit
 compete, so that the count is exact also where crops are unpadded or pooled.
 
-With an ensemble over several layers this is VTC-CLS (arXiv 2412.05819), which is not offered: one layer is observed.
+With an ensemble over several layers this is VTC-CLS (:mod:`vflowopt.methods.vtc_cls`).
 """
 
 from typing import Literal

@@ -8,16 +8,18 @@ m_t = mean over visual tokens v of softmax_t(V T')_vt, and text token t is a rat
 stage a visual token is worth the mean over raters, and over heads, of the attention that it gets from them in the layer
 before. The public code ranks by layers 2, 6 and 15 of 32 and prunes after each: before layers 3, 7 and 16.
 
-What differs: this is the public code's form with fixed numbers of tokens per stage. The paper also derives numbers from
-the rank of the raters' attention; they then depend on the image, while here all counts are known before the forward.
-The public code has one list of numbers for each of three budgets; here every stage keeps the same share, such that the
-average retention is met. Pruned tokens are not clustered into new ones: combine with a recycler for the first stage.
-Row separators are no visual tokens in the choice of raters.
+The best of the pruned tokens are clustered into new ones: :mod:`vflowopt.methods.sparsevlm_recycler`.
+
+What differs: this is the public code's form with fixed numbers of tokens per stage; for those that the paper derives
+from the rank of the raters' attention see :mod:`vflowopt.methods.sparsevlm_adaptive`. The public code has one list of
+numbers for each of three budgets; here every stage keeps the same share, such that the average retention is met. Row
+separators are no visual tokens in the choice of raters.
 """
 
 from typing import Literal
 
 from vflowopt.arrays import Array, namespace
+from vflowopt.methods.sparsevlm_recycler import DensityPeaks
 from vflowopt.stage_scoring import StageContext, StageScorer
 
 
@@ -25,6 +27,11 @@ class SparseVLM(StageScorer):
     """Attention received from the raters in the layer before each stage, mean over heads and raters."""
 
     name: Literal["sparsevlm"] = "sparsevlm"
+
+    @property
+    def usual_recycler(self) -> DensityPeaks:
+        """Clusters of pruned tokens."""
+        return DensityPeaks()
 
     def rescore(self, context: StageContext) -> Array:
         """See :meth:`StageScorer.rescore`."""

@@ -56,7 +56,7 @@ def _names(plan: PruningPlan) -> list[tuple[int, str]]:
     return [
         (KEPT, "kept to the end"),
         (RECYCLED, "kept, and carries merged neighbours"),
-        (MERGED, "merged into a neighbour before the LLM"),
+        (MERGED, "merged into another token"),
         *((DROPPED + stage, f"dropped {place}") for stage, place in enumerate(where)),
     ]
 

@@ -48,7 +48,7 @@ def _legend(strategies: Sequence[StrategyFlow]) -> Image.Image:
 
 def _chart(flow: Flow, tokens: Tokens, measure: Measure) -> Image.Image:
     curves = [(each.mean(tokens, measure), each.spread(tokens, measure)) for each in flow.strategies]
-    step, top = _scale(max(float((mean + spread).max()) for mean, spread in curves))
+    step, top = scale(max(float((mean + spread).max()) for mean, spread in curves))
     canvas = Image.new("RGB", (FINE * WIDTH, FINE * HEIGHT), PAPER)
     draw = ImageDraw.Draw(canvas, "RGBA")
 
@@ -93,7 +93,7 @@ def _dashed(draw: ImageDraw.ImageDraw, x: float, top: float, bottom: float, colo
         draw.line((x, y, x, min(y + 5 * FINE, bottom)), (*color, 150), FINE)
 
 
-def _scale(largest: float) -> tuple[float, float]:
+def scale(largest: float) -> tuple[float, float]:
     """Distance of ticks, a round number, and the top of an axis from 0 that shows a largest value."""
     if largest <= 0:
         return 1.0, 1.0
