@@ -17,6 +17,10 @@ class BudgetError(VFlowOptError, ValueError):
     """A budget (average retention) is outside (0, 1] or cannot be met by the given input."""
 
 
+class CostError(VFlowOptError, ValueError):
+    """A cost model, or a file that should hold one, is malformed or was calibrated for something else."""
+
+
 class ImportanceError(VFlowOptError, ValueError):
     """An importance map has the wrong shape or holds a value that is not finite."""
 
@@ -35,6 +39,10 @@ class UnsupportedOperationError(VFlowOptError):
 
 class PruningStateError(VFlowOptError, RuntimeError):
     """The model or the cache is not in the state that the call needs."""
+
+
+class ProcessError(VFlowOptError, RuntimeError):
+    """One of several processes that share a search failed, or the others lost contact with it."""
 
 
 class PluginError(VFlowOptError):

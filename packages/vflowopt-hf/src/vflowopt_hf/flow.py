@@ -15,9 +15,10 @@ from vflowopt.adapter import Inputs
 from vflowopt.arrays import to_numpy
 from vflowopt.errors import InputError
 from vflowopt.flow import MEASURES, TOKENS, Discrepancies, Flow, StrategyFlow, discrepancies
-from vflowopt_hf.evaluator import HiddenStateEvaluator, Sample
+from vflowopt_hf.evaluator import HiddenStateEvaluator
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.sample import Sample
 from vflowopt_hf.session import check_fits
 
 States = list[npt.NDArray[np.float32]]

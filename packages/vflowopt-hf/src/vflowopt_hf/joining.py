@@ -40,6 +40,7 @@ def join(parts: Sequence[Unit]) -> Unit:
     if len(parts) == 1:
         return parts[0]
     views = [part.views.stop - part.views.start for part in parts]
+    transforms = [part.to_tokens for part in parts]  # and not the parts, which hold pixels
     positions, grids = [], 0
     for part in parts:
         position = part.layout.position
@@ -48,7 +49,7 @@ def join(parts: Sequence[Unit]) -> Unit:
 
     def to_tokens(patch_map: Tensor) -> Tensor:
         maps = patch_map.split(views)
-        return torch.cat([part.to_tokens(own) for part, own in zip(parts, maps, strict=True)])
+        return torch.cat([transform(own) for transform, own in zip(transforms, maps, strict=True)])
 
     def entropy(statistics: PixelStatistics) -> Tensor:
         return torch.cat([part.entropy(statistics) for part in parts])

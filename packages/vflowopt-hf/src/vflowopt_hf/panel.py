@@ -113,7 +113,7 @@ class QuestionPanel:
 
     def _ask(self, number: int, inputs: Inputs) -> Question:
         """Answer one question unpruned, and keep what was encoded on the way."""
-        with tap_encoders(self._family, self._model) as tap, self._watched() as seen:
+        with tap_encoders(self._family, self._model, None if self._keep else 1) as tap, self._watched() as seen:
             text = self._checkpoint.generate(inputs, self._max_new_tokens)
             encodings = tap.since(0)
             known = tap.find(seen.features)

@@ -1,14 +1,33 @@
 """``vflowopt optimize``: search a strategy for a budget."""
 
+from contextlib import nullcontext, redirect_stderr
+from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vflowopt.budgets import RequestBudget
+from vflowopt.cli.budgets import (
+    BudgetOption,
+    CostOption,
+    KVCacheOption,
+    PrefillLatencyOption,
+    WorstOption,
+    achieved,
+    read_budget,
+)
 from vflowopt.cli.console import notes, percent, print_json, results, tracked
 from vflowopt.cli.data import PromptOption, SampleDataOption, SampleImagesOption, check_out, gather
+from vflowopt.cli.fixed import FixOption, read_fixed
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
+
+if TYPE_CHECKING:
+    from vflowopt.adapter import Evaluator
+    from vflowopt.processes import Processes
+    from vflowopt.search import OptimizeResult
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -18,6 +37,10 @@ vflowopt optimize -m reference --budget 0.25 --out reference-25.json
 vflowopt optimize -m llava-hf/llava-onevision-qwen2-7b-ov-hf --budget 0.25 --images photos/ --out ov-25.json
 
 vflowopt optimize -m llava-hf/llava-onevision-qwen2-7b-ov-hf --budget 0.25 --video clip.mp4 --out ov-25.json
+
+vflowopt optimize -m reference --kv-cache 1MiB --out small-cache.json
+
+vflowopt optimize -m reference --prefill-latency 0.1 --cost cost.json --out fast.json
 """
 
 
@@ -28,8 +51,12 @@ def register(app: typer.Typer) -> None:
 
 def optimize(
     model: ModelOption,
-    budget: Annotated[float, typer.Option(help="Average retention in (0, 1], for example 0.25.")],
     out: Annotated[Path, typer.Option(help="Strategy file to write.")],
+    budget: BudgetOption = None,
+    kv_cache: KVCacheOption = None,
+    prefill_latency: PrefillLatencyOption = None,
+    cost: CostOption = None,
+    worst: WorstOption = False,
     images: SampleImagesOption = None,
     video: VideosOption = None,
     frames: FramesOption = FRAMES,
@@ -41,6 +68,7 @@ def optimize(
         int, typer.Option(help="Evaluations before that: known good strategies, then random ones.")
     ] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    fix: FixOption = None,
     journal: Annotated[
         Path | None, typer.Option(help="Record of every evaluation; the same command resumes it, also after a crash.")
     ] = None,
@@ -53,16 +81,19 @@ def optimize(
 ) -> None:
     """Search the strategy that changes a model's outputs least at a given budget.
 
-    Every evaluation is one prefill per sample. Ctrl-C ends the search and keeps the best strategy found so far.
+    Every evaluation is one prefill per sample. Ctrl-C ends the search and keeps the best strategy found so far. Under
+    torchrun the processes share the samples: torchrun --nproc-per-node 4 -m vflowopt optimize ...
     """
     from vflowopt.plugins import load_adapter
-    from vflowopt.schedule import check_budget
+    from vflowopt.processes import processes_of
     from vflowopt.search import RichProgress, SearchSpace, search
     from vflowopt.search.journal import check_journal
     from vflowopt.search.settings import Settings
 
     # Everything that can be refused without loading a model is refused first.
-    Settings.of(check_budget(budget), iterations, initial, seed, None, None)
+    fixed = read_fixed(fix or ())
+    wanted = read_budget(budget, kv_cache, prefill_latency, cost, worst)
+    Settings.of(wanted, iterations, initial, seed, None, None, fixed)
     if journal is not None:
         check_journal(journal)
     check_out(out)
@@ -70,30 +101,45 @@ def optimize(
     questions = gather(
         chosen, data=data, split="search", count=samples, images=images, videos=video, frames=frames, prompt=prompt
     )
-    load_adapter(chosen.model_type)
-    loaded = chosen.load(device, dtype)
-    SearchSpace.of(budget, loaded.adapter.num_layers(loaded.model))
-    inputs = tracked([question.prepare(loaded) for question in questions], f"encoding {len(questions)} samples")
-    evaluator = loaded.adapter.evaluator(loaded.model, inputs, objective=objective, processor=loaded.processor)
-    with RichProgress(notes()) as progress:
-        result = search(
-            evaluator,
-            budget,
-            iterations=iterations,
-            initial=initial,
-            seed=seed,
-            journal=journal,
-            objective=objective,
-            progress=progress,
-            model_name=chosen.label,
-        )
+
+    def encoded(processes: "Processes") -> "Evaluator":
+        loaded = chosen.load(device, dtype)
+        if isinstance(wanted, RequestBudget):
+            wanted.check(loaded.adapter, loaded.model)
+        else:
+            SearchSpace.of(wanted, loaded.adapter.num_layers(loaded.model))
+        own = processes.own(questions)
+        inputs = (question.prepare(loaded) for question in tracked(own, f"encoding {len(own)} samples"))
+        return loaded.adapter.evaluator(loaded.model, inputs, objective=objective, processor=loaded.processor)
+
+    def searched(evaluator: "Evaluator") -> "OptimizeResult":
+        with RichProgress(notes()) as progress:
+            return search(
+                evaluator,
+                wanted,
+                iterations=iterations,
+                initial=initial,
+                seed=seed,
+                journal=journal,
+                objective=objective,
+                fixed=fixed,
+                progress=progress,
+                model_name=chosen.label,
+            )
+
+    with processes_of(load_adapter(chosen.model_type)) as processes:
+        with nullcontext() if processes.rank == 0 else redirect_stderr(StringIO()):  # one bar is enough
+            evaluator = processes.evaluator(lambda: encoded(processes))
+        result = processes.lead(evaluator, lambda: searched(evaluator))
+    if result is None:
+        return
     result.strategy.save(out)
-    for note in result.notes:
-        notes().print(note, highlight=False)
+    for note in (*result.notes, *([str(result.cost)] if result.cost else [])):
+        notes().print(note, highlight=False, soft_wrap=True)
     if as_json:
         print_json({"strategy": result.strategy.model_dump(mode="json"), "file": str(out), "score": result.best.score,
                     "retention": result.best.retention, "evaluations": len(result.history),
-                    "interrupted": result.interrupted})  # fmt: skip
+                    "interrupted": result.interrupted, "cost": result.cost and asdict(result.cost)})  # fmt: skip
         return
     ended = "interrupted after" if result.interrupted else "best of"
     results().print(
@@ -102,3 +148,5 @@ def optimize(
         highlight=False,
         soft_wrap=True,
     )
+    if isinstance(wanted, RequestBudget):
+        results().print(achieved(wanted, result, evaluator, processes.size), highlight=False, soft_wrap=True)
