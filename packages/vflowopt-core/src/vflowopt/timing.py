@@ -2,35 +2,57 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Moment(NamedTuple):
+    """What clocks show, in seconds: the wall's, and the process's CPU time over all of its threads."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> "Moment":
+        """Read the clocks."""
+        return cls(time.perf_counter(), time.process_time())
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles of repeated measurements, in seconds.
+    """Repeated measurements and their median and quartiles.
 
     Attributes:
         median: of all rounds.
         low: first quartile.
         high: third quartile.
-        rounds: number of measurements.
+        values: one per round, in the order of the rounds; seconds unless told otherwise.
     """
 
     median: float
     low: float
     high: float
-    rounds: int
+    values: tuple[float, ...]
 
     @classmethod
-    def of(cls, values: list[float]) -> "Spread":
+    def of(cls, values: Sequence[float]) -> "Spread":
         """Summarise; a single value is its own spread."""
-        low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-        return cls(statistics.median(values), low, high, len(values))
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+        return cls(statistics.median(values), low, high, tuple(values))
+
+    @property
+    def rounds(self) -> int:
+        """Number of measurements."""
+        return len(self.values)
 
     def scaled(self, factor: float) -> "Spread":
         """All of it times ``factor``."""
-        return Spread(self.median * factor, self.low * factor, self.high * factor, self.rounds)
+        return Spread.of([value * factor for value in self.values])
+
+    def over(self, other: "Spread") -> "Spread":
+        """Ratios of the measurements of each round; a machine that is slow for a round is so for both."""
+        return Spread.of([mine / its for mine, its in zip(self.values, other.values, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,10 @@ class Timing:
 
 
 def interleaved(
-    tasks: Mapping[str, Callable[[], object]], rounds: int, after_task: Callable[[str], None] = lambda _: None
+    tasks: Mapping[str, Callable[[], object]],
+    rounds: int,
+    after_task: Callable[[str], None] = lambda _: None,
+    clock: Callable[[], Moment] = Moment.now,
 ) -> dict[str, Timing]:
     """Time every task once per round, after one round of warming up.
 
@@ -57,17 +82,19 @@ def interleaved(
         tasks: what to time, by name; each returns when its work is done, on an accelerator too.
         rounds: measured rounds.
         after_task: called with the name after each run, warm-up included; not timed.
+        clock: gives the time.
     """
-    wall: dict[str, list[float]] = {name: [] for name in tasks}
-    cpu: dict[str, list[float]] = {name: [] for name in tasks}
+    measured: dict[str, list[Moment]] = {name: [] for name in tasks}
     names = list(tasks)
     for turn in range(rounds + 1):
         for name in names if turn % 2 else reversed(names):
-            cpu_start, start = time.process_time(), time.perf_counter()
+            start = clock()
             tasks[name]()
-            end, cpu_end = time.perf_counter(), time.process_time()
+            end = clock()
             if turn:
-                wall[name].append(end - start)
-                cpu[name].append(cpu_end - cpu_start)
+                measured[name].append(Moment(end.wall - start.wall, end.cpu - start.cpu))
             after_task(name)
-    return {name: Timing(Spread.of(wall[name]), Spread.of(cpu[name])) for name in tasks}
+    return {
+        name: Timing(Spread.of([taken.wall for taken in took]), Spread.of([taken.cpu for taken in took]))
+        for name, took in measured.items()
+    }

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vflowopt import TokenLayout
+from vflowopt.benchmark import BenchShape
 from vflowopt.errors import InputError
 from vflowopt_hf.family import Family, Unit
 from vflowopt_hf.pixels import PixelStatistics, image_entropy
@@ -41,6 +42,12 @@ class Qwen2VL(Family):
         if grid is None:
             raise InputError(f"{modality}_grid_thw is missing; pass everything that the processor returned")
         return list(_units(model.config.vision_config, modality, arguments, grid.tolist()))
+
+    def shapes(self) -> Sequence[BenchShape]:
+        """``qwen2-vl-7b``; successors inherit none."""
+        from vflowopt_qwen.qwen2_vl_shapes import qwen2_vl_shapes
+
+        return qwen2_vl_shapes() if type(self) is Qwen2VL else ()
 
 
 def _units(config: Any, modality: str, arguments: Mapping[str, Any], grid: Sequence[Sequence[int]]) -> Iterator[Unit]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,20 @@ def image_units(config: Any, pixels: Tensor, sizes: Tensor, tiled: Sequence[bool
             entropy=partial(image_entropy, own, vision.patch_size),
         )
         start += views
+
+
+class OneMap(list[Tensor]):
+    """A single map as the features that upstream's ``pack_image_features`` packs.
+
+    It takes the features by iterating. The first entry it asks for the device to copy their lengths to, and waits for
+    the copy; nobody needs these lengths, so here they stay on the host.
+    """
+
+    def __init__(self, patch_map: Tensor) -> None:
+        super().__init__([patch_map[..., None]])
+
+    def __getitem__(self, _index: Any) -> Any:
+        return SimpleNamespace(device=None)
 
 
 def image_layout(pack: Callable[[Tensor], Tensor], views: int, side: int) -> TokenLayout:

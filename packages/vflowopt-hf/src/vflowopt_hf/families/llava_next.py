@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vflowopt_hf.families.anyres import image_units
+from vflowopt.benchmark import BenchShape
+from vflowopt_hf.families.anyres import OneMap, image_units
 from vflowopt_hf.families.llava import Llava
 from vflowopt_hf.family import Unit
 
@@ -26,12 +27,18 @@ class LlavaNext(Llava):
         pixels, sizes = arguments["pixel_values"], arguments["image_sizes"]
         return list(image_units(model.config, pixels, sizes, [True] * len(sizes), partial(_pack, model)))
 
+    def shapes(self) -> Sequence[BenchShape]:
+        """``llava-next-7b`` and ``llava-next-mistral-7b``; successors inherit none."""
+        from vflowopt_hf.families.llava_next_shapes import next_shapes
+
+        return next_shapes() if type(self) is LlavaNext else ()
+
 
 def _pack(model: Any, size: Tensor, patch_map: Tensor) -> Tensor:
     """[views, patches] -> [N]; row separators get 0."""
     newline = torch.zeros(1, dtype=patch_map.dtype, device=patch_map.device)
     packed, _ = model.model.pack_image_features(
-        [patch_map[..., None]],
+        OneMap(patch_map),
         size[None],
         vision_feature_select_strategy=model.config.vision_feature_select_strategy,
         image_newline=newline,

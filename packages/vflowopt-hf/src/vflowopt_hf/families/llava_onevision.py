@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vflowopt import TokenLayout
 from vflowopt.benchmark import BenchShape
-from vflowopt_hf.families.anyres import SEPARATOR, grid_positions, image_units, patches_per_side
+from vflowopt_hf.families.anyres import SEPARATOR, OneMap, grid_positions, image_units, patches_per_side
 from vflowopt_hf.families.llava_family import LlavaFamily
 from vflowopt_hf.family import Unit
 from vflowopt_hf.pixels import PixelStatistics, image_entropy
@@ -31,7 +31,7 @@ class LlavaOnevision(LlavaFamily):
         return list((_videos if modality == "video" else _images)(model, arguments))
 
     def shapes(self) -> Sequence[BenchShape]:
-        """``mid`` and ``siglip-so400m``."""
+        """``mid``, ``large``, ``siglip-so400m`` and ``llava-onevision-7b``."""
         from vflowopt_hf.families.llava_onevision_shapes import onevision_shapes
 
         return onevision_shapes()
@@ -60,7 +60,7 @@ def _pack_image(model: Any, size: Tensor, patch_map: Tensor) -> Tensor:
     """[views, patches] -> [N]; row separators get 0."""
     newline = torch.zeros(1, dtype=patch_map.dtype, device=patch_map.device)
     packed, _ = model.model.pack_image_features(
-        [patch_map[..., None]], size[None], image_newline=newline, vision_aspect_ratio=model.config.vision_aspect_ratio
+        OneMap(patch_map), size[None], image_newline=newline, vision_aspect_ratio=model.config.vision_aspect_ratio
     )
     tokens: Tensor = packed[0][:, 0]
     return tokens
