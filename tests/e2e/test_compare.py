@@ -12,6 +12,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from vflowopt import Strategy
 from vflowopt.cli import app
 
 pytest.importorskip("vflowopt_reference")
@@ -19,9 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 LIMIT = 3
 COMPARED = [
-    "compare", "--model", "reference", "--method", "mean-attention", "--method", "random", "--method", "searched",
-    "--method", "fastv", "--method", "fitprune", "--budget", "0.5", "--budget", "0.1",
-    "--seeds", "2", "--limit", LIMIT, "--samples", "2", "--initial", "2", "--iterations", "1", "--no-latency",
+    "compare", "--model", "reference", "--method", "mean-attention", "--method", "random", "--method", "fastv",
+    "--method", "fitprune", "--method", "searched,diversity=0.5", "--budget", "0.5", "--budget", "0.1", "--seeds", "2",
+    "--limit", LIMIT, "--samples", "2", "--initial", "2", "--iterations", "1", "--no-latency",
 ]  # fmt: skip
 CELLS = 1 + 2 * (1 + 2 + 2 + 1 + 1)
 
@@ -55,6 +56,13 @@ def test_every_cell_is_there_and_meets_its_budget(whole):
     infeasible = [cell for cell in told if cell["cannot"]]
     assert [(cell["method"], cell["budget"]) for cell in infeasible] == [("fastv", 0.1), ("fitprune", 0.1)]
     assert all("smallest feasible" in cell["cannot"] for cell in infeasible)
+
+
+def test_searches_keep_what_is_fixed(whole):
+    out, _ = whole
+    found = sorted(path.name for path in (out / "strategies").glob("reference-diversity*.json"))
+    assert found == [f"reference-diversity-0.5-{budget}-{seed}.json" for budget in (0.1, 0.5) for seed in (0, 1)]
+    assert all(Strategy.load(out / "strategies" / name).scorer.diversity == 0.5 for name in found)
 
 
 def test_figures_are_those_of_evaluate(whole):

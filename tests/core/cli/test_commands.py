@@ -37,7 +37,8 @@ def test_adapters_as_a_table():
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "optimize", "fit", "evaluate", "run", "show", "flow", "bench", "adapters"]
+    "command",
+    ["", "demo", "optimize", "fit", "evaluate", "compare", "ablate", "run", "show", "flow", "bench", "adapters"],
 )
 def test_help_needs_no_framework(command):
     script = (

@@ -1,39 +1,14 @@
 """What ``vflowopt compare`` refuses before it loads a model or writes a file."""
 
 import json
-import subprocess
-import sys
+from functools import partial
 
 import pytest
-from PIL import Image
-from typer.testing import CliRunner
-
-from vflowopt.cli import app
-
-
-def complaint(*arguments):
-    result = CliRunner().invoke(app, ["compare", *(str(argument) for argument in arguments)])
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.strip().splitlines()
-    assert line.startswith("vflowopt: error: ")
-    return line
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
-    directory = tmp_path / "model"
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps({"model_type": "llava_onevision"}))
-    return directory
-
-
-@pytest.fixture
-def data(tmp_path):
-    Image.new("RGB", (20, 20)).save(tmp_path / "image.png")
-    path = tmp_path / "questions.jsonl"
-    path.write_text(json.dumps({"image": "image.png", "question": "?", "answer": "1"}))
-    return path
+def complaint(refusal):
+    return partial(refusal, "compare")
 
 
 @pytest.fixture
@@ -57,18 +32,18 @@ def out(tmp_path):
         (["--method", "random", "-b", "0.5", "--limit", "0"], "--limit"),
     ],
 )
-def test_options(arguments, expected, checkpoint, data, out):
+def test_options(arguments, expected, checkpoint, data, out, complaint):
     assert expected in complaint("-m", checkpoint, "--data", data, "--out", out, *arguments)
     assert not out.exists()
 
 
-def test_a_model_that_is_none(tmp_path, data, out):
+def test_a_model_that_is_none(tmp_path, data, out, complaint):
     ask = ("--method", "random", "-b", "0.5", "--data", data, "--out", out)
     assert "config.json" in complaint("-m", tmp_path, *ask)
     assert not out.exists()
 
 
-def test_questions_are_needed_with_answers(checkpoint, data, out):
+def test_questions_are_needed_with_answers(checkpoint, data, out, complaint):
     ask = ("-m", checkpoint, "--method", "random", "-b", "0.5", "--out", out)
     assert "--data" in complaint(*ask)
     data.write_text(json.dumps({"image": "image.png", "question": "?"}))
@@ -76,25 +51,15 @@ def test_questions_are_needed_with_answers(checkpoint, data, out):
 
 
 @pytest.mark.parametrize("method", ["searched", "fitprune"])
-def test_searches_and_fits_need_samples_that_are_not_reported_on(method, checkpoint, data, out):
+def test_searches_and_fits_need_samples_that_are_not_reported_on(method, checkpoint, data, out, complaint):
     ask = ("-m", checkpoint, "--method", method, "-b", "0.5", "--out", out, "--data", data)
     assert "--search-data" in complaint(*ask)
     assert "missing.jsonl" in complaint(*ask, "--search-data", "missing.jsonl")
 
 
-def test_a_directory_that_holds_something_else(checkpoint, data, out):
+def test_a_directory_that_holds_something_else(checkpoint, data, out, complaint):
     ask = ("-m", checkpoint, "--method", "random", "-b", "0.5", "--data", data, "--out")
     out.mkdir()
     (out / "cells.jsonl").write_text("mine\n")
     assert "left alone" in complaint(*ask, out)
     assert "cannot write" in complaint(*ask, out / "cells.jsonl")
-
-
-def test_help_needs_no_framework():
-    script = (
-        "import sys\nfrom vflowopt.cli import app\n"
-        "try:\n    app(['compare', '--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
-        "heavy = {'torch', 'transformers', 'emukit', 'scipy.optimize'} & set(sys.modules)\nassert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

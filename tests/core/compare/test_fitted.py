@@ -34,20 +34,20 @@ class Stub:
     def num_layers(self, model):
         return LAYERS
 
-    def received_attention(self, model, samples, *, processor=None):
+    def received_attention(self, model, samples, *, processor=None, ranks=False):
         assert (model, processor, list(samples)) == (self.model, self.processor, ["first", "second"])
         self.observed += 1
         structural = np.arange(TOKENS) < STRUCTURAL
         received = np.tile(np.where(structural, 0.0, np.arange(TOKENS)), (LAYERS, 1))
-        return [ReceivedAttention(received, received, structural)]
+        return [ReceivedAttention(received, received, structural, np.full(LAYERS, 3) if ranks else None)]
 
 
 def fitter(stub, out, identity="one"):
     return Fitter(stub, 2, lambda: iter(["first", "second"]), out, identity)
 
 
-def fit(own, budget, model="m"):
-    return own.fit(Cell(model, "fitprune", budget, None), read_fitting("fitprune", budget))
+def fit(own, budget, model="m", method="fitprune"):
+    return own.fit(Cell(model, method, budget, None), read_fitting(method, budget))
 
 
 def test_strategies_meet_their_budgets_from_one_observation(tmp_path):
@@ -61,6 +61,15 @@ def test_strategies_meet_their_budgets_from_one_observation(tmp_path):
             "model": "m", "budget": budget, "num_layers": LAYERS, "samples": 2,
         }  # fmt: skip
     assert stub.observed == 1
+
+
+def test_ranks_are_observed_for_the_method_that_fits_to_them(tmp_path):
+    stub = Stub()
+    own = fitter(stub, tmp_path)
+    for method in ("fitprune", "sparsevlm-adaptive", "sparsevlm-adaptive,every_layer=true"):
+        for budget in (0.8, 0.5):
+            assert fit(own, budget, method=method).average_retention(LAYERS) == pytest.approx(budget, abs=1e-9)
+    assert stub.observed == 2
 
 
 def test_an_infeasible_budget_leaves_no_file(tmp_path):

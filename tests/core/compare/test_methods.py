@@ -55,7 +55,9 @@ def test_a_file_is_known_by_its_content(tmp_path):
         ("unheard-of", StrategyError, "mean-attention"),
         ("random@0.5", InputError, "--budget"),
         ("random,speed=1", StrategyError, "speed"),
-        ("searched,seed=1", StrategyError, "searched"),
+        ("searched,seed=1", StrategyError, "no 'seed' to fix"),
+        ("searched,diversity=much", StrategyError, "diversity=much"),
+        ("searched,diversity=2", StrategyError, "diversity from 0 to 1"),
         ("missing.json", StrategyError, "missing.json"),
         ("preset:unknown", StrategyError, "llava-onevision-7b/25"),
     ],
@@ -63,6 +65,14 @@ def test_a_file_is_known_by_its_content(tmp_path):
 def test_what_is_no_method(text, error, expected):
     with pytest.raises(error, match=expected):
         read(text)
+
+
+def test_a_search_may_have_fixed_variables():
+    plain, paper = read(SEARCHED), read("searched,diversity=0,threshold=1.5")
+    assert (plain.searched, plain.seeded, plain.needs_samples, plain.fixed) == (True, True, True, {})
+    assert (paper.searched, paper.seeded, paper.needs_samples) == (True, True, True)
+    assert paper.fixed == {"diversity": 0.0, "threshold": 1.5}
+    assert paper.identity != plain.identity
 
 
 def test_cells_of_a_model():

@@ -7,20 +7,11 @@ import statistics
 import numpy as np
 import pytest
 
-from vflowopt.compare import UNPRUNED, Cell, Method, Result, rows_of, wilson, write_report
+from vflowopt.compare import UNPRUNED, Cell, Result, rows_of, wilson, write_report
 from vflowopt.compare.chart import PANEL, ticks
 from vflowopt.compare.report import as_csv, markdown
 
-METHODS = {
-    name: Method(name, name, **kind)
-    for name, kind in {
-        UNPRUNED: {"budgeted": False},
-        "random": {"seeded": True},
-        "a|b": {},
-        "mine.json": {"budgeted": False, "file": True},
-        "fastv": {},
-    }.items()
-}
+NAMES = {name: name for name in (UNPRUNED, "random", "a|b", "mine.json", "fastv")}
 QUESTIONS = 20
 
 
@@ -55,7 +46,7 @@ RESULTS = [
 @pytest.fixture
 def rows():
     found = {one.cell: one for one in RESULTS}
-    return rows_of(found, found, METHODS)
+    return rows_of(found, found, NAMES)
 
 
 def table(text):
@@ -77,7 +68,7 @@ def test_rows_are_ordered_and_averaged_over_seeds(rows):
 
 def test_seeds_that_cannot_be_run_are_counted_out():
     found = {one.cell: one for one in (*RESULTS, Result(Cell("m", "random", 0.5, 2), cannot="too small", budget=0.5))}
-    (row,) = [row for row in rows_of(found, found, METHODS) if row.method == "random"]
+    (row,) = [row for row in rows_of(found, found, NAMES) if row.method == "random"]
     assert (row.cannot, row.accuracy) == ("", pytest.approx(0.6))
     assert row.texts()[1] == "random (2 of 3 seeds)"
     assert len(as_csv({"m": [row]}).splitlines()) == 1 + 3
@@ -97,6 +88,20 @@ def test_markdown(rows):
     assert (random["KV cache"], random["FLOPs"]) == ("50.0 %", "50.0 %")
     assert random["prefill"] == "70.0 % (700 ms)"
     assert cannot["accuracy"] == "cannot: the smallest | feasible budget is 0.2"
+
+
+def test_accuracies_of_several_models_stand_side_by_side(rows):
+    assert "## Accuracy" not in markdown({"m": rows}, "")
+    text = markdown({"m": rows, "n": rows[:2]}, "")
+    side_by_side = table(text[: text.index("## m")])
+    assert list(side_by_side[0]) == ["budget", "method", "m", "n"]
+    assert [(line["method"], line["m"], line["n"]) for line in side_by_side] == [
+        (UNPRUNED, "95.0 %", "95.0 %"),
+        ("random", "60.0 % (50.0 % to 70.0 %)", "60.0 % (50.0 % to 70.0 %)"),
+        ("a|b", "80.0 %", ""),
+        ("mine.json", "85.0 %", ""),
+        ("fastv", "cannot", ""),
+    ]
 
 
 def test_without_times_there_are_no_columns_for_them(rows):

@@ -6,7 +6,7 @@ import pytest
 
 from vflowopt.cli.evaluate import is_right
 from vflowopt.cli.strategies import read_strategy
-from vflowopt.compare import UNPRUNED, Effort, Store, Subject, cells_of, fill, read_method
+from vflowopt.compare import UNPRUNED, Effort, Store, Subject, by_method, cells_of, fill, read_method
 from vflowopt.errors import BudgetError, InputError
 from vflowopt.panel import Answered
 from vflowopt.report import UnitReport
@@ -77,8 +77,12 @@ def run(tmp_path, stub, *methods, budgets=(0.5, 0.25, 0.1), store=None):
     store = store or Store.open(tmp_path / "cells.jsonl", {}, {"m": "w"})
     cells, log = list(cells_of("m", read, budgets, 2)), Log()
     subject = Subject("m", lambda: stub, [Asked(n) for n in TOKENS])
+    source, names = (
+        by_method({one.identity: one for one in read}, read_strategy),
+        {one.identity: one.name for one in read},
+    )
     fill(
-        subject, cells, {one.identity: one for one in read}, store, read=read_strategy, judge=is_right,
+        source, subject, cells, names, store, judge=is_right,
         effort=Effort(rounds=0), out=tmp_path, watch=log,
     )  # fmt: skip
     return [store.results[cell] for cell in cells], log, store
@@ -130,7 +134,8 @@ def test_finished_cells_are_not_asked_again(tmp_path):
     unused = Subject("m", lambda: pytest.fail("loaded for nothing"), [])
     cells = [result.cell for result in second]
     store = Store.open(store.path, {}, {"m": "w"})
-    fill(unused, cells, {}, store, read=read_strategy, judge=is_right, effort=Effort(), out=tmp_path, watch=log)
+    source = by_method({}, read_strategy)
+    fill(source, unused, cells, {}, store, judge=is_right, effort=Effort(), out=tmp_path, watch=log)
 
 
 def test_a_model_that_cannot_answer_encoded_questions_is_refused(tmp_path):

@@ -8,7 +8,7 @@ from vflowopt.compare.contracts import Effort, Watch
 from vflowopt.compare.intervals import paired_difference, wilson
 from vflowopt.compare.methods import SEARCHED, UNPRUNED, Method, read_method
 from vflowopt.compare.report import write_report
-from vflowopt.compare.run import Subject, fill
+from vflowopt.compare.run import Subject, by_method, fill
 from vflowopt.compare.store import Store
 from vflowopt.compare.table import COLUMNS, Row, rows_of
 
@@ -24,6 +24,7 @@ __all__ = [
     "Store",
     "Subject",
     "Watch",
+    "by_method",
     "cells_of",
     "fill",
     "paired_difference",

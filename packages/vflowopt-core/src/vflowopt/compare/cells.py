@@ -44,6 +44,8 @@ class Result:
         flops: of the decoder's prefill, mean over questions.
         latency: by part of a prefill the median in seconds, and the unpruned model's from the same rounds.
         strategy: as in its file; ``None`` for the unpruned model.
+        score: what the search that found the strategy gave it, on the samples and by the objective of that search;
+            ``None`` if it was not searched.
         seconds: what the cell took.
     """
 
@@ -59,6 +61,7 @@ class Result:
     flops: float = 0.0
     latency: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     strategy: Mapping[str, Any] | None = None
+    score: float | None = None
     seconds: float = field(default=0.0, compare=False)
 
     @property

@@ -1,4 +1,4 @@
-"""Points with error bars over shares in percent: the plots of a comparison, drawn with Pillow."""
+"""Points with error bars, shares in percent over shares or numbers: the plots of a comparison, drawn with Pillow."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 
 @dataclass(frozen=True)
 class Point:
-    """A measurement: shares ``x`` and ``y``, and the interval of ``y``."""
+    """A measurement: ``x``, a share ``y``, and the interval of ``y``."""
 
     x: float
     y: float
@@ -44,10 +44,11 @@ class Axes:
 
     Attributes:
         title: what is plotted.
-        x_label: of shares in percent.
-        y_label: likewise.
+        x_label: of shares in percent, or of numbers.
+        y_label: of shares in percent.
         series: what is drawn.
         spread: draw points of equal ``x`` beside each other, so that their intervals can be told apart.
+        numbers: ``x`` are numbers.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Axes:
     y_label: str
     series: tuple[Series, ...]
     spread: bool = False
+    numbers: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ class _Plot:
         for value in horizontal:
             x, low = self._place(value, vertical[0], x_range, y_range)
             pen.line([(x, low), (x, self._place(value, vertical[-1], x_range, y_range)[1])], fill=GRID, width=SCALE)
-            pen.text((x, low + 6 * SCALE), _percent(value), FAINT, small, anchor="mt")
+            tick = f"{value:g}" if self.axes.numbers else _percent(value)
+            pen.text((x, low + 6 * SCALE), tick, FAINT, small, anchor="mt")
         for value in vertical:
             left, y = self._place(horizontal[0], value, x_range, y_range)
             pen.line([(left, y), (self._place(horizontal[-1], value, x_range, y_range)[0], y)], fill=GRID, width=SCALE)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 
 from vflowopt.adapter import Inputs, LoadedModel
@@ -20,7 +19,7 @@ class Fitter:
     Args:
         loaded: the model.
         samples: how many it is fitted to.
-        inputs: prepares them; called once, and only if something has to be fitted.
+        inputs: prepares them; called only if something has to be fitted, once without ranks and once with them.
         out: directory of the comparison; strategies are kept in its folder ``strategies``.
         identity: of the comparison; a file of another one is fitted again.
     """
@@ -30,6 +29,7 @@ class Fitter:
     ) -> None:
         self._loaded, self._samples, self._inputs = loaded, samples, inputs
         self._folder, self._identity = out / "strategies", identity
+        self._observed: dict[bool, Sequence[ReceivedAttention]] = {}
 
     def fit(self, cell: Cell, fitting: Fitting) -> Strategy:
         """The strategy of a cell: from its file, or fitted and then written there.
@@ -46,14 +46,15 @@ class Fitter:
             kept = Strategy.load(path)
             if (kept.scorer, kept.recycler, kept.provenance) == (fitting.scorer, fitting.recycler, provenance):
                 return kept
-        strategy = fitting.fit(self._seen, provenance)
+        strategy = fitting.fit(self._seen(fitting.scorer.fits_to_ranks), provenance)
         self._folder.mkdir(exist_ok=True)
         strategy.save(path)
         return strategy
 
-    @cached_property
-    def _seen(self) -> Sequence[ReceivedAttention]:
-        return observe(self._loaded, self._inputs())
+    def _seen(self, ranks: bool) -> Sequence[ReceivedAttention]:
+        if ranks not in self._observed:
+            self._observed[ranks] = observe(self._loaded, self._inputs(), ranks=ranks)
+        return self._observed[ranks]
 
 
 def file_name(*parts: object) -> str:

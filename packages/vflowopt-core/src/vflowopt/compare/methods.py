@@ -1,12 +1,13 @@
 """What ``--method`` means: a scorer with options, a search, a strategy file, or the unpruned model."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vflowopt.errors import InputError, StrategyError
 from vflowopt.fitting import Fitting
+from vflowopt.search.variables import check_values
 from vflowopt.strategy import Strategy
 
 UNPRUNED, SEARCHED = "unpruned", "searched"
@@ -29,6 +30,8 @@ class Method:
         seeded: whether seeds make a difference.
         file: whether it is one fixed strategy.
         fitted: whether its schedule is fitted to samples.
+        searched: whether it is searched for.
+        fixed: variables that its search does not vary.
     """
 
     name: str
@@ -37,11 +40,13 @@ class Method:
     seeded: bool = False
     file: bool = False
     fitted: bool = False
+    searched: bool = False
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def needs_samples(self) -> bool:
         """Whether it needs samples that are not reported on."""
-        return self.fitted or self.name == SEARCHED
+        return self.fitted or self.searched
 
     def specification(self, budget: float | None, seed: int | None) -> str:
         """The ``--strategy`` argument that means this method at a budget."""
@@ -55,18 +60,20 @@ def read_method(text: str, budgets: Sequence[float], read: Reader) -> Method:
     """What a ``--method`` argument means.
 
     Args:
-        text: ``NAME[,OPTION=VALUE...]``, a strategy file, ``preset:NAME``, ``"searched"`` or ``"unpruned"``.
+        text: ``NAME[,OPTION=VALUE...]``, a strategy file, ``preset:NAME``, ``"unpruned"``, or ``"searched"``, which may
+            be followed by ``,VARIABLE=VALUE`` for what its search does not vary.
         budgets: at which it will be run.
         read: reads strategy specifications.
 
     Raises:
-        StrategyError: no such file, preset or scorer, or a malformed option.
+        StrategyError: no such file, preset or scorer, a malformed option, or no such variable.
         InputError: it names a budget of its own.
     """
     if text == UNPRUNED:
         return Method(text, text, budgeted=False)
-    if text == SEARCHED:
-        return Method(text, text, seeded=True)
+    name, _, options = text.partition(",")
+    if name == SEARCHED:
+        return Method(text, text, seeded=True, searched=True, fixed=_fixed(options))
     if text.startswith("preset:") or text.endswith(".json") or Path(text).exists():
         content = read(text)(1).to_json()  # a file's strategy does not depend on the number of layers
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
@@ -87,3 +94,20 @@ def _takes_a_seed(method: Method, budget: float, read: Reader) -> bool:
     except StrategyError:
         return False
     return True
+
+
+def _fixed(options: str) -> dict[str, float]:
+    """Variables by name.
+
+    Raises:
+        StrategyError: there is no such variable, or its value is not on its scale.
+    """
+    fixed = {}
+    for option in filter(None, options.split(",")):
+        name, _, value = option.partition("=")
+        try:
+            fixed[name] = float(value)
+        except ValueError:
+            raise StrategyError(f"a search takes VARIABLE=VALUE with a number, not {option!r}") from None
+    check_values(fixed)
+    return fixed

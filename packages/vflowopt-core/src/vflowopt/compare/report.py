@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from vflowopt.benchmark import Part
 from vflowopt.compare.cells import Result
 from vflowopt.compare.chart import Axes, Point, Series, draw
 from vflowopt.compare.intervals import wilson
-from vflowopt.compare.table import COLUMNS, Row
+from vflowopt.compare.table import COLUMNS, Row, percent
 
 LEGEND = """\
 Accuracy: exact match, mean over seeds (lowest to highest); its interval is Wilson's over questions; *against unpruned*
@@ -47,26 +47,47 @@ def write_report(out: Path, tables: Mapping[str, Sequence[Row]], introduction: s
 
 
 def markdown(tables: Mapping[str, Sequence[Row]], introduction: str) -> str:
-    """One table per model."""
+    """One table per model, after one of accuracies side by side if there are several."""
     timed = any(result.latency for rows in tables.values() for row in rows for result in row.results)
     lines = ["# Comparison", "", introduction, "", LEGEND + (TIMES if timed else "")]
     shown = [index for index in range(len(COLUMNS)) if timed or index < len(COLUMNS) - len(_PARTS)]
+    if len(tables) > 1:
+        lines += ["## Accuracy", "", *side_by_side(tables), ""]
     for model, rows in tables.items():
-        header = [COLUMNS[index] for index in shown]
-        rule = "|" + "|".join("---" if name == "method" else "---:" for name in header) + "|"
-        lines += [f"## {_escaped(model)}", "", _line(header), rule]
-        before = ""
-        for row in rows:
-            budget, *rest = (row.texts()[index] for index in shown)
-            lines.append(_line(["" if budget == before else budget, *rest]))
-            before = budget
-        lines.append("")
+        lines += [f"## {escaped(model)}", ""]
+        texts = ([row.texts()[index] for index in shown] for row in rows)
+        lines += [*blocks([COLUMNS[index] for index in shown], texts), ""]
     return "\n".join(lines)
+
+
+def side_by_side(tables: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Lines of a Markdown table: the accuracy of each method at each budget, a column per model."""
+    texts: dict[tuple[str, str], dict[str, str]] = {}
+    for model, rows in tables.items():
+        for row in rows:
+            accuracy = "cannot" if row.cannot else row.texts()[COLUMNS.index("accuracy")]
+            texts.setdefault((percent(row.budget), row.method), {})[model] = accuracy
+    shown = ((*key, *(own.get(model, "") for model in tables)) for key, own in texts.items())
+    return blocks(["budget", "method", *tables], shown)
+
+
+def blocks(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table: a budget, shown where it changes, a name, and figures."""
+    lines = [_line(columns), "|---:|---|" + "---:|" * (len(columns) - 2)]
+    before = ""
+    for budget, *rest in rows:
+        lines.append(_line(["" if budget == before else budget, *rest]))
+        before = budget
+    return lines
 
 
 def as_csv(tables: Mapping[str, Sequence[Row]]) -> str:
     """One line per cell."""
-    records = [record(row, result) for rows in tables.values() for row in rows for result in row.results]
+    return csv_of([record(row, result) for rows in tables.values() for row in rows for result in row.results])
+
+
+def csv_of(records: Sequence[Mapping[str, Any]]) -> str:
+    """One line per record, which all have the same names."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]) if records else [], lineterminator="\n")
     writer.writeheader()
@@ -115,19 +136,21 @@ def plots(model: str, rows: Sequence[Row]) -> list[Axes]:
         share = 1.0 if row.results == (row.unpruned,) else row.relative_latency("end-to-end prefill")
         if share is not None:
             by_latency.setdefault(row.method, []).append(Point(share, row.accuracy, low, high))
-    drawn = [Axes(model, "average retention", "accuracy", _series(by_retention), spread=True)]
+    drawn = [Axes(model, "average retention", "accuracy", series(by_retention), spread=True)]
     if len(by_latency) > 1:
-        drawn.append(Axes(model, "prefill latency, share of unpruned", "accuracy", _series(by_latency)))
+        drawn.append(Axes(model, "prefill latency, share of unpruned", "accuracy", series(by_latency)))
     return drawn
 
 
-def _series(points: Mapping[str, list[Point]]) -> tuple[Series, ...]:
+def series(points: Mapping[str, list[Point]]) -> tuple[Series, ...]:
+    """Points by name."""
     return tuple(Series(name, tuple(own)) for name, own in points.items())
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
+    return "| " + " | ".join(escaped(cell) for cell in cells) + " |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """A text as it may stand in a Markdown table or heading."""
     return text.replace("|", "\\|").replace("\n", " ")

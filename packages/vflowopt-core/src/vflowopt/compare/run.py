@@ -8,7 +8,7 @@ from pathlib import Path
 from vflowopt.adapter import LoadedModel
 from vflowopt.compare.cells import Cell
 from vflowopt.compare.contracts import Asked, Effort, Watch
-from vflowopt.compare.methods import SEARCHED, UNPRUNED, Method, Reader
+from vflowopt.compare.methods import UNPRUNED, Method, Reader, StrategyFor
 from vflowopt.compare.store import Store
 from vflowopt.compare.workbench import Workbench
 from vflowopt.fitting import Fitting
@@ -32,13 +32,31 @@ class Subject:
     samples: Sequence[Asked] = ()
 
 
+Source = Callable[[Workbench, Cell, str], StrategyFor | None]
+"""Of a cell that is called so: what gives its strategy for a number of decoder layers, ``None`` to prune nothing."""
+
+
+def by_method(methods: Mapping[str, Method], read: Reader) -> Source:
+    """Strategies of methods.
+
+    Args:
+        methods: by identity.
+        read: reads strategy specifications.
+    """
+
+    def source(bench: Workbench, cell: Cell, label: str) -> StrategyFor | None:
+        return _strategy_for(bench, cell, label, methods[cell.method], read)
+
+    return source
+
+
 def fill(
+    source: Source,
     subject: Subject,
     cells: Sequence[Cell],
-    methods: Mapping[str, Method],
+    names: Mapping[str, str],
     store: Store,
     *,
-    read: Reader,
     judge: Callable[[str, Sequence[str]], bool],
     effort: Effort,
     out: Path,
@@ -47,11 +65,11 @@ def fill(
     """Fill a model's missing cells, one after the other; each is on disk before the next begins.
 
     Args:
+        source: where strategies come from.
         subject: the model.
-        cells: its cells.
-        methods: by identity.
+        cells: its cells, in the order in which to fill them.
+        names: what to call each method, by identity.
         store: of finished cells.
-        read: reads strategy specifications.
         judge: whether an answer equals one of the accepted ones.
         effort: how much is done per cell.
         out: directory for searches, and for searched and fitted strategies.
@@ -66,19 +84,17 @@ def fill(
     identity = store.identity(subject.label)
     bench = Workbench(subject.load(), subject.questions, subject.samples, judge, effort, out, watch, identity)
     for cell in missing:
-        label = _label(cell, methods[cell.method].name)
-        result = bench.fill(cell, label, _strategy_for(bench, cell, label, methods[cell.method], read))
+        label = _label(cell, names[cell.method])
+        result = bench.fill(cell, label, source(bench, cell, label))
         store.add(result)
         watch.done(result)
 
 
-def _strategy_for(
-    bench: Workbench, cell: Cell, label: str, method: Method, read: Reader
-) -> Callable[[int], Strategy] | None:
+def _strategy_for(bench: Workbench, cell: Cell, label: str, method: Method, read: Reader) -> StrategyFor | None:
     if method.name == UNPRUNED:
         return None
-    if method.name == SEARCHED:
-        return lambda _layers: bench.search(cell, label)
+    if method.searched:
+        return lambda _layers: bench.search(cell, label, method.fixed)
     return partial(_read, bench, cell, read, method.specification(cell.budget, cell.seed))
 
 

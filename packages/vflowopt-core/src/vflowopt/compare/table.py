@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from vflowopt.benchmark import Part
 from vflowopt.compare.cells import Cell, Result
 from vflowopt.compare.intervals import paired_difference, wilson
-from vflowopt.compare.methods import Method
 
 COLUMNS = (
     "budget", "method", "accuracy", "95 % interval", "against unpruned", "similarity", "retention", "off by",
@@ -55,39 +54,40 @@ class Row:
     @property
     def difference(self) -> tuple[float, float, float]:
         """Accuracy minus the unpruned model's with its 95 % interval, each the mean over seeds."""
-        each = [paired_difference(result.right, self.unpruned.right) for result in self.able]
-        low, middle, high = ([one[index] for one in each] for index in (1, 0, 2))
-        return statistics.fmean(middle), statistics.fmean(low), statistics.fmean(high)
+        return mean_difference([(result, self.unpruned) for result in self.able])
 
     def relative_latency(self, part: Part) -> float | None:
         """Median time as a fraction of the unpruned model's in the same rounds, mean over seeds."""
         shares = [own / full for result in self.able for own, full in [result.latency.get(part, (0.0, 0.0))] if full]
         return statistics.fmean(shares) if shares else None
 
+    @property
+    def title(self) -> str:
+        """The method, and the number of seeds if there are several."""
+        seeds = f"{len(self.able)} of {len(self.results)}" if len(self.able) < len(self.results) else len(self.able)
+        return self.method if len(self.results) == 1 else f"{self.method} ({seeds} seeds)"
+
     def texts(self) -> tuple[str, ...]:
         """The row's :data:`COLUMNS`."""
         if self.cannot:
-            budget = "" if self.results[0].cell.budget is None else _percent(self.budget)
+            budget = "" if self.results[0].cell.budget is None else percent(self.budget)
             return (budget, self.method, f"cannot: {self.cannot}", *[""] * (len(COLUMNS) - 3))
-        seeds = f"{len(self.able)} of {len(self.results)}" if len(self.able) < len(self.results) else len(self.able)
-        name = self.method if len(self.results) == 1 else f"{self.method} ({seeds} seeds)"
-        full, (gap, below, above) = self.unpruned, self.difference
-        low, high = self.interval
+        full, (low, high) = self.unpruned, self.interval
         off = max(result.deviation for result in self.able)
         mark = "" if all(result.on_budget for result in self.able) else " (!)"
         return (
-            _percent(self.budget),
-            name,
-            _spread([result.accuracy for result in self.able], _percent),
-            f"{_percent(low)} to {_percent(high)}",
-            "" if self.results == (full,) else f"{100 * gap:+.1f} ({100 * below:+.1f} to {100 * above:+.1f})",
-            _spread([result.similarity for result in self.able], "{:.4f}".format),
+            percent(self.budget),
+            self.title,
+            spread([result.accuracy for result in self.able], percent),
+            f"{percent(low)} to {percent(high)}",
+            "" if self.results == (full,) else gap(self.difference),
+            spread([result.similarity for result in self.able], "{:.4f}".format),
             f"{self._mean(lambda result: result.retention):.2%}".replace("%", " %"),
             f"{off:.2f}{mark}",
             # Of the first seed: searched schedules of different seeds have no common mean.
             " > ".join(f"{count:.0f}" for count in self.able[0].tokens),
-            _percent(self._mean(lambda result: result.kv_cache_bytes) / full.kv_cache_bytes),
-            _percent(self._mean(lambda result: result.flops) / full.flops),
+            percent(self._mean(lambda result: result.kv_cache_bytes) / full.kv_cache_bytes),
+            percent(self._mean(lambda result: result.flops) / full.flops),
             self._time("end-to-end prefill"),
             self._time("LM prefill"),
             self._time("decode per token"),
@@ -100,14 +100,20 @@ class Row:
         share = self.relative_latency(part)
         if share is None:
             return ""
-        return f"{_percent(share)} ({1e3 * self._mean(lambda result: result.latency[part][0]):.3g} ms)"
+        return f"{percent(share)} ({1e3 * self._mean(lambda result: result.latency[part][0]):.3g} ms)"
 
 
-def rows_of(cells: Iterable[Cell], results: Mapping[Cell, Result], methods: Mapping[str, Method]) -> list[Row]:
-    """Rows of one model, unpruned first, then by falling budget; cells that are not finished are left out."""
+def rows_of(cells: Iterable[Cell], results: Mapping[Cell, Result], names: Mapping[str, str]) -> list[Row]:
+    """Rows of one model, unpruned first, then by falling budget; cells that are not finished are left out.
+
+    Args:
+        cells: in the order of the table.
+        results: of those that are finished.
+        names: what to call each method, by identity.
+    """
     found: dict[tuple[str, float], list[Result]] = {}
     for result in (results[cell] for cell in cells if cell in results):
-        found.setdefault((methods[result.cell.method].name, result.budget), []).append(result)
+        found.setdefault((names[result.cell.method], result.budget), []).append(result)
     if not found:
         return []
     ordered = sorted(found.items(), key=lambda entry: -entry[0][1])
@@ -115,10 +121,25 @@ def rows_of(cells: Iterable[Cell], results: Mapping[Cell, Result], methods: Mapp
     return [Row(method, budget, tuple(own), unpruned) for (method, budget), own in ordered]
 
 
-def _percent(value: float) -> str:
+def mean_difference(pairs: Sequence[tuple[Result, Result]]) -> tuple[float, float, float]:
+    """Paired difference in accuracy between results on the same questions with its 95 % interval, each the mean."""
+    each = [paired_difference(ours.right, theirs.right) for ours, theirs in pairs]
+    middle, low, high = map(statistics.fmean, zip(*each, strict=True))
+    return middle, low, high
+
+
+def percent(value: float) -> str:
+    """0.25 -> 25.0 %."""
     return f"{100 * value:.1f} %"
 
 
-def _spread(values: Sequence[float], text: Callable[[float], str]) -> str:
+def gap(difference: tuple[float, float, float]) -> str:
+    """A difference in accuracy and its interval, in percentage points."""
+    middle, low, high = (100 * value for value in difference)
+    return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def spread(values: Sequence[float], text: Callable[[float], str]) -> str:
+    """Mean, and lowest to highest if there are several."""
     mean = text(statistics.fmean(values))
     return mean if len(values) == 1 else f"{mean} ({text(min(values))} to {text(max(values))})"

@@ -2,9 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Protocol
 
 from vflowopt.adapter import Evaluator, Inputs, LoadedModel
 from vflowopt.benchmark import UNPRUNED, Part
@@ -22,13 +23,21 @@ from vflowopt.errors import (
 from vflowopt.fitting import Fitting
 from vflowopt.panel import Answered, AnsweringModel, Panel
 from vflowopt.report import UnitReport
-from vflowopt.search import search
+from vflowopt.search import OptimizeResult, SearchProgress, search
 from vflowopt.strategy import Strategy
 
 CANNOT = (BudgetError, ImportanceError, StrategyError, UnsupportedModelError, UnsupportedOperationError)
 """Errors that speak of a method on a model, not of the comparison: a cell of their own."""
 
 TIMED: tuple[Part, ...] = ("LM prefill", "end-to-end prefill", "decode per token")
+
+
+class Search(Protocol):
+    """A search of which all but the journal and who looks on is settled."""
+
+    def __call__(self, *, journal: Path, progress: SearchProgress) -> OptimizeResult:
+        """Run it, or what is left of it."""
+        ...
 
 
 class Workbench:
@@ -61,8 +70,8 @@ class Workbench:
     ) -> None:
         if not isinstance(loaded, AnsweringModel):
             raise InputError(
-                f"the adapter of {loaded.name} ({loaded.adapter.name}) cannot answer encoded questions, which compare "
-                f"needs: it has no panel(); use `vflowopt evaluate`"
+                f"the adapter of {loaded.name} ({loaded.adapter.name}) cannot answer encoded questions, which is "
+                f"needed here: it has no panel(); use `vflowopt evaluate`"
             )
         self._loaded, self._questions, self._samples = loaded, questions, samples
         self._judge, self._effort, self._out, self._watch = judge, effort, out, watch
@@ -106,11 +115,17 @@ class Workbench:
             flops=statistics.fmean(one.flops for one in answered),
             latency=latency,
             strategy=None if strategy is None else strategy.model_dump(mode="json", exclude={"provenance"}),
+            score=strategy.provenance.score if strategy and strategy.provenance else None,
             seconds=time.perf_counter() - begun,
         )
 
-    def search(self, cell: Cell, label: str) -> Strategy:
+    def search(self, cell: Cell, label: str, fixed: Mapping[str, float]) -> Strategy:
         """The strategy searched for a cell; the search is resumed from its journal.
+
+        Args:
+            cell: its budget and seed are the search's.
+            label: what to call it.
+            fixed: variables that do not vary.
 
         Raises:
             BudgetError: the budget is too small for the samples.
@@ -118,33 +133,61 @@ class Workbench:
             KeyboardInterrupt: Ctrl-C; the journal keeps what was found.
         """
         assert cell.budget is not None
-        self._watch.begin(f"{label}: search", self._effort.initial + self._effort.iterations)
-        name = file_name(cell.model, cell.budget, cell.seed)
-        for folder in ("searches", "strategies"):
-            (self._out / folder).mkdir(exist_ok=True)
-        result = search(
+        initial, iterations = self._effort.initial, self._effort.iterations
+        named = [f"{variable}-{value:g}" for variable, value in fixed.items()]
+        name = file_name(cell.model, *named, cell.budget, cell.seed)
+        run = partial(
+            search,
             self._evaluator,
             cell.budget,
-            initial=self._effort.initial,
-            iterations=self._effort.iterations,
+            initial=initial,
+            iterations=iterations,
             seed=cell.seed or 0,
-            journal=self._out / "searches" / f"{name}.jsonl",
-            progress=lambda _: self._watch.advance(),
+            fixed=fixed,
             model_name=cell.model,
         )
+        strategy = self.finish(run, name, f"{label}: search", initial + iterations)
+        self.save(strategy, name)
+        return strategy
+
+    def finish(self, run: Search, journal: str, label: str, evaluations: int) -> Strategy:
+        """What a search finds, watched and with a journal from which the same call resumes.
+
+        Args:
+            run: the search.
+            journal: name of its file, without suffix.
+            label: what to call it while it runs.
+            evaluations: how many it makes.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the journal keeps what was found.
+        """
+        self._watch.begin(label, evaluations)
+        folder = self._out / "searches"
+        folder.mkdir(exist_ok=True)
+        result = run(journal=folder / f"{journal}.jsonl", progress=lambda _: self._watch.advance())
         if result.interrupted:
             raise KeyboardInterrupt
-        result.strategy.save(self._out / "strategies" / f"{name}.json")
         return result.strategy
+
+    def save(self, strategy: Strategy, name: str) -> None:
+        """Write a strategy file into the folder ``strategies``."""
+        (self._out / "strategies").mkdir(exist_ok=True)
+        strategy.save(self._out / "strategies" / f"{name}.json")
 
     def fit(self, cell: Cell, fitting: Fitting) -> Strategy:
         """The strategy fitted for a cell, see :meth:`Fitter.fit`."""
         return self._fitter.fit(cell, fitting)
 
+    def evaluator(self, samples: Sequence[Asked], objective: str = "last-token") -> Evaluator:
+        """Encode samples to search on; see :meth:`vflowopt.adapter.Adapter.evaluator`."""
+        inputs = self._prepared("encoding samples of the search", samples)
+        loaded = self._loaded
+        return loaded.adapter.evaluator(loaded.model, inputs, objective=objective, processor=loaded.processor)
+
     @cached_property
     def _evaluator(self) -> Evaluator:
-        inputs = self._prepared("encoding samples of the search", self._samples)
-        return self._loaded.adapter.evaluator(self._loaded.model, inputs, processor=self._loaded.processor)
+        return self.evaluator(self._samples)
 
     @cached_property
     def _typical(self) -> Inputs:

@@ -1,0 +1,88 @@
+"""``vflowopt ablate`` on a reference model: real searches, killed in the middle and resumed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from vflowopt import Strategy
+from vflowopt.cli import app
+
+pytest.importorskip("vflowopt_reference")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EVALUATIONS = 3
+ABLATED = [
+    "ablate", "--model", "reference", "--budget", "0.5", "--study", "search", "--study", "objective", "--seeds", "1",
+    "--limit", "2", "--samples", "2", "--initial", "2", "--iterations", "1",
+]  # fmt: skip
+CELLS = 1 + 3 + 4 - 1
+"""Unpruned, search methods, objectives; one search is of both."""
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.stderr or result.exception
+    return result
+
+
+def evaluations(out):
+    """Lines of every journal without its first."""
+    return {path.name: path.read_text().splitlines()[1:] for path in (out / "searches").glob("*.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, json.loads(run(*ABLATED, "--out", out, "--json").stdout)
+
+
+def test_every_search_has_a_row_a_journal_and_a_strategy_file(whole):
+    out, told = whole
+    assert len(told) == 1 + 3 + 1 + 4
+    with (out / "ablate.csv").open() as file:
+        assert [line["method"] for line in csv.DictReader(file)] == [cell["method"] for cell in told]
+    assert [len(lines) for lines in evaluations(out).values()] == [EVALUATIONS] * (CELLS - 1)
+    found = [Strategy.load(path) for path in (out / "strategies").glob("*.json")]
+    assert sorted(strategy.provenance.objective for strategy in found) == [
+        "first-token", "last-token", "last-token", "last-token", "mean-pooling", "top-3-tokens",
+    ]  # fmt: skip
+    for cell in told:
+        assert cell["on_budget"]
+        assert cell["questions"] == 2
+    for name in ("ablate-search.png", "ablate-objective.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(whole, tmp_path):
+    out, cells = tmp_path / "killed", tmp_path / "killed" / "cells.jsonl"
+    command = [sys.executable, "-c", "from vflowopt.cli import app; app()", *ABLATED, "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ.copy())
+    deadline = time.monotonic() + 300
+    while not cells.exists() or cells.read_bytes().count(b'{"result"') < 2:
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = cells.read_bytes()
+    before = before[: before.rfind(b"\n") + 1]
+    searched = evaluations(out)
+    assert 2 <= before.count(b'{"result"') < CELLS
+
+    run(*ABLATED, "--out", out)
+    assert cells.read_bytes().startswith(before)
+    assert cells.read_bytes().count(b'{"result"') == CELLS
+    after = evaluations(out)
+    assert {name: len(lines) for name, lines in after.items()} == dict.fromkeys(after, EVALUATIONS)
+    for name, lines in searched.items():  # the last line may have been written by half
+        assert after[name][: len(lines) - 1] == lines[:-1]
+    for name in ("ablate.md", "ablate.csv"):
+        assert (out / name).read_text() == (whole[0] / name).read_text()
