@@ -80,8 +80,14 @@ CORE = [(component.kind, component) for component in plugins.CORE_COMPONENTS]
 
 @pytest.mark.parametrize(("kind", "component"), CORE, ids=[component.component_name() for _, component in CORE])
 def test_every_component_and_option_is_documented(kind, component):
+    name = component.component_name()
     text = section("strategies.md", {"scorer": "Scorers", "schedule": "Schedules", "recycler": "Recyclers"}[kind])
-    assert f"`{component.component_name()}`" in text
+    assert f"`{name}`" in text
+    if kind == "scorer":
+        row = re.search(rf"^\| \[`{name}`\]\(([\w-]+\.md)\)", read("methods/index.md"), re.MULTILINE)
+        assert row is not None, "not in the table of methods"
+        text = read(f"methods/{row[1]}")
+        assert f"`{name}`" in text or f"## {name}\n" in text
     for option in component.model_fields:
         assert option == "name" or f"`{option}`" in text, option
 
@@ -110,15 +116,11 @@ def test_every_argument_of_the_search_is_documented_with_its_default():
 
 
 def test_the_search_space_is_documented_as_it_is():
-    from vflowopt.search import space
+    from vflowopt.search.variables import scales
 
     text = section("search.md", "The space")
-    for name, low, high in [
-        ("threshold", 0, space.MAX_THRESHOLD),
-        ("entropy_weight", 0, space.MAX_ENTROPY_WEIGHT),
-        ("cell", 1, space.MAX_CELL),
-    ]:
-        assert f"| `{name}` | {low} to {high:.0f}" in text
+    for name, scale in scales().items():
+        assert f"| `{name}` | {scale.low:.0f} to {scale.high:.0f}" in text
 
 
 def test_every_objective_is_documented():

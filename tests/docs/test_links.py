@@ -17,9 +17,11 @@ def test_links_resolve(page):
         if target.startswith("https://"):
             continue
         name, _, anchor = target.partition("#")
-        assert not name or (DOCS / name).is_file(), target
+        aim = (DOCS / page).parent / name if name else DOCS / page
+        assert aim.is_file(), target
         if anchor:
-            assert anchor in {slugify(heading, "-") for heading in headings(name or page)}, target
+            linked = aim.resolve().relative_to(DOCS).as_posix()
+            assert anchor in {slugify(heading, "-") for heading in headings(linked)}, target
 
 
 @pytest.mark.parametrize("page", PAGES)

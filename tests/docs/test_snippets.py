@@ -29,7 +29,8 @@ NO_RUN = {
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.runs for block in blocks(page))])
 def test_snippets_run(page, request, tmp_path, monkeypatch, capsys):
-    names = dict(request.getfixturevalue(NEEDS[page])) if page in NEEDS else {}
+    needs = "reference" if page.startswith("methods/") else NEEDS.get(page)
+    names = dict(request.getfixturevalue(needs)) if needs else {}
     monkeypatch.chdir(tmp_path)
     every = blocks(page)
     files = {block.title: block.text for block in every if block.title.endswith((".py", ".toml"))}
