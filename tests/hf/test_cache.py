@@ -6,6 +6,7 @@ from transformers.cache_utils import DynamicLayer
 
 from vflowopt.errors import PruningStateError
 from vflowopt_hf.cache import PrunedLayer
+from vflowopt_hf.slots import Slots
 
 
 @pytest.fixture
@@ -13,14 +14,15 @@ def layer():
     """Three samples, two slots each of four logical tokens; the last sample has one filler slot."""
     layer = PrunedLayer(DynamicLayer())
     states = torch.arange(3.0)[:, None, None, None].expand(3, 1, 2, 4)
-    slots = torch.tensor([[0, 3], [1, 3], [2, 3]])
-    layer.announce(slots, torch.tensor([[True, True], [True, True], [False, True]]), rows=2, skipped=2, stage=0)
+    valid = torch.tensor([[True, True], [True, True], [False, True]])
+    layer.skip(Slots(torch.tensor([[0, 3], [1, 3], [2, 3]]), valid), skipped=2, stage=0)
+    layer.expect(2)
     layer.update(states, states)
     return layer
 
 
 def contents(layer):
-    return layer.keys[:, 0, 0, 0].tolist(), layer.slots[:, 0].tolist(), layer.valid[:, 0].tolist()
+    return layer.keys[:, 0, 0, 0].tolist(), layer.known.logical[:, 0].tolist(), layer.known.valid[:, 0].tolist()
 
 
 def test_lengths(layer):
@@ -47,5 +49,5 @@ def test_an_unannounced_update_is_refused_and_changes_nothing(layer):
 def test_reset_forgets_the_pruning(layer):
     layer.reset()
     assert layer.get_seq_length() == 0
-    assert layer.slots is None
+    assert layer.known is None
     assert layer.history == ()

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicIndexedLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -199,12 +199,6 @@ def test_features_made_inside_are_reused(model, inputs):
         for _ in range(2):
             out = model(input_ids=inputs["input_ids"], mm_encoder_outputs={"image": features})
             assert torch.equal(out.logits, expected)
-
-
-def test_a_static_cache(model, inputs):
-    cache = StaticCache(config=model.config.text_config, max_cache_len=512)
-    with pytest.raises(UnsupportedOperationError, match="DynamicCache"), prune(model, STRATEGY), torch.no_grad():
-        model(**inputs, past_key_values=cache, use_cache=True)
 
 
 def test_a_four_dimensional_mask(model, inputs):

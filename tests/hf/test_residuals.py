@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vflowopt import GridRecycler, TokenLayout
-from vflowopt.plan import make_plan
+from vflowopt.planning import make_plan
 from vflowopt_hf.residuals import LayerResiduals
 from vflowopt_hf.rows import BatchRows, PlacedPlan
 

@@ -18,6 +18,7 @@ from vflowopt import Strategy, prune
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.cache import PrunedSlidingLayer
 from vflowopt_hf.masks import pruned_mask
+from vflowopt_hf.slots import Slots
 from vflowopt_hf.windows import require_logical_window, sliding_window
 
 STEPS = 20
@@ -316,9 +317,15 @@ def filled(discarding):
     slots = torch.tensor([[1, 4], [0, 4]]) + start
     if discarding:
         slots = torch.cat([torch.arange(7, 10).expand(2, -1), slots], dim=1)
-    layer.announce(slots, None, rows=2, skipped=3, stage=0)
+    layer.skip(Slots(slots), skipped=3, stage=0)
+    layer.expect(2)
     layer.update(*[torch.arange(2.0)[:, None, None, None].expand(2, 1, 2, 2)] * 2)
     return layer
+
+
+def slots_of(layer):
+    """Logical index of each stored token."""
+    return layer.slots_after(0, None, 2, torch.device("cpu")).logical.tolist()
 
 
 def test_a_layer_reports_the_unpruned_layers_lengths():
@@ -329,33 +336,33 @@ def test_a_layer_reports_the_unpruned_layers_lengths():
     assert [layer.get_mask_sizes(q) for q in (1, 3)] == [upstream.get_mask_sizes(q) for q in (1, 3)] == [(4, 2), (6, 2)]
     assert layer.get_max_length() == upstream.get_max_length()
     assert layer.stored_length() == 2
-    assert layer.slots.tolist() == [[1, 4], [0, 4]]
+    assert slots_of(layer) == [[1, 4], [0, 4]]
 
 
 def test_a_layer_stores_no_more_than_the_window():
     layer = filled(discarding=True)
     assert layer.get_seq_length() == 15
     assert layer.stored_length() == 3
-    assert layer.slots.tolist() == [[9, 11, 14], [9, 10, 14]]
+    assert slots_of(layer) == [[9, 11, 14], [9, 10, 14]]
     layer.reorder_cache(torch.tensor([1, 0]))
-    assert layer.slots[:, 1].tolist() == [10, 11]
+    assert [row[1] for row in slots_of(layer)] == [10, 11]
     layer.reset()
     assert (layer.get_seq_length(), layer.get_mask_sizes(2)) == (0, (2, 0))
 
 
 def test_cropping_needs_what_the_window_uncovers():
     layer = filled(discarding=True)
-    layer.announce(torch.cat([layer.slots, torch.full((2, 1), 15)], dim=1), None, rows=1, skipped=0, stage=None)
+    layer.expect(1)
     layer.update(*[torch.zeros(2, 1, 1, 2)] * 2)
     with pytest.raises(UnsupportedOperationError, match="activate_past_recording"):
         layer.crop(-1)
     layer.activate_past_recording()
-    layer.announce(torch.cat([layer.slots, torch.full((2, 1), 16)], dim=1), None, rows=1, skipped=0, stage=None)
+    layer.expect(1)
     layer.update(*[torch.zeros(2, 1, 1, 2)] * 2)
     assert layer.stored_length() == 4
     layer.crop(-1)
     assert layer.get_seq_length() == 16
-    assert layer.slots[0].tolist() == [11, 14, 15]
+    assert slots_of(layer)[0] == [11, 14, 15]
 
 
 def flash_like(module, query, key, value, attention_mask, scaling, sliding_window=None, **kwargs):
@@ -392,10 +399,10 @@ def test_flash_attention_sees_only_keys_inside_the_window():
     """For one query, hiding all keys outside the window is the window."""
     columns = torch.tensor([[0, 1, 1, 1]])  # logical tokens 5 to 8, the first of them padding
     key = torch.tensor([[3, 5, 6, 8]])
-    one = torch.tensor([[0]])
-    hidden = pruned_mask(columns, one, None, key, None, first=5, implementation="flash_attention_2")
+    reduced = partial(pruned_mask, query=None, key=Slots(key), rows=1, start=3, first=5)
+    hidden = reduced(columns, implementation="flash_attention_2")
     assert hidden.tolist() == [[0, 0, 1, 1]]
-    hidden = pruned_mask(None, one, None, key, None, first=5, implementation="flash_attention_2")
+    hidden = reduced(None, implementation="flash_attention_2")
     assert hidden.tolist() == [[False, True, True, True]]
     check = partial(require_logical_window, 4, implementation="flash_attention_2")
     check(9, 1, in_cache=True)

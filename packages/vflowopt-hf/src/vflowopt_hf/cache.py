@@ -1,53 +1,46 @@
-"""Cache layers that store fewer tokens than the model believes it has seen.
+"""Dynamic cache layers that store fewer tokens than the model believes it has seen.
 
-Upstream keeps thinking in logical (unpruned) coordinates: :class:`PrunedLayer` reports logical lengths, so attention
-masks, position ids and the slicing of ``input_ids`` work untouched, while keys and values are stored for retained
-tokens only. Which logical token each slot holds lives in the cache layer itself, and therefore survives multi-turn
-use, beam reordering and batch selection.
+Upstream keeps thinking in logical (unpruned) coordinates: pruned layers report logical lengths, so attention masks,
+position ids and the slicing of ``input_ids`` work untouched, while keys and values are stored for retained tokens only.
+Which logical token each slot holds lives in the cache layer itself, and therefore survives multi-turn use, beam
+reordering and batch selection.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from vflowopt.errors import PruningStateError, UnsupportedOperationError
+from vflowopt.errors import UnsupportedOperationError
+from vflowopt_hf.slots import PrunedState, Slots
 
 
-class PrunedLayer(DynamicLayer):
-    """A dynamic cache layer of which some tokens were never stored.
-
-    Attributes:
-        slots: int64 [batch, stored], the logical index of the token in each slot.
-        valid: bool [batch, stored], False for filler of samples that retain fewer tokens; ``None`` if all are valid.
-        dropped: logical length minus stored length: tokens never stored, or discarded.
-        history: stages that produced the layer's content; layers with equal history hold the same tokens.
-        solid: trailing slots in which no token is missing, so that they can be cropped.
-    """
+class PrunedLayer(PrunedState, DynamicLayer):
+    """A dynamic cache layer of which some tokens were never stored."""
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
-        # Adopts the stored states; assigning __class__ would keep the subclass's missing attributes missing.
-        self.__dict__.update(layer.__dict__)
-        self.slots: Tensor | None = None
-        self.valid: Tensor | None = None
-        self.dropped = 0
-        self.history: tuple[int, ...] = ()
-        self.solid = super().get_seq_length()
-        self._announced: int | None = None
+        self._adopt(layer)
 
-    def announce(self, slots: Tensor, valid: Tensor | None, rows: int, skipped: int, stage: int | None) -> None:
-        """State what the next :meth:`update` appends: ``rows`` of ``rows + skipped`` logical tokens.
+    def slots_after(self, queries: int, retained: Slots | None, batch: int, device: torch.device) -> Slots:
+        """What the layer holds after a forward.
 
-        ``slots`` and ``valid`` describe the whole layer after the update. ``stage`` marks a pruned prefill.
+        Args:
+            queries: logical tokens of the forward.
+            retained: those that are stored, by their rows in the forward; ``None`` if all are.
+            batch: number of samples.
+            device: where to put the result.
         """
-        self.slots, self.valid = slots, valid
-        self.dropped += skipped
-        self.solid = rows + self.solid if stage is None else 0
-        self._announced = rows
-        if stage is not None:
-            self.history = (*self.history, stage)
+        stored, width, dropped = self.stored_length(), self.width, self.dropped
+        parts = [] if self.known is None else [self.known.to(device)]
+        if retained is None:
+            parts.append(Slots.consecutive(width + dropped, stored + queries + dropped, batch, device))
+        else:
+            if stored > width:
+                parts.append(Slots.consecutive(width + dropped, stored + dropped, batch, device))
+            parts.append(retained.shifted(stored + dropped))
+        return Slots.joined(parts)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values of retained tokens.
@@ -55,28 +48,32 @@ class PrunedLayer(DynamicLayer):
         Raises:
             PruningStateError: called outside ``prune``, whose hooks say which tokens these are.
         """
-        if self._announced != key_states.shape[-2]:
-            raise PruningStateError(
-                "this KV cache was filled while visual tokens were pruned, and can only be continued inside "
-                "`with prune(model, strategy):`; enter it again, or start from a fresh cache"
-            )
-        self._announced = None
+        self._require_expected(key_states.shape[-2])
         keys, values = super().update(key_states, value_states, *args, **kwargs)
         return keys, values
 
     def get_seq_length(self) -> int:
         """Logical length: the number of tokens the model has seen."""
-        return int(super().get_seq_length()) + self.dropped
+        return self.stored_length() + self.dropped
+
+    @property
+    def width(self) -> int:
+        """Number of slots that ``known`` tells of."""
+        return 0 if self.known is None else self.known.logical.shape[1]
 
     def stored_length(self) -> int:
         """Number of slots, filler included."""
-        return int(super().get_seq_length())
+        length: int = super().get_seq_length()
+        return length
+
+    def slot_count(self, rows: int) -> int:
+        """Number of slots that the attention sees when so many are appended."""
+        return self.stored_length() + rows
 
     def reset(self) -> None:
         """Forget everything, the pruning state included."""
         super().reset()
-        self.slots = self.valid = None
-        self.dropped, self.history, self.solid = 0, (), 0
+        self._forget()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove tokens from the end (a negative number, as upstream).
@@ -84,16 +81,13 @@ class PrunedLayer(DynamicLayer):
         Raises:
             UnsupportedOperationError: the cut would reach into the pruned prompt.
         """
-        if -tokens_to_remove > self.solid:
+        complete = self.stored_length() - self.width
+        if -tokens_to_remove > complete:
             raise UnsupportedOperationError(
-                f"cannot remove {-tokens_to_remove} tokens from a pruned KV cache: only the last {self.solid} are "
+                f"cannot remove {-tokens_to_remove} tokens from a pruned KV cache: only the last {complete} are "
                 f"known to be complete; start from a fresh cache"
             )
         super().crop(tokens_to_remove)
-        if tokens_to_remove < 0 and self.slots is not None:
-            self.slots = self.slots[:, :tokens_to_remove]
-            self.valid = None if self.valid is None else self.valid[:, :tokens_to_remove]
-            self.solid += tokens_to_remove
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Reorder the batch, as beam search does."""
@@ -109,10 +103,6 @@ class PrunedLayer(DynamicLayer):
         """Keep some samples."""
         super().batch_select_indices(indices)
         self._select(lambda state: state[indices.to(state.device)])
-
-    def _select(self, choose: Any) -> None:
-        self.slots = None if self.slots is None else choose(self.slots)
-        self.valid = None if self.valid is None else choose(self.valid)
 
 
 class PrunedSlidingLayer(PrunedLayer):
@@ -186,42 +176,6 @@ class PrunedSlidingLayer(PrunedLayer):
         if extra <= 0:
             return
         self.keys, self.values = self.keys[:, :, extra:], self.values[:, :, extra:]  # type: ignore[index]
-        self.slots = None if self.slots is None else self.slots[:, extra:]
-        self.valid = None if self.valid is None else self.valid[:, extra:]
+        self._select(lambda state: state[:, extra:])
         self.dropped += extra
-        self.solid = min(self.solid, self.stored_length())
         self._discarded = True
-
-
-def layer_of(cache: Cache, index: int) -> DynamicLayer:
-    """The cache's layer, created if the cache grows lazily.
-
-    Raises:
-        UnsupportedOperationError: neither a plain dynamic layer nor a dynamic sliding-window layer.
-    """
-    blank = getattr(cache, "layer_class_to_replicate", None)
-    while blank is not None and len(cache.layers) <= index:
-        cache.layers.append(blank())
-    layer = cache.layers[index]
-    if type(layer) is DynamicLayer or type(layer) is DynamicSlidingWindowLayer or isinstance(layer, PrunedLayer):
-        return layer
-    raise UnsupportedOperationError(
-        f"pruning inside the decoder needs dynamic cache layers of full or sliding-window attention, but layer {index} "
-        f"of {type(cache).__name__} is a {type(layer).__name__}; use DynamicCache() (cache_implementation='dynamic')"
-    )
-
-
-def convert(cache: Cache, index: int) -> PrunedLayer:
-    """Replace the cache's layer by one that can skip tokens, its content kept."""
-    layer = layer_of(cache, index)
-    if not isinstance(layer, PrunedLayer):
-        layer = PrunedSlidingLayer(layer) if isinstance(layer, DynamicSlidingWindowLayer) else PrunedLayer(layer)
-        cache.layers[index] = layer
-    return layer
-
-
-def past_slots(layer: PrunedLayer, batch: int, device: torch.device) -> Tensor:
-    """Logical index of each stored token, int64 [batch, stored]."""
-    if layer.slots is not None:
-        return layer.slots.to(device)
-    return torch.arange(layer.dropped, layer.get_seq_length(), device=device).expand(batch, -1)

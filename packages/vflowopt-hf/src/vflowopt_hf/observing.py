@@ -4,7 +4,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,18 @@ class AttentionCall:
     scaling: float
     mask: Tensor | None
     window: int | None = None
+
+    def without_room(self, used: Tensor) -> "AttentionCall":
+        """The same call where the slots are those of a static cache, which begins with the used ones.
+
+        Args:
+            used: number of used slots, int64 without an axis, on any device.
+        """
+        rows, slots = self.query.shape[2], self.key.shape[2]
+        if self.mask is None:  # plain causal attention from the first slot on: the cache was empty
+            return replace(self, key=self.key[:, :, :rows])
+        order = (torch.arange(slots, device=self.key.device) + used.to(self.key.device)) % slots
+        return replace(self, key=self.key[:, :, order], mask=self.mask[..., order])
 
     def received(self, sample: int, rows: Tensor, weights: Tensor, heads: Heads = "mean") -> Tensor:
         """Weighted sum over some rows of the softmax's mean or maximum over heads.
@@ -84,6 +96,19 @@ class AttentionCall:
         return scores.masked_fill(~seen, hidden)
 
 
+def require_masks(implementation: str) -> None:
+    """Check that an attention implementation hands masks around that can be read.
+
+    Raises:
+        UnsupportedOperationError: it does not.
+    """
+    if "flex" in implementation:
+        raise UnsupportedOperationError(
+            f"attention {implementation!r} has no masks of numbers, by which tokens could be ranked; load the model "
+            f"with attn_implementation='sdpa', or use a scorer that does not need the decoder's attention"
+        )
+
+
 @contextmanager
 def observe_attention(module: nn.Module, note: Callable[[AttentionCall], None]) -> Iterator[None]:
     """Hand every call of a decoder layer's attention function to ``note`` inside the block.
@@ -126,20 +151,38 @@ def attention_calls(
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     base = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
 
-    def observe(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        scaling = kwargs.get("scaling")
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        note(query, key, scaling, args[0] if args else kwargs.get("attention_mask"), kwargs)
-        return base(module, query, key, value, *args, **kwargs)
-
     # Upstream chooses between packed and separate views by the name of the implementation: keep it as a part.
-    name = f"vflowopt-observe-{id(observe)}-{implementation}"
+    name = f"vflowopt-observe-{implementation}"
     config = copy.copy(original)
     config._attn_implementation_internal = name  # the public setter would check the name against the hub
-    ALL_ATTENTION_FUNCTIONS[name] = observe
+    config.vflowopt_observer = note, base
+    shared = ALL_ATTENTION_FUNCTIONS.get(name)
+    if shared is None:
+        shared = ALL_ATTENTION_FUNCTIONS[name] = _ObservedAttention()
+    shared.users += 1
     module.config = config
     try:
         yield
     finally:
         module.config = original
-        del ALL_ATTENTION_FUNCTIONS[name]
+        shared.users -= 1
+        if not shared.users:
+            del ALL_ATTENTION_FUNCTIONS[name]
+
+
+class _ObservedAttention:
+    """The attention function of every module that is observed with one implementation.
+
+    There is one for all of them, as decoding steps that were compiled in another block depend on the registered names.
+    """
+
+    def __init__(self) -> None:
+        self.users = 0
+
+    def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        note, base = module.config.vflowopt_observer
+        if not torch.compiler.is_compiling():  # then it is a decoding step
+            scaling = kwargs.get("scaling")
+            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+            note(query, key, scaling, args[0] if args else kwargs.get("attention_mask"), kwargs)
+        return base(module, query, key, value, *args, **kwargs)

@@ -45,8 +45,10 @@ def image_entropy(pixels: Tensor, patch_size: int, statistics: PixelStatistics) 
     Returns:
         float32 [views, patches], nats.
     """
-    mean = torch.tensor(statistics.mean, device=pixels.device)[:, None, None]
-    std = torch.tensor(statistics.std, device=pixels.device)[:, None, None]
+    mean, std = (
+        torch.tensor(values).to(pixels.device, non_blocking=True)[:, None, None]
+        for values in (statistics.mean, statistics.std)
+    )
     eight_bit = ((pixels.float() * std + mean) * 255).round().clamp(0, 255)
     entropy: Tensor = patch_entropy(gray_levels(eight_bit), patch_size)
     return entropy

@@ -29,7 +29,7 @@ class LayerResiduals:
         """What to add to the output of a decoder layer.
 
         A recycled token stands for its members at every depth: its row is the mean of theirs, with the weights that
-        merged their embeddings (paper Eq. 7).
+        merged their embeddings or hidden states (paper Eq. 7).
 
         Args:
             layer: index of the layer.
@@ -44,6 +44,10 @@ class LayerResiduals:
             return None
         values = self.values[layer]
         rows = self.rows.to(values.device)
-        full = values.new_zeros(*rows.shape, values.shape[-1])
-        full[rows] = values
-        return full if stage is None else take_rows(merge_rows(full, plans), stage.logical)
+        # Scattered by a mask: how many rows it has need not be waited for.
+        full = values.new_zeros(*rows.shape, values.shape[-1]).masked_scatter(rows[..., None], values)
+        if stage is None:
+            return full
+        for number in range(plans[0].plan.boundaries.index(stage.boundary) + 1):
+            full = merge_rows(full, plans, number)
+        return take_rows(full, stage.logical)

@@ -8,25 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.cache_utils import StaticLayer
 
 from vflowopt.errors import UnsupportedModelError
-from vflowopt_hf.cache import PrunedLayer, PrunedSlidingLayer, convert, past_slots
-from vflowopt_hf.masks import pruned_mask
-from vflowopt_hf.observing import AttentionCall, observe_attention
+from vflowopt_hf.compiling import require_step
+from vflowopt_hf.conversion import convert, layer_of, pruned_layer, require_readable
+from vflowopt_hf.observing import AttentionCall, observe_attention, require_masks
 from vflowopt_hf.residuals import LayerResiduals
-from vflowopt_hf.rows import StageRows, merge_rows, take_rows
+from vflowopt_hf.rows import merge_rows, take_rows
 from vflowopt_hf.stage_plan import StagePlan
-from vflowopt_hf.windows import require_logical_window, sliding_window
-
-
-@dataclass(frozen=True, eq=False)
-class LayerView:
-    """What the layers of one stage see in one forward."""
-
-    mask: Tensor | None
-    embeddings: Any
-    slots: Tensor
-    valid: Tensor | None
+from vflowopt_hf.views import Views
+from vflowopt_hf.windows import sliding_window
 
 
 @dataclass(eq=False)
@@ -34,28 +27,34 @@ class Forward:
     """State of the decoder forward that is running.
 
     Attributes:
-        plan: what it prunes.
-        queries: tokens of the unpruned forward.
+        views: what layers see.
+        plan: what the forward prunes; ``None`` if nothing, as in every decoding step.
         residuals: what the decoder would have added after its first layers.
         entered: embeddings [batch, queries, features], if the decoder got such.
+        cache: the KV cache, if the decoder got one.
         attention: of the layer that has run last, if it is to decide the next stage.
-        views: what layers see, by what they share.
+        handles: hooks that this forward alone needs.
     """
 
-    plan: StagePlan | None
-    queries: int
-    residuals: LayerResiduals | None
-    entered: Tensor | None
+    views: Views
+    plan: StagePlan | None = None
+    residuals: LayerResiduals | None = None
+    entered: Tensor | None = None
+    cache: Any = None
     attention: AttentionCall | None = None
-    views: dict[tuple[object, ...], LayerView] = field(default_factory=dict)
+    handles: list[RemovableHandle] = field(default_factory=list)
 
 
 class StagedDecoder:
     """Hooks on a text decoder.
 
+    All that a decoding step needs to know is in the cache, so that ``torch.compile`` compiles it once, whatever block
+    it runs in.
+
     Args:
         decoder: a transformers text decoder with ``layers``.
-        begin: called with the decoder's keyword arguments at the start of every forward; returns what to prune.
+        begin: called with the decoder's keyword arguments at the start of every forward that is not being compiled;
+            returns what to prune.
         take_residuals: see :meth:`vflowopt_hf.family.Family.take_residuals`.
         observed: layers by whose attention the stage after them is decided.
     """
@@ -75,16 +74,14 @@ class StagedDecoder:
     @contextmanager
     def installed(self) -> Iterator["StagedDecoder"]:
         """Hooks are in place inside the block."""
+        if self._observed:
+            require_masks(self._implementation)
         with ExitStack() as hooks:
             for handle in (
                 self._decoder.register_forward_pre_hook(self._enter, with_kwargs=True),
-                self._decoder.register_forward_hook(self._leave, always_call=True),
+                self._decoder.register_forward_hook(self._leave),
                 *(
                     layer.register_forward_pre_hook(_LayerHook(self, index), with_kwargs=True)
-                    for index, layer in enumerate(self._layers)
-                ),
-                *(
-                    layer.register_forward_hook(partial(self._after_layer, index))
                     for index, layer in enumerate(self._layers)
                 ),
             ):
@@ -95,58 +92,99 @@ class StagedDecoder:
             yield self
 
     def _note(self, index: int, call: AttentionCall) -> None:
-        if self._forward is not None and self._forward.plan is not None and self._forward.plan.awaits(index + 1):
-            self._forward.attention = call
+        forward = self._forward
+        if forward is not None and forward.plan is not None and forward.plan.awaits(index + 1):
+            layer = None if forward.cache is None else forward.cache.layers[index]
+            forward.attention = call.without_room(layer.cumulative_length) if isinstance(layer, StaticLayer) else call
 
     def _enter(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         entered = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if entered is None else entered
-        plan, arguments = self._begin(kwargs), dict(kwargs)
-        residuals = None if plan is None else self._take_residuals(arguments)
-        self._forward = Forward(plan, 0 if tokens is None else int(tokens.shape[1]), residuals, entered)
-        return None if plan is None else (args, arguments)
+        queries = 0 if tokens is None else tokens.shape[1]
+        self._forward = forward = Forward(Views(queries, self._implementation))
+        if torch.compiler.is_compiling():
+            require_step(tokens)
+            return None
+        plan = self._begin(kwargs)
+        if plan is None:
+            return None
+        arguments = dict(kwargs)
+        forward.plan, forward.entered, forward.residuals = plan, entered, self._take_residuals(arguments)
+        forward.handles.append(self._decoder.register_forward_hook(self._leave, always_call=True))
+        forward.cache = kwargs.get("past_key_values")
+        self._require_layers(plan, forward.cache)
+        if forward.residuals is not None:
+            forward.handles += [
+                layer.register_forward_hook(partial(self._after_layer, index))
+                for index, layer in enumerate(self._layers[: len(forward.residuals.values)])
+            ]
+        return args, arguments
 
     def _leave(self, *_: Any) -> None:
+        if self._forward is not None:
+            for handle in self._forward.handles:
+                handle.remove()
         self._forward = None
 
+    def _require_layers(self, plan: StagePlan, cache: Any) -> None:
+        """Refuse what cannot be pruned before the first layer runs."""
+        for index in range(plan.boundaries[0], len(self._layers)):
+            self._window(index)
+            if cache is not None:
+                require_readable(layer_of(cache, index), self._implementation)
+
     def before_layer(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]] | None:
-        """Hidden states and arguments for one decoder layer; ``None`` leaves them as they are."""
+        """Hidden states and changed arguments for one decoder layer; ``None`` leaves them as they are."""
         forward = self._forward
         if forward is None:
             return None
-        if forward.plan and forward.plan.awaits(index):
-            assert forward.attention is not None
-            assert forward.entered is not None
-            forward.plan.decide(forward.attention, forward.entered)
-            forward.attention = None
+        number = None if forward.plan is None else self._stage(forward, forward.plan, index, hidden)
+        if forward.plan is None or number is None:
+            return self._continue(forward, index, hidden, kwargs)
+        plan, stage = forward.plan, forward.plan.stages[number]
+        if stage.boundary == index:
+            hidden = take_rows(merge_rows(hidden, plan.plans, number, plan.before(number)), stage.gather)
         cache = kwargs.get("past_key_values")
-        number = forward.plan.stage_at(index) if forward.plan else None
-        stage = forward.plan.stages[number] if forward.plan and number is not None else None
-        layer = None if cache is None or index >= len(cache.layers) else cache.layers[index]
-        if stage is None and not isinstance(layer, PrunedLayer):
-            return None
-        if forward.plan and stage and stage.boundary == index:
-            if number == 0:
-                hidden = merge_rows(hidden, forward.plan.plans)
-            hidden = take_rows(hidden, stage.gather)
-        pruned = None if cache is None else convert(cache, index)
+        layer = None if cache is None else convert(cache, index)
         mask, embeddings = kwargs.get("attention_mask"), kwargs.get("position_embeddings")
-        window = sliding_window(self._decoder.config, index)
-        # Layers of one kind share the mask and rotary table objects; kinds of layers may differ in both.
-        held = None if pruned is None else (pruned.history, pruned.stored_length())
-        key = (number, held, window, id(mask), id(embeddings), hidden.device)
-        view = forward.views.get(key)
-        if view is None:
-            view = self._view(forward.queries, stage, pruned, hidden, mask, embeddings, window)
-            forward.views[key] = view
-        if pruned is not None:
+        view = forward.views.of_stage(stage, layer, hidden, mask, embeddings, self._window(index))
+        if layer is not None and view.slots is not None:
             rows = hidden.shape[1]
-            pruned.announce(view.slots, view.valid, rows, forward.queries - rows, number)
+            layer.skip(view.slots, forward.views.queries - rows, number)
+            layer.expect(rows)
         # Gaps in positions read as packed sequences to flash attention; rotary embeddings carry them already.
         changes = {"attention_mask": view.mask, "position_embeddings": view.embeddings, "position_ids": None}
-        return hidden, kwargs | {name: value for name, value in changes.items() if name in kwargs}
+        return hidden, {name: value for name, value in changes.items() if name in kwargs}
+
+    def _stage(self, forward: Forward, plan: StagePlan, index: int, hidden: Tensor) -> int | None:
+        """The stage that a layer belongs to, decided if it begins there."""
+        if plan.awaits(index):
+            plan.decide(forward.attention, forward.entered, hidden)
+            forward.attention = None
+        return plan.stage_at(index)
+
+    def _continue(
+        self, forward: Forward, index: int, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]] | None:
+        """For a layer that runs with all rows, on a cache that may lack tokens of earlier forwards."""
+        layer = pruned_layer(kwargs.get("past_key_values"), index)
+        if layer is None:
+            return None
+        layer.expect(hidden.shape[1])
+        mask, window = kwargs.get("attention_mask"), self._window(index)
+        if mask is None and window is None and not layer.has_filler:
+            return None
+        view = forward.views.of_continued(layer, hidden, mask, window)
+        return None if view.mask is mask else (hidden, {"attention_mask": view.mask})
+
+    @property
+    def _implementation(self) -> str:
+        return str(self._decoder.config._attn_implementation)  # type: ignore[union-attr]
+
+    def _window(self, index: int) -> int | None:
+        return sliding_window(self._decoder.config, index)
 
     def _after_layer(self, index: int, _module: nn.Module, _args: tuple[Any, ...], hidden: Tensor) -> Tensor | None:
         """The layer's output with what the decoder would have added to it; ``None`` leaves it as it is."""
@@ -157,38 +195,6 @@ class StagedDecoder:
         stage = None if number is None else forward.plan.stages[number]
         added = forward.residuals.after(index, forward.plan.plans, stage)
         return None if added is None else hidden + added.to(hidden.device, hidden.dtype)
-
-    def _view(
-        self,
-        queries: int,
-        stage: StageRows | None,
-        cache: PrunedLayer | None,
-        hidden: Tensor,
-        mask: object,
-        embeddings: Any,
-        window: int | None,
-    ) -> LayerView:
-        """What all layers of a stage share, computed at its first layer."""
-        batch, device = hidden.shape[0], hidden.device
-        logical = torch.arange(queries, device=device).expand(batch, -1) if stage is None else stage.logical.to(device)
-        valid = None if stage is None or stage.valid is None else stage.valid.to(device)
-        slots, slots_valid = logical, valid
-        length, first = queries, 0
-        if cache is not None:
-            length, first = queries + cache.get_seq_length(), cache.get_mask_sizes(queries)[1]
-            past = past_slots(cache, batch, device)
-            slots = torch.cat([past, logical + cache.get_seq_length()], dim=1)
-            if valid is not None or cache.valid is not None:
-                before = torch.ones_like(past, dtype=torch.bool) if cache.valid is None else cache.valid.to(device)
-                now = torch.ones_like(logical, dtype=torch.bool) if valid is None else valid
-                slots_valid = torch.cat([before, now], dim=1)
-        implementation = str(self._decoder.config._attn_implementation)  # type: ignore[union-attr]
-        in_cache = isinstance(cache, PrunedSlidingLayer)
-        require_logical_window(window, length, queries, implementation, in_cache=in_cache)
-        reduced = pruned_mask(mask, logical, valid, slots, slots_valid, first=first, implementation=implementation)
-        if embeddings is not None and stage is not None:
-            embeddings = tuple(take_rows(part.expand(batch, -1, -1), logical) for part in embeddings)
-        return LayerView(reduced, embeddings, slots, slots_valid)
 
 
 def attention_module(layer: nn.Module) -> nn.Module:
@@ -215,10 +221,10 @@ class _LayerHook:
     def __call__(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        inside = dict(kwargs)
-        hidden = args[0] if args else inside.pop("hidden_states")
-        changed = self._staged.before_layer(self._index, hidden, inside)
-        if changed is None:
+        found = self._staged.before_layer(self._index, args[0] if args else kwargs["hidden_states"], kwargs)
+        if found is None:
             return None
-        hidden, arguments = changed
-        return (hidden, *args[1:]), arguments
+        hidden, changed = found
+        if args:
+            return (hidden, *args[1:]), kwargs | changed
+        return args, kwargs | changed | {"hidden_states": hidden}

@@ -2,7 +2,7 @@
 
 Independent of the runtime: no cache, no shortened sequence, no changed position. Given the plans, hooks on the decoder
 layers hide the keys of pruned tokens from their stage on, and write the weighted mean of its members over each anchor
-before the first stage.
+before the first stage, or before every stage that merges.
 """
 
 from collections.abc import Sequence
@@ -74,21 +74,23 @@ class Oracle:
                 hidden[placed.sample, placed.rows[to_numpy(plan.kept[started[-1]])]] = False
         return hidden
 
-    def merged(self, hidden: Tensor, layer: int | None = None) -> Tensor:
+    def merged(self, hidden: Tensor, layers: range) -> Tensor:
         """Rows of [batch, positions, features], each anchor's the weighted mean of its members, in float64.
 
         Args:
             hidden: what to merge.
-            layer: merge only what is merged before this layer.
+            layers: decoder layers; what is merged before each of them is.
         """
         result = hidden.clone()
         for placed, plan in self._placed():
-            if plan.recycled and (layer is None or plan.boundaries[0] == layer):
-                before = hidden[placed.sample, placed.rows].double().numpy()
-                for token in to_numpy(plan.kept[0]):
-                    members = np.flatnonzero(to_numpy(plan.anchor) == token)
-                    mean = sum(float(plan.weight[member]) * before[member] for member in members)
-                    result[placed.sample, placed.rows[token]] = torch.from_numpy(mean).to(hidden.dtype)
+            for stage, boundary in enumerate(plan.boundaries):
+                merge = plan.merge_at(stage) if boundary in layers else None
+                if merge is not None:
+                    before = result[placed.sample, placed.rows].double().numpy()
+                    for token in to_numpy(plan.kept[stage]):
+                        members = np.flatnonzero(to_numpy(merge.anchor) == token)
+                        mean = sum(float(merge.weight[member]) * before[member] for member in members)
+                        result[placed.sample, placed.rows[token]] = torch.from_numpy(mean).to(hidden.dtype)
         return result
 
     def _placed(self) -> list[tuple[PlacedMedia, PruningPlan]]:
@@ -101,12 +103,11 @@ class Oracle:
         features, rows = kwargs.get(DEEPSTACK), kwargs.get("visual_pos_masks")
         if features is None or rows is None:
             return None
-        first = self.plans[0].boundaries[0]
         changed = []
         for layer, values in enumerate(features):
             full = values.new_zeros(*rows.shape, values.shape[-1])
             full[rows] = values
-            changed.append(self.merged(full)[rows] if layer >= first else values)
+            changed.append(self.merged(full, range(layer + 1))[rows])
         return args, kwargs | {DEEPSTACK: changed}
 
 
@@ -128,7 +129,7 @@ class _LayerHook:
         batch, positions, _ = hidden.shape
         pruned = self._oracle.hidden_keys(self._index, (batch, positions))
         inside["attention_mask"] = _without(inside["attention_mask"], pruned)
-        return (self._oracle.merged(hidden, self._index), *args[1:]), inside
+        return (self._oracle.merged(hidden, range(self._index, self._index + 1)), *args[1:]), inside
 
 
 def _without(mask: Tensor | None, pruned: Tensor) -> Tensor:

@@ -1,0 +1,109 @@
+"""Which tokens the slots of a pruned cache layer hold: state that every kind of such a layer has."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vflowopt.errors import PruningStateError
+
+
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """Tokens in the order in which they are stored.
+
+    Attributes:
+        logical: int64 [batch, slots], index of each token in the unpruned sequence, or in one forward of it.
+        valid: bool [batch, slots], False for filler of samples that retain fewer tokens; ``None`` if all are valid.
+    """
+
+    logical: Tensor
+    valid: Tensor | None = None
+
+    @classmethod
+    def consecutive(cls, start: int, end: int, batch: int, device: torch.device) -> "Slots":
+        """Tokens ``start`` to ``end - 1`` of every sample."""
+        return cls(torch.arange(start, end, device=device).expand(batch, -1))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Slots"]) -> "Slots":
+        """One part after the other; at least one."""
+        if len(parts) == 1:
+            return parts[0]
+        logical = torch.cat([part.logical for part in parts], dim=1)
+        if all(part.valid is None for part in parts):
+            return cls(logical)
+        return cls(logical, torch.cat([part.known_valid for part in parts], dim=1))
+
+    @property
+    def known_valid(self) -> Tensor:
+        """``valid``, never ``None``."""
+        return torch.ones_like(self.logical, dtype=torch.bool) if self.valid is None else self.valid
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Slots":
+        """The same change of both tensors."""
+        return Slots(change(self.logical), None if self.valid is None else change(self.valid))
+
+    def shifted(self, by: int | Tensor) -> "Slots":
+        """The same tokens, counted from another origin."""
+        return Slots(self.logical + by, self.valid)
+
+    def to(self, device: torch.device) -> "Slots":
+        """The same on another device."""
+        return self.each(lambda state: state.to(device))
+
+
+class PrunedState:
+    """What a cache layer of which some tokens were never stored knows about them, besides its keys and values.
+
+    Attributes:
+        known: the tokens of the first slots; those that follow are consecutive. ``None``: all are.
+        dropped: logical length minus stored length: tokens never stored, or discarded.
+        history: stages that produced the layer's content; layers with equal history hold the same tokens.
+    """
+
+    known: Slots | None
+    dropped: int
+    history: tuple[int, ...]
+    _expected: int | None
+
+    def _adopt(self, layer: Any) -> None:
+        # Adopts the stored states; assigning __class__ would keep the subclass's missing attributes missing.
+        self.__dict__.update(layer.__dict__)
+        self._expected = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.known, self.dropped, self.history = None, 0, ()
+
+    @property
+    def has_filler(self) -> bool:
+        """Whether some slots hold no token of their sample."""
+        return self.known is not None and self.known.valid is not None
+
+    def expect(self, rows: int) -> None:
+        """Let the next update append so many rows."""
+        self._expected = rows
+
+    def skip(self, slots: Slots, skipped: int, stage: int) -> None:
+        """State what the next update does in a pruned prefill.
+
+        Args:
+            slots: what the layer holds afterwards.
+            skipped: tokens of the forward that are not stored.
+            stage: number of the stage.
+        """
+        self.known, self.dropped, self.history = slots, self.dropped + skipped, (*self.history, stage)
+
+    def _require_expected(self, rows: int) -> None:
+        if self.history and self._expected != rows:
+            raise PruningStateError(
+                "this KV cache was filled while visual tokens were pruned, and can only be continued inside "
+                "`with prune(model, strategy):`; enter it again, or start from a fresh cache"
+            )
+        self._expected = None
+
+    def _select(self, choose: Callable[[Tensor], Tensor]) -> None:
+        self.known = None if self.known is None else self.known.each(choose)

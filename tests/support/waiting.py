@@ -1,0 +1,97 @@
+"""A recorder of what makes the host wait for an accelerator: on a CPU, where nothing waits, by what is called."""
+
+import weakref
+from contextlib import ExitStack
+from unittest import mock
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+DATA_DEPENDENT = {
+    "_local_scalar_dense", "item", "nonzero", "masked_select", "unique_dim", "_unique2", "is_nonzero", "equal",
+    "unique_consecutive", "repeat_interleave.Tensor",
+}  # fmt: skip
+TO_HOST = {"tolist", "numpy", "cpu", "item", "__array__", "__bool__", "__int__", "__float__", "__index__"}
+FROM_HOST = {"tensor", "asarray", "as_tensor"}
+
+_FROM_NUMPY = torch.from_numpy
+
+
+class Waits:
+    """Everything that would wait, while ``recording``: names of operators and functions, in order."""
+
+    def __init__(self):
+        self.recording, self.found = False, []
+
+    def note(self, name):
+        if self.recording:
+            self.found.append(name)
+
+    def __enter__(self):
+        functions = _Functions(self)
+        with ExitStack() as stack:
+            stack.enter_context(_Operators(self))
+            stack.enter_context(functions)
+            # No mode sees this one.
+            stack.enter_context(mock.patch("torch.from_numpy", lambda array: functions.on_host(_FROM_NUMPY(array))))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error):
+        self._stack.close()
+
+
+class _Operators(TorchDispatchMode):
+    """Values read back, and shapes that depend on values."""
+
+    def __init__(self, waits):
+        super().__init__()
+        self.waits = waits
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        masks = args[1] if name in ("index", "index_put", "index_put_") else ()
+        if any(isinstance(mask, torch.Tensor) and mask.dtype == torch.bool for mask in masks):
+            self.waits.note(f"{name} by a boolean mask")
+        elif name in DATA_DEPENDENT or str(func).removeprefix("aten.") in DATA_DEPENDENT:
+            self.waits.note(name)
+        return func(*args, **(kwargs or {}))
+
+
+class _Functions(TorchFunctionMode):
+    """Copies to the host, and copies of host arrays to the device that do not say ``non_blocking``."""
+
+    def __init__(self, waits):
+        super().__init__()
+        self.waits, self.host = waits, {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in TO_HOST and isinstance(args[0] if args else None, torch.Tensor) and not self._is_host(args[0]):
+            self.waits.note(name)
+        if name == "to" and self._is_host(args[0]) and not kwargs.get("non_blocking"):
+            self.waits.note("blocking copy to the device")
+        if name in FROM_HOST and kwargs.get("device") is not None and not isinstance(args[0], torch.Tensor):
+            self.waits.note("blocking copy to the device")
+        made = func(*args, **kwargs)
+        if isinstance(made, tuple) and args and self._is_host(args[0]):
+            return tuple(self.on_host(part) for part in made)
+        if not isinstance(made, torch.Tensor):
+            return made
+        if name == "cpu":
+            return self.on_host(made.detach())  # not the tensor itself, as a copy from a device would not be
+        if name in FROM_HOST and kwargs.get("device") is None:
+            return self.on_host(made)
+        if not args or not self._is_host(args[0]):
+            return made
+        return made.detach() if name == "to" else self.on_host(made)
+
+    def on_host(self, tensor):
+        self.host[id(tensor)] = weakref.ref(tensor)
+        return tensor
+
+    def _is_host(self, tensor):
+        known = self.host.get(id(tensor))
+        return known is not None and known() is tensor
