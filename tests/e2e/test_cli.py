@@ -132,7 +132,7 @@ def test_methods_that_rank_inside_the_decoder(model, images, tmp_path):
     run("show", "-m", model, "-i", images / "0.png", "-p", "w7", "-s", "pyramiddrop@0.6", "--out", out)
     assert out.stat().st_size > 1000
     ask = ("bench", "-m", model, "-i", images / "1.png", "-p", "w7", "--budgets", "0.5", "--rounds", 1, "--json")
-    rows = json.loads(run(*ask, "-s", "sparsevlm@0.6,stages=2/4"))["rows"]
+    rows = json.loads(run(*ask, "-s", "sparsevlm@0.6,stages=2/4"))["runs"][0]["rows"]
     assert [row["name"] for row in rows] == ["unpruned", "50 %", "sparsevlm@0.6,stages=2/4"]
     assert rows[2]["retention"] == pytest.approx(0.6, abs=0.01)
     assert "smallest feasible budget lies above 0.3333" in complaint(
@@ -142,13 +142,24 @@ def test_methods_that_rank_inside_the_decoder(model, images, tmp_path):
 
 def test_bench_compares_with_unpruned(model, images):
     ask = ("bench", "-m", model, "-i", images / "1.png", "-p", "w7", "--budgets", "0.5", "--rounds", 1)
-    measured = json.loads(run(*ask, "--json"))
+    (measured,) = json.loads(run(*ask, "--json"))["runs"]
     full, half = measured["rows"]
     assert full["name"] == "unpruned"
     assert half["flops"] < full["flops"]
+    assert half["flops_by_torch"] == half["flops_all_pairs"]
     assert half["kv_cache_bytes"] < full["kv_cache_bytes"]
     assert half["times"]["decode per token"]["wall"]["median"] > 0
-    assert "Gains over unpruned" in run(*ask)
+
+
+def test_bench_sweeps_sizes_and_writes_files(model, images, tmp_path):
+    out = tmp_path / "benched"
+    ask = ("bench", "-m", model, "-i", images / "1.png", "-p", "w7", "--budgets", "0.5", "--rounds", 1)
+    assert "Gains over unpruned, all runs" in run(*ask, "--batch", "1,2", "--text-tokens", "40", "--out", out)
+    report = json.loads((out / "bench.json").read_text())
+    assert [(found["batch"], found["text_tokens"]) for found in report["runs"]] == [(1, 40), (2, 40)]
+    assert "Where the end-to-end prefill goes: 50 %" in (out / "bench.md").read_text()
+    assert (out / "bench.png").stat().st_size > 1000
+    assert "goes with --shape" in complaint(*ask, "--visual-tokens", "100")
 
 
 def test_a_stage_beyond_the_last_layer_is_refused(model, images):

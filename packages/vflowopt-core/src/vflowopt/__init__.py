@@ -6,7 +6,10 @@ Public names are exported here; everything else may change without notice.
 from typing import TYPE_CHECKING, Any
 
 from vflowopt.api import prune
+from vflowopt.budgets import KVCacheBytes
+from vflowopt.cost import CostModel
 from vflowopt.errors import VFlowOptError
+from vflowopt.latency import PrefillLatency
 from vflowopt.layout import TokenLayout
 from vflowopt.plan import PruningPlan
 from vflowopt.recycle import GridRecycler
@@ -22,8 +25,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CalibratedAttention",
+    "CostModel",
     "GridRecycler",
+    "KVCacheBytes",
     "OptimizeResult",
+    "PrefillLatency",
     "Progressive",
     "Provenance",
     "PruningPlan",

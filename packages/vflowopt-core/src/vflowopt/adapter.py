@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Part
+from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Growth, Part
 from vflowopt.errors import PluginError
 from vflowopt.flow import Flow
 from vflowopt.layout import TokenLayout
@@ -46,11 +46,13 @@ class Evaluation:
             count as -1.
         retention: achieved average retention, mean over samples, from exact counts.
         nonfinite: samples whose similarity was not finite.
+        decoder_seconds: time of the prefills alone, which no search can do without; ``None`` if it was not measured.
     """
 
     score: float
     retention: float
     nonfinite: int = 0
+    decoder_seconds: float | None = field(default=None, compare=False)
 
 
 class Evaluator(Protocol):
@@ -105,8 +107,25 @@ class Adapter(Protocol):
         planning_layout: TokenLayout | None = None,
         processor: Any = None,
         on_task: Callable[[int, int], None] | None = None,
+        batch: int = 1,
+        text_tokens: int | None = None,
+        details: bool = False,
     ) -> Benchmark:
-        """Time strategies against the unpruned model, interleaved; ``on_task(done, total)`` follows each run."""
+        """Time strategies against the unpruned model, interleaved; ``on_task(done, total)`` follows each run.
+
+        Args:
+            model: the model.
+            inputs: of batch size 1.
+            strategies: by the name of their row.
+            parts: what to time.
+            rounds: measured rounds.
+            planning_layout: a layout whose planning is timed besides.
+            processor: of the model.
+            on_task: looks on.
+            batch: how many copies of the input make the batch.
+            text_tokens: text tokens that the prompt is lengthened to.
+            details: measure peak memory and count FLOPs and bytes of every part besides.
+        """
         ...
 
     def load(self, source: str | Path, **options: Any) -> "LoadedModel":
@@ -132,13 +151,38 @@ class FlowAdapter(Protocol):
 
 
 @runtime_checkable
+class GrowthAdapter(Protocol):
+    """What an adapter offers besides if ``vflowopt bench --growth`` is to work; optional."""
+
+    def growth(
+        self,
+        sizes: Sequence[int],
+        strategy: Strategy,
+        *,
+        rounds: int = 5,
+        limit: float = 20.0,
+        device: str | None = None,
+        dtype: str = "auto",
+        on_task: Callable[[str, int], None] = lambda _name, _tokens: None,
+    ) -> Growth:
+        """Time planning and attention capture at growing numbers of tokens; ``on_task(name, tokens)`` precedes each.
+
+        Sizes expected to take more than ``limit`` seconds for one run are left out.
+        """
+        ...
+
+
+@runtime_checkable
 class FittingAdapter(Protocol):
     """What an adapter offers besides if methods are to be fitted to samples (``vflowopt fit``); optional."""
 
     def received_attention(
-        self, model: Any, samples: Iterable[Inputs], *, processor: Any = None
+        self, model: Any, samples: Iterable[Inputs], *, processor: Any = None, ranks: bool = False
     ) -> Sequence[ReceivedAttention]:
-        """Attention that visual tokens receive in every decoder layer of the unpruned model, of every unit."""
+        """Attention that visual tokens receive in every decoder layer of the unpruned model, of every unit.
+
+        With ``ranks``, also the rank of what they receive from raters in each layer.
+        """
         ...
 
 

@@ -4,11 +4,15 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from vflowopt.adapter import Pruning
+from vflowopt.calibration import prune_guarded
+from vflowopt.cost import CostModel
 from vflowopt.plugins import find_adapter
 from vflowopt.strategy import Strategy
 
 
-def prune(model: Any, strategy: Strategy, *, processor: Any = None) -> AbstractContextManager[Pruning]:
+def prune(
+    model: Any, strategy: Strategy, *, processor: Any = None, guard: CostModel | None = None
+) -> AbstractContextManager[Pruning]:
     """Prune visual tokens in every prefill of ``model`` inside a ``with`` block.
 
     ``model(**inputs)`` and ``model.generate(**inputs)`` work as before, batches, beams and multi-turn caches
@@ -19,10 +23,14 @@ def prune(model: Any, strategy: Strategy, *, processor: Any = None) -> AbstractC
         strategy: what to prune, when and how.
         processor: the model's processor, from which to take the pixel normalisation; only used by strategies with a
             positive entropy weight, and only needed if the checkpoint's differs from its family's usual one.
+        guard: what prefills cost here (``vflowopt calibrate``). A forward that pruning is not expected to make faster
+            is left alone, and ``pruning.report.guard`` says so. Only the time of the prefill counts: what pruning
+            saves in memory or later does not.
 
     Raises:
         UnsupportedModelError: no adapter, or more than one, supports the model.
         StrategyError: the strategy does not fit the model, for example a stage beyond the last layer.
+        CostError: the guard was calibrated for another model or machine, or for none of the strategy's kind.
         PruningStateError: the model is being pruned already (raised when the block is entered).
     """
-    return find_adapter(model).prune(model, strategy, processor=processor)
+    return prune_guarded(find_adapter(model), model, strategy, processor, guard)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vflowopt.cost import BreakEven
+
 
 @dataclass(frozen=True)
 class UnitReport:
@@ -37,6 +39,7 @@ class PruningReport:
         full_length: rows that an unpruned layer processes.
         kv_cache_bytes: keys and values that this prefill leaves in the cache, all layers.
         kv_cache_bytes_unpruned: the same without pruning.
+        guard: what the guard expected of this prefill, and so decided; ``None`` without one.
     """
 
     boundaries: tuple[int, ...]
@@ -46,6 +49,7 @@ class PruningReport:
     full_length: int
     kv_cache_bytes: int
     kv_cache_bytes_unpruned: int
+    guard: BreakEven | None = None
 
     @property
     def retention(self) -> float:
@@ -56,7 +60,8 @@ class PruningReport:
     def __str__(self) -> str:
         lines = [
             f"average retention {self.retention:.2%}, KV cache {self.kv_cache_bytes:,} of "
-            f"{self.kv_cache_bytes_unpruned:,} bytes"
+            f"{self.kv_cache_bytes_unpruned:,} bytes",
+            *([] if self.guard is None else [str(self.guard)]),
         ]
         for index, unit in enumerate(self.units):
             stages = ", ".join(f"{n} from layer {b}" for n, b in zip(unit.counts, self.boundaries, strict=True))

@@ -7,11 +7,14 @@ from typing import Any
 
 from vflowopt import Strategy, TokenLayout
 from vflowopt.adapter import Inputs, LoadedModel, Pruning
-from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Part
+from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Growth, Part
+from vflowopt.cost import CostModel, Kind, Setting
 from vflowopt.flow import Flow
+from vflowopt.processes import Processes
 from vflowopt.stage_scoring import ReceivedAttention
 from vflowopt_hf.evaluator import HiddenStateEvaluator
 from vflowopt_hf.family import Family
+from vflowopt_hf.keeping import MemoryLimits
 from vflowopt_hf.loading import load_checkpoint
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.received import received_attention
@@ -33,22 +36,66 @@ class TransformersAdapter:
         """The processor's pixel statistics, or the family's usual ones without a processor."""
         return self.family.pixel_statistics if processor is None else PixelStatistics.of(processor)
 
-    def prune(self, model: Any, strategy: Strategy, *, processor: Any = None) -> AbstractContextManager[Pruning]:
+    def prune(
+        self, model: Any, strategy: Strategy, *, processor: Any = None, guard: CostModel | None = None
+    ) -> AbstractContextManager[Pruning]:
         """See :func:`vflowopt.prune`."""
         check_fits(self.family, model, strategy)
-        return Session(self.family, model, strategy, self.statistics(processor)).installed()
+        if guard is not None:
+            guard.require(self.setting(model), Kind.of(strategy))
+        return Session(self.family, model, strategy, self.statistics(processor), guard).installed()
+
+    def setting(self, model: Any) -> Setting:
+        """See :func:`vflowopt_hf.calibrate.setting`."""
+        from vflowopt_hf.calibrate import setting
+
+        return setting(self.family, model)
+
+    def calibrate(
+        self,
+        model: Any,
+        samples: Iterable[Inputs],
+        strategies: Sequence[Strategy],
+        *,
+        max_rows: int | None = None,
+        rounds: int = 5,
+        processor: Any = None,
+        name: str | None = None,
+        on_task: Callable[[int, int], None] | None = None,
+    ) -> CostModel:
+        """See :class:`vflowopt_hf.calibrate.Calibration`."""
+        from vflowopt_hf.calibrate import Calibration
+
+        statistics = self.statistics(processor)
+        return Calibration(self.family, model, samples, strategies, statistics, max_rows).run(rounds, name, on_task)
 
     def evaluator(
-        self, model: Any, samples: Iterable[Inputs], *, objective: str = "last-token", processor: Any = None
+        self,
+        model: Any,
+        samples: Iterable[Inputs],
+        *,
+        objective: str = "last-token",
+        processor: Any = None,
+        limits: MemoryLimits | None = None,
+        batch_tokens: int = 0,
     ) -> HiddenStateEvaluator:
-        """See :func:`vflowopt.optimize`."""
-        return HiddenStateEvaluator(self.family, model, samples, objective, self.statistics(processor))
+        """See :func:`vflowopt.optimize` and :class:`vflowopt_hf.evaluator.HiddenStateEvaluator`."""
+        statistics = self.statistics(processor)
+        return HiddenStateEvaluator(
+            self.family, model, samples, objective, statistics, limits=limits, batch_tokens=batch_tokens
+        )
+
+    def processes(self) -> AbstractContextManager[Processes]:
+        """See :func:`vflowopt_hf.sharding.joined`."""
+        from vflowopt_hf.sharding import joined
+
+        return joined()
 
     def received_attention(
-        self, model: Any, samples: Iterable[Inputs], *, processor: Any = None
+        self, model: Any, samples: Iterable[Inputs], *, processor: Any = None, ranks: bool = False
     ) -> list[ReceivedAttention]:
         """See :func:`vflowopt_hf.received.received_attention`."""
-        return received_attention(self.family, model, samples, self.statistics(processor))
+        return received_attention(self.family, model, samples, self.statistics(processor), ranks=ranks)
 
     def shapes(self) -> Sequence[BenchShape]:
         """The family's random-weight models for benchmarks."""
@@ -65,12 +112,31 @@ class TransformersAdapter:
         planning_layout: TokenLayout | None = None,
         processor: Any = None,
         on_task: Callable[[int, int], None] | None = None,
+        batch: int = 1,
+        text_tokens: int | None = None,
+        details: bool = False,
     ) -> Benchmark:
-        """See :func:`vflowopt_hf.bench.benchmark`."""
+        """See :class:`vflowopt_hf.bench.Bench`."""
         from vflowopt_hf.bench import Bench
 
-        bench = Bench(self.family, model, inputs, self.statistics(processor))
-        return bench.run(strategies, parts, rounds, planning_layout, on_task)
+        bench = Bench(self.family, model, inputs, self.statistics(processor), batch, text_tokens)
+        return bench.run(strategies, parts, rounds, planning_layout, on_task, details=details)
+
+    def growth(
+        self,
+        sizes: Sequence[int],
+        strategy: Strategy,
+        *,
+        rounds: int = 5,
+        limit: float = 20.0,
+        device: str | None = None,
+        dtype: str = "auto",
+        on_task: Callable[[str, int], None] = lambda _name, _tokens: None,
+    ) -> Growth:
+        """See :func:`vflowopt_hf.bench.measure_growth`; the same for every family."""
+        from vflowopt_hf.bench import measure_growth
+
+        return measure_growth(sizes, strategy, rounds=rounds, limit=limit, device=device, dtype=dtype, on_task=on_task)
 
     def flow(
         self,

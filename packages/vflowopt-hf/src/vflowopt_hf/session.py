@@ -6,23 +6,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from vflowopt import PruningPlan, PruningReport, Strategy
+from vflowopt.cost import BreakEven, CostModel
 from vflowopt.errors import PruningStateError, StrategyError, UnsupportedOperationError
 from vflowopt.report import UnitReport
 from vflowopt.schedule import stage_widths
+from vflowopt.stage_recycling import HIDDEN_STATES
 from vflowopt.stage_scoring import DECODER_ATTENTION
 from vflowopt.strategy import components_of
 from vflowopt_hf.capture import NO_CLASS_TOKEN
+from vflowopt_hf.class_rows import vision_depth
+from vflowopt_hf.compiling import eager_prefills, require_step
 from vflowopt_hf.encoders import EncoderTap, Encoding, tap_encoders
 from vflowopt_hf.family import Family
+from vflowopt_hf.guarding import break_even, left_alone
+from vflowopt_hf.kv_cache import cache_shape
+from vflowopt_hf.padding import token_mask
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.prefill import ScoredUnit, place_units, plan_units
 from vflowopt_hf.stage_plan import StagePlan, observed_layers
 from vflowopt_hf.staged import StagedDecoder
-from vflowopt_hf.windows import sliding_window
 
-OFFERED = frozenset({"attention", "entropy", "keys", "features", DECODER_ATTENTION})
+OFFERED = frozenset({"attention", "entropy", "keys", "features", DECODER_ATTENTION, HIDDEN_STATES})
 """What components may need (:attr:`vflowopt.components.Component.needs`) and every family gives."""
 
 CLASS_ATTENTION = "class-attention"
@@ -32,13 +39,24 @@ CLASS_ATTENTION = "class-attention"
 class Session:
     """A model being pruned; also the ``pruning`` that users see (:class:`vflowopt.adapter.Pruning`)."""
 
-    def __init__(self, family: Family, model: Any, strategy: Strategy, statistics: PixelStatistics) -> None:
+    def __init__(
+        self,
+        family: Family,
+        model: Any,
+        strategy: Strategy,
+        statistics: PixelStatistics,
+        guard: CostModel | None = None,
+    ) -> None:
         self._family, self._model, self._strategy, self._statistics = family, model, strategy, statistics
+        self._guard = guard
+        self._expected: BreakEven | None = None
         self._tap: EncoderTap | None = None
         self._inputs: dict[str, Any] = {}
         self._given: list[Encoding] = []
         self._mark = 0
+        self._done: RemovableHandle | None = None
         self._scored: list[ScoredUnit] = []
+        self._planned: list[ScoredUnit] = []
         self._shape = (0, 0)
         self._stages: StagePlan | None = None
 
@@ -52,16 +70,18 @@ class Session:
         refuse_nesting(self._family, self._model)
         backbone = self._family.backbone(self._model)
         with ExitStack() as stack:
-            self._tap = stack.enter_context(tap_encoders(self._family, self._model))
+            depth = vision_depth(self._family, self._model)
+            layers = max(component.class_attention_layers(depth) for component in components_of(self._strategy))
+            self._tap = stack.enter_context(tap_encoders(self._family, self._model, layers))
             for handle in (
                 self._model.register_forward_pre_hook(_refuse_full_length_arguments, with_kwargs=True),
                 backbone.register_forward_pre_hook(self._enter, with_kwargs=True),
-                backbone.register_forward_hook(self._leave, always_call=True),
             ):
                 stack.callback(handle.remove)
             decoder, observed = self._family.decoder(self._model), observed_layers(self._strategy)
             staged = StagedDecoder(decoder, self._begin, self._family.take_residuals, observed)
             stack.enter_context(staged.installed())
+            stack.enter_context(eager_prefills(self._model))
             yield self
 
     def recall(self, encodings: Iterable[Encoding]) -> None:
@@ -70,15 +90,30 @@ class Session:
         for encoding in encodings:
             self._tap.add(encoding)
 
-    def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert self._tap is not None
-        self._inputs = kwargs | ({"input_ids": args[0]} if args else {})
+        ids, cache = args[0] if args else kwargs.get("input_ids"), kwargs.get("past_key_values")
+        if torch.compiler.is_compiling():
+            require_step(ids)
+            return
+        if isinstance(ids, Tensor) and ids.shape[1] > 1:
+            # Copied before the vision tower runs: nothing waits for the device after it.
+            mask = token_mask(kwargs.get("attention_mask"), ids.shape[1], cache)
+            ids, mask = ids.cpu(), mask.cpu() if isinstance(mask, Tensor) else mask
+            self._inputs = {"input_ids": ids, "attention_mask": mask}
+            self._done = backbone.register_forward_hook(self._leave, always_call=True)
         given = {name: out for name, out in (kwargs.get("mm_encoder_outputs") or {}).items() if out is not None}
         self._given = self._tap.find(given)
         self._mark = self._tap.mark()
 
-    def _leave(self, *_: Any) -> None:
+    def _leave(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        assert self._done is not None
+        self._done.remove()
         self._inputs, self._given = {}, []
+        planned, self._planned = self._planned, []
+        if output is not None:  # else the forward has failed
+            for scored in planned:
+                scored.require_finite()
 
     def _begin(self, kwargs: dict[str, Any]) -> StagePlan | None:
         """Plan the decoder forward that starts now."""
@@ -95,7 +130,12 @@ class Session:
             self._statistics,
             embeddings,
         )
-        self._scored = plan_units(self._strategy, prefill.units)
+        self._expected = None if self._guard is None else break_even(self._guard, self._strategy, prefill)
+        if self._expected is None or self._expected.pays:
+            self._scored = plan_units(self._strategy, prefill.units, wait=False)
+        else:
+            self._scored = left_alone(self._strategy, prefill.units)
+        self._planned = self._scored
         self._stages = StagePlan.of(self._strategy, self._scored, prefill.present, embeddings.device)
         self._shape = (embeddings.shape[0], embeddings.shape[1])
         return self._stages
@@ -144,6 +184,7 @@ class Session:
             full_length=full,
             kv_cache_bytes=batch * kv_bytes(self._family, self._model, lengths),
             kv_cache_bytes_unpruned=batch * kv_bytes(self._family, self._model, [full] * layers),
+            guard=self._expected,
         )
 
     def _require_prefill(self) -> None:
@@ -181,15 +222,7 @@ def kv_bytes(family: Family, model: Any, lengths: Sequence[int]) -> int:
         model: the model.
         lengths: rows that each decoder layer processes; a layer with a sliding window keeps the last of them only.
     """
-    decoder = family.decoder(model)
-    config: Any = decoder.config
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    windows = (sliding_window(config, layer) for layer in range(len(lengths)))
-    kept = sum(
-        length if window is None else min(length, window - 1) for length, window in zip(lengths, windows, strict=True)
-    )
-    return int(2 * heads * head * next(decoder.parameters()).element_size() * kept)
+    return cache_shape(family, model).bytes(lengths)
 
 
 def check_fits(family: Family, model: Any, strategy: Strategy) -> None:

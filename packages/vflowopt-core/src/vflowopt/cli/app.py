@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from vflowopt import __version__
-from vflowopt.cli import adapters, bench, compare, demo, evaluate, fit, flow, optimize, run, show
+from vflowopt.cli import ablate, adapters, bench, calibrate, compare, demo, evaluate, fit, flow, optimize, run, show
 from vflowopt.cli.failures import OneLineErrors
 
 app = typer.Typer(
@@ -35,5 +35,5 @@ def _main(
     """Training-free visual token pruning for large multimodal models."""
 
 
-for module in (demo, optimize, fit, evaluate, compare, run, show, flow, bench, adapters):
+for module in (demo, optimize, fit, evaluate, compare, ablate, run, show, flow, bench, calibrate, adapters):
     module.register(app)

@@ -11,11 +11,14 @@ from typing import Annotated
 import typer
 
 from vflowopt.adapter import Inputs, LoadedModel
+from vflowopt.calibration import prune_guarded
 from vflowopt.cli.console import percent, print_json, results, steps, table, tokens
 from vflowopt.cli.data import Question, gather
+from vflowopt.cli.guards import GuardOption, read_cost
 from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import StrategiesOption, read_strategy
+from vflowopt.cost import CostModel
 from vflowopt.errors import InputError
 from vflowopt.report import PruningReport
 from vflowopt.strategy import Strategy
@@ -46,6 +49,7 @@ class Outcome:
         retention: achieved average retention, mean over questions.
         tokens: visual tokens before pruning and after each stage, mean over questions.
         similarity: last-token similarity to the unpruned model, if asked for.
+        left_alone: questions whose input the guard did not have pruned; ``None`` without a guard.
     """
 
     strategy: str
@@ -54,6 +58,7 @@ class Outcome:
     retention: float
     tokens: tuple[float, ...]
     similarity: float | None = None
+    left_alone: int | None = None
 
     @property
     def accuracy(self) -> float:
@@ -72,6 +77,7 @@ def evaluate(
     limit: Annotated[int, typer.Option(min=1, help="Questions at most: the first ones.")] = 200,
     similarity: Annotated[bool, typer.Option("--similarity", help="Also measure last-token similarity.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer at most.")] = 16,
+    guard: GuardOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -80,7 +86,9 @@ def evaluate(
 
     Case, punctuation and articles are ignored in the comparison.
     """
-    given = {text: read_strategy(text) for text in strategy}
+    if guard is not None and similarity:
+        raise InputError("--similarity measures strategies on every sample, whatever a --guard says; give one of them")
+    given, cost = {text: read_strategy(text) for text in strategy}, read_cost(guard)
     chosen = choose(model)
     questions = gather(chosen, data=data, split="test", count=limit, frames=frames)
     if not all(question.answers for question in questions):
@@ -88,7 +96,7 @@ def evaluate(
     loaded = chosen.load(device, dtype)
     layers = loaded.adapter.num_layers(loaded.model)
     strategies = {text: strategy_for(layers) for text, strategy_for in given.items()}
-    outcomes = compare(loaded, questions, strategies, max_new_tokens)
+    outcomes = compare(loaded, questions, strategies, max_new_tokens, cost)
     if similarity:
         outcomes = with_similarity(loaded, questions, strategies, outcomes)
     if as_json:
@@ -101,16 +109,25 @@ def evaluate(
             percent(outcome.retention),
             tokens(outcome.tokens),
             *([] if not similarity else ["-" if outcome.similarity is None else f"{outcome.similarity:.4f}"]),
+            *([] if cost is None else ["-" if outcome.left_alone is None else str(outcome.left_alone)]),
         )
         for outcome in outcomes
     ]
-    columns = ("strategy", "accuracy", "retention", "visual tokens", *(["similarity"] if similarity else []))
+    columns = ["strategy", "accuracy", "retention", "visual tokens", *(["similarity"] if similarity else [])]
+    caption = "Visual tokens: before pruning > after each stage, mean per question."
+    if cost is not None:
+        columns.append("left alone")
+        caption += " Left alone: questions whose input the guard did not have pruned."
     title = f"{chosen.label}: {len(questions)} questions"
-    results().print(table(title, columns, rows, "Visual tokens: before pruning > after each stage, mean per question."))
+    results().print(table(title, columns, rows, caption))
 
 
 def compare(
-    loaded: LoadedModel, questions: Sequence[Question], strategies: dict[str, Strategy], max_new_tokens: int
+    loaded: LoadedModel,
+    questions: Sequence[Question],
+    strategies: dict[str, Strategy],
+    max_new_tokens: int,
+    guard: CostModel | None = None,
 ) -> list[Outcome]:
     """Answer every question unpruned and with every strategy.
 
@@ -125,7 +142,7 @@ def compare(
         for question in questions:
             inputs = question.prepare(loaded)
             for name, strategy in rows.items():
-                answer, report = _answer(loaded, inputs, strategy, max_new_tokens)
+                answer, report = _answer(loaded, inputs, strategy, max_new_tokens, guard)
                 right[name] += is_right(answer, question.answers)
                 if report is not None:
                     reports[name].append(report)
@@ -151,23 +168,25 @@ def with_similarity(
 
 
 def _answer(
-    loaded: LoadedModel, inputs: Inputs, strategy: Strategy | None, length: int
+    loaded: LoadedModel, inputs: Inputs, strategy: Strategy | None, length: int, guard: CostModel | None
 ) -> tuple[str, PruningReport | None]:
     if strategy is None:
         with nullcontext():
             return loaded.generate(inputs, length), None
-    with loaded.adapter.prune(loaded.model, strategy, processor=loaded.processor) as pruning:
+    with prune_guarded(loaded.adapter, loaded.model, strategy, loaded.processor, guard) as pruning:
         return loaded.generate(inputs, length), pruning.report
 
 
 def _outcome(name: str, right: int, questions: int, reports: Sequence[PruningReport]) -> Outcome:
     columns = zip(*(_per_stage(report) for report in reports), strict=True)
+    decided = [report.guard for report in reports if report.guard is not None]
     return Outcome(
         strategy=name,
         right=right,
         questions=questions,
         retention=sum(report.retention for report in reports) / len(reports),
         tokens=tuple(sum(column) / len(reports) for column in columns),
+        left_alone=sum(not one.pays for one in decided) if decided else None,
     )
 
 

@@ -2,14 +2,16 @@
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
 
 from vflowopt.adapter import Inputs, LoadedModel
+from vflowopt.calibration import prune_guarded
 from vflowopt.cli.console import print_json, results, seconds, size, table, tokens
 from vflowopt.cli.data import ask
+from vflowopt.cli.guards import GuardOption, read_cost
 from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import StrategyOption, read_strategy
@@ -46,21 +48,22 @@ def run(
     video: VideosOption = None,
     frames: FramesOption = FRAMES,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer at most.")] = 64,
+    guard: GuardOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask one question with and without pruning, and compare answers, tokens and times."""
-    strategy_for, chosen = read_strategy(strategy), choose(model)
+    strategy_for, chosen, cost = read_strategy(strategy), choose(model), read_cost(guard)
     question = ask(image, video, frames, prompt)
     loaded = chosen.load(device, dtype)
     inputs = question.prepare(loaded)
     chosen_strategy = strategy_for(loaded.adapter.num_layers(loaded.model))
-    with loaded.adapter.prune(loaded.model, chosen_strategy, processor=loaded.processor) as pruning:
+    with prune_guarded(loaded.adapter, loaded.model, chosen_strategy, loaded.processor, cost) as pruning:
         loaded.generate(inputs, 1)  # warms up, and refuses an infeasible budget before anything is printed
         report = pruning.report
     unpruned = _ask(loaded, inputs, max_new_tokens, nullcontext())
-    block = loaded.adapter.prune(loaded.model, chosen_strategy, processor=loaded.processor)
+    block = prune_guarded(loaded.adapter, loaded.model, chosen_strategy, loaded.processor, cost)
     pruned = _ask(loaded, inputs, max_new_tokens, block)
     if as_json:
         print_json(_describe(unpruned, pruned, report))
@@ -76,9 +79,14 @@ def run(
         ("first token (vision tower included)", seconds(unpruned.first_token), seconds(pruned.first_token)),
         ("whole answer", seconds(unpruned.whole), seconds(pruned.whole)),
     ]
+    if report.guard is not None:
+        expected = (seconds(report.guard.unpruned_seconds), seconds(report.guard.pruned_seconds))
+        rows.append(("prefill, expected by the guard", *expected))
     caption = (
         f"Pruned before decoder layers {layers} of {report.num_layers}. One run's times; see also `vflowopt bench`."
     )
+    if report.guard is not None and not report.guard.pays:
+        caption += " The guard left this input alone."
     results().print(table(prompt, ("", "unpruned", "pruned"), rows, caption))
 
 
@@ -99,5 +107,6 @@ def _describe(unpruned: Answer, pruned: Answer, report: PruningReport) -> dict[s
         "retention": report.retention,
         "layers": report.num_layers,
         "boundaries": list(report.boundaries),
+        "guard": None if report.guard is None else {**asdict(report.guard), "pruned": report.guard.pays},
         "units": [{"tokens": unit.tokens, "counts": list(unit.counts)} for unit in report.units],
     }

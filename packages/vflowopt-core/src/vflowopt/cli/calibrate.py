@@ -1,0 +1,154 @@
+"""``vflowopt calibrate``: measure what prefills cost on this machine, for guards and latency budgets."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+
+from vflowopt.adapter import Adapter, Inputs
+from vflowopt.calibration import calibrating, usual_strategies
+from vflowopt.cli.console import percent, print_json, results, seconds, steps, table
+from vflowopt.cli.data import DEFAULT_PROMPT, Question, SampleDataOption, SampleImagesOption, check_out, gather
+from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, open_image
+from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
+from vflowopt.cli.strategies import HELP as STRATEGY_HELP
+from vflowopt.cli.strategies import read_strategy
+from vflowopt.cost import CostModel
+from vflowopt.curve import Curve
+from vflowopt.errors import InputError
+from vflowopt.strategy import Strategy
+
+EXAMPLES = """
+[b]Examples[/b]
+
+vflowopt calibrate -m reference --out cost.json
+
+vflowopt calibrate -m llava-hf/llava-onevision-qwen2-7b-ov-hf -i photo.jpg --max-tokens 8192 --out cost.json
+
+vflowopt run -m reference -i scene.png -p "what digit is on the red circle?" -s reference-25.json --guard cost.json
+"""
+SCALES = (1.0, 0.8, 0.6, 0.4)
+"""Sides of the copies of an image, in parts of its own: models that look at every pixel get as many sizes."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("calibrate", epilog=EXAMPLES)(calibrate)
+
+
+def calibrate(
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="Cost model to write.")],
+    image: ImagesOption = None,
+    images: SampleImagesOption = None,
+    data: SampleDataOption = None,
+    frames: FramesOption = FRAMES,
+    samples: Annotated[int, typer.Option(min=1, help="Samples to choose four of different sizes from.")] = 12,
+    strategy: Annotated[
+        list[str] | None, typer.Option("--strategy", "-s", help="Further strategies to measure: " + STRATEGY_HELP)
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest prefill to measure; by default the longest sample's.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds, after one that warms up.")] = 7,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the cost model.")] = False,
+) -> None:
+    """Measure prefills of several lengths, and what pruning itself takes, on this machine.
+
+    The cost model serves --guard of run and evaluate, and --prefill-latency of optimize. A sample image is used in
+    four sizes.
+    """
+    if image and (images or data):
+        raise InputError("give --image, or --images, or --data")
+    given = [read_strategy(text) for text in strategy or ()]
+    check_out(out)
+    chosen = choose(model)
+    questions = (
+        list(_sizes(image))
+        if image
+        else gather(chosen, data=data, split="test", count=samples, images=images, frames=frames)
+    )
+    loaded = chosen.load(device, dtype)
+    layers = loaded.adapter.num_layers(loaded.model)
+    cost = measure(
+        loaded.adapter,
+        loaded.model,
+        [question.prepare(loaded) for question in questions],
+        [strategy_for(layers) for strategy_for in given],
+        max_rows=max_tokens,
+        rounds=rounds,
+        processor=loaded.processor,
+        name=chosen.label,
+    )
+    cost.save(out)
+    if as_json:
+        print_json(cost.model_dump(mode="json"))
+        return
+    show(cost, out)
+
+
+def measure(
+    adapter: Adapter,
+    model: Any,
+    inputs: Sequence[Inputs],
+    strategies: Sequence[Strategy] = (),
+    *,
+    max_rows: int | None = None,
+    rounds: int,
+    processor: Any,
+    name: str,
+) -> CostModel:
+    """Calibrate with a progress bar; the usual strategies are measured besides the given ones.
+
+    Raises:
+        UnsupportedOperationError: the adapter knows nothing of times.
+        InputError, StrategyError, BudgetError: see :meth:`vflowopt.calibration.CalibratingAdapter.calibrate`.
+    """
+    able = calibrating(adapter)
+    with steps() as bar:
+        task = bar.add_task("measuring", total=None)
+        return able.calibrate(
+            model,
+            inputs,
+            [*usual_strategies(adapter.num_layers(model)), *strategies],
+            max_rows=max_rows,
+            rounds=rounds,
+            processor=processor,
+            name=name,
+            on_task=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def show(cost: CostModel, out: Path) -> None:
+    """Print measurements beside what was fitted to them."""
+    parts = {"decoder": cost.decoder, "outside the decoder": cost.outside}
+    parts |= {f"pruning: {part.kind}": part.curve for part in cost.pruning}
+    rows = [row for name, curve in parts.items() for row in _rows(name, curve)]
+    caption = (
+        "Tokens: rows of the decoder; of the other parts visual tokens of each unit. Predictions are as good as this "
+        "fit; beyond the largest tokens they are extrapolated."
+    )
+    title = f"{cost.model}: {cost.device}, {cost.dtype}"
+    results().print(table(title, ("part", "tokens", "measured", "fitted", "error"), rows, caption))
+    worst = max(curve.residual for curve in parts.values())
+    results().print(f"{out}: largest error of the fit {percent(worst)}", highlight=False, soft_wrap=True)
+
+
+def _rows(name: str, curve: Curve) -> Iterator[tuple[str, ...]]:
+    for (tokens, took), error in zip(curve.measured, curve.errors(), strict=True):
+        shown = "+".join(f"{part:.0f}" for part in tokens)
+        measured = seconds(took) if took >= 0 else f"-{seconds(-took)}"  # what is left of two times that are alike
+        yield name, shown, measured, seconds(curve.total(tokens)), f"{100 * error:+.1f} %"
+        name = ""
+
+
+def _sizes(paths: Sequence[Path]) -> Iterator[Question]:
+    for path in paths:
+        image = open_image(path)
+        for scale in SCALES:
+            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            yield Question((image.resize(size, Image.Resampling.BICUBIC),), DEFAULT_PROMPT["image"])
