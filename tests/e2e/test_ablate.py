@@ -2,17 +2,12 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from typer.testing import CliRunner
 
+from support.command_line import invoke as run
+from support.command_line import killed_after
 from vflowopt import Strategy
-from vflowopt.cli import app
 
 pytest.importorskip("vflowopt_reference")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -24,12 +19,6 @@ ABLATED = [
 ]  # fmt: skip
 CELLS = 1 + 3 + 4 - 1
 """Unpruned, search methods, objectives; one search is of both."""
-
-
-def run(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.stderr or result.exception
-    return result
 
 
 def evaluations(out):
@@ -63,17 +52,7 @@ def test_every_search_has_a_row_a_journal_and_a_strategy_file(whole):
 
 def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(whole, tmp_path):
     out, cells = tmp_path / "killed", tmp_path / "killed" / "cells.jsonl"
-    command = [sys.executable, "-c", "from vflowopt.cli import app; app()", *ABLATED, "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ.copy())
-    deadline = time.monotonic() + 300
-    while not cells.exists() or cells.read_bytes().count(b'{"result"') < 2:
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    before = cells.read_bytes()
-    before = before[: before.rfind(b"\n") + 1]
+    before = killed_after(2, cells, *ABLATED, "--out", out)
     searched = evaluations(out)
     assert 2 <= before.count(b'{"result"') < CELLS
 
@@ -82,7 +61,8 @@ def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(whole, tmp_path):
     assert cells.read_bytes().count(b'{"result"') == CELLS
     after = evaluations(out)
     assert {name: len(lines) for name, lines in after.items()} == dict.fromkeys(after, EVALUATIONS)
-    for name, lines in searched.items():  # the last line may have been written by half
-        assert after[name][: len(lines) - 1] == lines[:-1]
+    for name, lines in searched.items():
+        kept = lines[:-1]  # the last line may have been written by half
+        assert after[name][: len(kept)] == kept
     for name in ("ablate.md", "ablate.csv"):
         assert (out / name).read_text() == (whole[0] / name).read_text()

@@ -3,12 +3,11 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from support import checkpoint, tiny
+from support import tiny
+from support.command_line import complaint, invoke
 from vflowopt import CostModel, Strategy
 from vflowopt.calibration import usual_strategies
-from vflowopt.cli import app
 from vflowopt.cost import Kind
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -16,30 +15,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 SEARCH = ("--iterations", 0, "--initial", 2)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return checkpoint.save(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("images")
-    for index, (height, width) in enumerate([(42, 42), (60, 84), (100, 40)]):
-        tiny.random_image(height, width, index).save(directory / f"{index}.png")
-    return directory
-
-
 def run(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.stderr or result.exception
-    return result.stdout
-
-
-def complaint(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 2, (result.output, result.exception)
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("vflowopt: error: ")]
-    return line
+    return invoke(*arguments).stdout
 
 
 @pytest.fixture(scope="module")

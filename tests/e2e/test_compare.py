@@ -2,18 +2,13 @@
 
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from typer.testing import CliRunner
 
+from support.command_line import complaint, killed_after
+from support.command_line import invoke as run
 from vflowopt import Strategy
-from vflowopt.cli import app
 
 pytest.importorskip("vflowopt_reference")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -25,12 +20,6 @@ COMPARED = [
     "--limit", LIMIT, "--samples", "2", "--initial", "2", "--iterations", "1", "--no-latency",
 ]  # fmt: skip
 CELLS = 1 + 2 * (1 + 2 + 2 + 1 + 1)
-
-
-def run(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.stderr or result.exception
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +70,7 @@ def test_figures_are_those_of_evaluate(whole):
 
 def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(whole, tmp_path):
     out, cells = tmp_path / "killed", tmp_path / "killed" / "cells.jsonl"
-    command = [sys.executable, "-c", "from vflowopt.cli import app; app()", *map(str, COMPARED), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ.copy())
-    deadline = time.monotonic() + 300
-    while not cells.exists() or cells.read_bytes().count(b'{"result"') < 3:
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    before = cells.read_bytes()
-    before = before[: before.rfind(b"\n") + 1]
+    before = killed_after(3, cells, *COMPARED, "--out", out)
     finished = before.count(b'{"result"')
     assert 3 <= finished < CELLS
     cells.write_bytes(before + b'{"result": {"cell": {"mod')  # a line of which half was written
@@ -136,7 +115,5 @@ def test_other_questions_are_refused(whole):
     out, _ = whole
     before = (out / "cells.jsonl").read_bytes()
     changed = [LIMIT + 1 if part == LIMIT else part for part in COMPARED]
-    result = CliRunner().invoke(app, [str(part) for part in (*changed, "--out", out)])
-    assert result.exit_code == 2
-    assert "limit is 3, now it is 4" in result.stderr
+    assert "limit is 3, now it is 4" in complaint(*changed, "--out", out)
     assert (out / "cells.jsonl").read_bytes() == before

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import StaticCache, modeling_flash_attention_utils
 
-from support.tiny import IMAGE, LAYERS, VIDEO, image_inputs, tiny_onevision
+from support.generating import generating, same
+from support.tiny import LAYERS, image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy, prune
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt.methods import FastV
@@ -15,6 +16,7 @@ from vflowopt.methods import FastV
 STRATEGY = Strategy.vflowopt(num_layers=LAYERS, retention=(0.4, 0.6, 0.5), threshold=1.2, cell=2.5)
 BATCHES = {"one": [[(80, 60)]], "unequal": [[(42, 42)], [(30, 120), (50, 50)], []]}
 batches = pytest.mark.parametrize("samples", BATCHES.values(), ids=BATCHES)
+generate, assert_same = generating(8), same(1e-5)
 
 
 def attend(query, key, value, softmax_scale, causal):
@@ -62,24 +64,6 @@ def with_attention(model, implementation):
         if hasattr(module, "config"):
             module.config._attn_implementation_internal = implementation
     return other
-
-
-def generate(model, inputs, steps=8, **options):
-    with torch.no_grad():
-        return model.generate(
-            **inputs,
-            max_new_tokens=steps,
-            suppress_tokens=[IMAGE, VIDEO],
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-            **options,
-        )
-
-
-def assert_same(got, expected):
-    assert torch.equal(got.sequences, expected.sequences)
-    assert (torch.stack(got.logits) - torch.stack(expected.logits)).abs().max() <= 1e-5
 
 
 @batches

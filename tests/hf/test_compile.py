@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import CompileConfig, DynamicCache, LlavaOnevisionForConditionalGeneration, StaticCache
 
-from support.tiny import IMAGE, VIDEO, image_inputs, tiny_onevision
+from support.generating import generating, same
+from support.tiny import image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy, prune
 from vflowopt.errors import PruningStateError, UnsupportedOperationError
 from vflowopt.methods import FastV
@@ -15,6 +16,7 @@ LAYERS, STEPS, WARM = 3, 6, 2
 STRATEGY = Strategy.vflowopt(num_layers=LAYERS, retention=(0.4, 0.6), stages=(1, 2), threshold=1.2, cell=2.5)
 BY_ATTENTION = Strategy(scorer=FastV(), schedule=Progressive(stages=(1,), retention=(0.4,)))
 BATCHES = {"one": [[(42, 42)]], "unequal": [[(42, 42)], [(30, 60)], []]}
+generate, assert_same = generating(5), same(1e-6)
 
 
 @pytest.fixture(autouse=True)
@@ -85,25 +87,6 @@ def test_a_step_is_compiled_once_for_all_blocks(kind, samples, strategy, attenti
         again = decode(model, inputs, caches(model, kind), step, 0)
     assert (got - expected).abs().max() <= 1e-6 * expected.abs().max()
     assert torch.equal(again, got)
-
-
-def generate(model, inputs, **options):
-    with torch.no_grad():
-        return model.generate(
-            **inputs,
-            max_new_tokens=5,
-            suppress_tokens=[IMAGE, VIDEO],
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-            **options,
-        )
-
-
-def assert_same(got, expected):
-    assert torch.equal(got.sequences, expected.sequences)
-    logits = torch.stack(expected.logits)
-    assert (torch.stack(got.logits) - logits).abs().max() <= 1e-6 * logits.abs().max()
 
 
 def test_generate_compiles_steps_on_static_caches_by_itself():

@@ -6,6 +6,7 @@ from transformers import StaticCache
 from transformers.cache_utils import StaticLayer
 
 from support.cases import gemma3
+from support.generating import generating, same
 from support.masked_oracle import oracle_logits, place, unpruned_embeddings
 from support.tiny import IMAGE, LAYERS, VIDEO, image_inputs, random_image, tiny_onevision
 from vflowopt import Progressive, Strategy, prune
@@ -24,27 +25,7 @@ STRATEGY = STRATEGIES["stages from the first layer"]
 BATCHES = {"one": [[(80, 60)]], "unequal": [[(42, 42)], [(30, 120), (50, 50)], []]}
 both = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 batches = pytest.mark.parametrize("samples", BATCHES.values(), ids=BATCHES)
-
-
-def generate(model, inputs, steps=STEPS + 1, **options):
-    """Placeholders are kept from being generated: the oracle would take them for images."""
-    with torch.no_grad():
-        return model.generate(
-            **inputs,
-            max_new_tokens=steps,
-            suppress_tokens=[IMAGE, VIDEO],
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-            **options,
-        )
-
-
-def assert_same(got, expected):
-    """But for rounding: sums run over more slots."""
-    assert torch.equal(got.sequences, expected.sequences)
-    logits = torch.stack(expected.logits)
-    assert (torch.stack(got.logits) - logits).abs().max() <= 2e-6 * logits.abs().max()
+generate, assert_same = generating(STEPS + 1), same(2e-6)
 
 
 @both
