@@ -67,8 +67,9 @@ def demo(
 ) -> None:
     """Search strategies for the reference model, and show what pruning gains and costs.
 
-    Searches a 25 % budget in full; 50 % and 10 % start from its best strategies and are refined a little. Then answers
-    held-out questions, times prefills and draws a picture. Ctrl-C during the search goes on with the best so far.
+    Searches a 25 % budget in full; 50 % and 10 % start from its best strategies and known good ones, and are refined a
+    little. Then answers held-out questions, times prefills and draws a picture. Ctrl-C during the search goes on with
+    the best so far.
     """
     started, effort, say = time.perf_counter(), QUICK if quick else Effort(), notes()
     chosen = choose(model)
@@ -107,7 +108,7 @@ def demo(
 
 
 def search_all(loaded: LoadedModel, questions: list[Question], effort: Effort, seed: int) -> dict[float, Strategy]:
-    """A full search for the main budget; for the others one that starts from its best strategies."""
+    """A full search for the main budget; for the others one that starts from its best and the known good strategies."""
     from vflowopt.search import OptimizeResult, RichProgress, search
 
     inputs = tracked([question.prepare(loaded) for question in questions], "encoding")
@@ -122,7 +123,10 @@ def search_all(loaded: LoadedModel, questions: list[Question], effort: Effort, s
 
     main = run(MAIN, effort.initial, effort.iterations, None)
     ranked = sorted(main.history, key=lambda entry: -entry.score)
-    best = list(dict.fromkeys(entry.strategy for entry in ranked))[: effort.transferred]
+    found = list(dict.fromkeys(entry.strategy for entry in ranked))[: effort.transferred]
+    # What is best at one budget may lie far from what is best at another: begin with what is known to be good, too.
+    known = [entry.strategy for entry in main.history if entry.origin.startswith("start:")]
+    best = list(dict.fromkeys([*found, *known]))
     others = {budget: run(budget, len(best), effort.refined, best).strategy for budget in OTHERS}
     return {MAIN: main.strategy, **others}
 
