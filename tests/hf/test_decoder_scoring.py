@@ -9,7 +9,7 @@ import torch
 
 from oracles.decoder_scoring import from_last_token, from_own_and_cross, from_raters, kept_tokens
 from support.cases import gemma3, llava, llava_onevision, qwen2_vl
-from support.no_waiting import NoWaiting
+from support.waiting import NoWaiting
 from vflowopt import Progressive, Strategy
 from vflowopt.errors import PruningStateError, UnsupportedModelError
 from vflowopt.methods import FastV, FitPrune, PyramidDrop, SparseVLM

@@ -12,8 +12,8 @@ from oracles.sparsevlm import rank_of
 from oracles.sparsevlm_forward import Unit, run
 from support.cases import llava_onevision, qwen3_vl
 from support.masked_oracle import place, unpruned_embeddings
-from support.no_waiting import NoWaiting
 from support.tiny import IMAGE, LAYERS, image_inputs, tiny_onevision
+from support.waiting import NoWaiting
 from vflowopt import Progressive, Strategy, prune
 from vflowopt.baselines import RandomTokens
 from vflowopt.errors import StrategyError

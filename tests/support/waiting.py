@@ -42,19 +42,35 @@ class Waits:
         self._stack.close()
 
 
+def waiting_operator(func, args):
+    """What an operator would wait for: values read back, or a shape that depends on values; else ``None``."""
+    name = func.overloadpacket.__name__
+    masks = args[1] if name in ("index", "index_put", "index_put_") else ()
+    if any(isinstance(mask, torch.Tensor) and mask.dtype == torch.bool for mask in masks):
+        return f"{name} by a boolean mask"
+    return name if name in DATA_DEPENDENT or str(func).removeprefix("aten.") in DATA_DEPENDENT else None
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses operators that wait."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = waiting_operator(func, args)
+        if name:
+            raise AssertionError(f"{name} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
 class _Operators(TorchDispatchMode):
-    """Values read back, and shapes that depend on values."""
+    """Notes operators that wait."""
 
     def __init__(self, waits):
         super().__init__()
         self.waits = waits
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        masks = args[1] if name in ("index", "index_put", "index_put_") else ()
-        if any(isinstance(mask, torch.Tensor) and mask.dtype == torch.bool for mask in masks):
-            self.waits.note(f"{name} by a boolean mask")
-        elif name in DATA_DEPENDENT or str(func).removeprefix("aten.") in DATA_DEPENDENT:
+        name = waiting_operator(func, args)
+        if name:
             self.waits.note(name)
         return func(*args, **(kwargs or {}))
 

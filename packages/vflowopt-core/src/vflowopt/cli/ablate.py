@@ -24,7 +24,7 @@ from vflowopt.cli.cells import (
 from vflowopt.cli.console import notes, print_json, results, table
 from vflowopt.cli.data import Question, read_jsonl
 from vflowopt.cli.evaluate import is_right
-from vflowopt.cli.fixed import FixOption, read_fixed
+from vflowopt.cli.fixed import FixOption
 from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import Chosen, DeviceOption, DtypeOption, choose
 from vflowopt.cli.sample_sets import file_sets, own_sets
@@ -99,11 +99,10 @@ def ablate(
     from vflowopt.compare import Effort, Subject
     from vflowopt.compare.identity import identity_of_file
     from vflowopt.search.result import installed_versions
-    from vflowopt.search.variables import check_values
+    from vflowopt.search.variables import read_fixed
 
     # Everything that can be refused without loading a model is refused first.
     budgets, fixed = falling(budget), read_fixed(fix or ())
-    check_values(fixed)
     chosen = {one.label: one for one in map(choose, dict.fromkeys(model))}
     asked = _studies(study, len(chosen))
     few = [count for count in evaluation_count or () if count < initial]

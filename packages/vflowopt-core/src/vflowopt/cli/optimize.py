@@ -20,7 +20,7 @@ from vflowopt.cli.budgets import (
 )
 from vflowopt.cli.console import notes, percent, print_json, results, tracked
 from vflowopt.cli.data import PromptOption, SampleDataOption, SampleImagesOption, check_out, gather
-from vflowopt.cli.fixed import FixOption, read_fixed
+from vflowopt.cli.fixed import FixOption
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 
@@ -89,6 +89,7 @@ def optimize(
     from vflowopt.search import RichProgress, SearchSpace, search
     from vflowopt.search.journal import check_journal
     from vflowopt.search.settings import Settings
+    from vflowopt.search.variables import read_fixed
 
     # Everything that can be refused without loading a model is refused first.
     fixed = read_fixed(fix or ())

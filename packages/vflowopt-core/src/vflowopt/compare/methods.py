@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vflowopt.errors import InputError, StrategyError
 from vflowopt.fitting import Fitting
-from vflowopt.search.variables import check_values
+from vflowopt.search.variables import read_fixed
 from vflowopt.strategy import Strategy
 
 UNPRUNED, SEARCHED = "unpruned", "searched"
@@ -73,7 +73,7 @@ def read_method(text: str, budgets: Sequence[float], read: Reader) -> Method:
         return Method(text, text, budgeted=False)
     name, _, options = text.partition(",")
     if name == SEARCHED:
-        return Method(text, text, seeded=True, searched=True, fixed=_fixed(options))
+        return Method(text, text, seeded=True, searched=True, fixed=read_fixed(filter(None, options.split(","))))
     if text.startswith("preset:") or text.endswith(".json") or Path(text).exists():
         content = read(text)(1).to_json()  # a file's strategy does not depend on the number of layers
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
@@ -94,20 +94,3 @@ def _takes_a_seed(method: Method, budget: float, read: Reader) -> bool:
     except StrategyError:
         return False
     return True
-
-
-def _fixed(options: str) -> dict[str, float]:
-    """Variables by name.
-
-    Raises:
-        StrategyError: there is no such variable, or its value is not on its scale.
-    """
-    fixed = {}
-    for option in filter(None, options.split(",")):
-        name, _, value = option.partition("=")
-        try:
-            fixed[name] = float(value)
-        except ValueError:
-            raise StrategyError(f"a search takes VARIABLE=VALUE with a number, not {option!r}") from None
-    check_values(fixed)
-    return fixed

@@ -1,7 +1,7 @@
 """What a search varies besides the split of the budget: variables of a strategy's scorer and recycler."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -92,6 +92,25 @@ def check_values(values: Mapping[str, float]) -> None:
         high = math.inf if name == "cell" else scale.high
         if not scale.low <= value <= high:
             raise StrategyError(f"the search covers {name} from {scale.low:g} to {scale.high:g}, not {value:g}")
+
+
+def read_fixed(texts: Iterable[str]) -> dict[str, float]:
+    """Variables by name, from ``NAME=VALUE``.
+
+    Raises:
+        StrategyError: a text is something else, there is no such variable, or its value is off its scale.
+    """
+    fixed = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            fixed[name] = float(value)
+        except ValueError:
+            raise StrategyError(
+                f"a variable that is not to vary is NAME=VALUE with a number, for example diversity=0, not {text!r}"
+            ) from None
+    check_values(fixed)
+    return fixed
 
 
 def values_of(strategy: Strategy) -> dict[str, float]:
