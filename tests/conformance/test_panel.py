@@ -2,33 +2,25 @@
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
 
 import support.cases
 from vflowopt import CalibratedAttention, GridRecycler, Progressive, Strategy, prune
-from vflowopt_hf.adapter import TransformersAdapter
-from vflowopt_hf.panel import QuestionPanel
+from vflowopt_hf.checkpoint.panel import QuestionPanel
+from vflowopt_hf.family import statistics_of
 from vflowopt_hf.testing.subject import Subject
 
 FAMILIES = [module.name for module in pkgutil.iter_modules(support.cases.__path__)]
 
 
-@dataclass
-class TokenIds:
-    """A checkpoint whose answers are token ids: random models say nothing."""
-
-    model: Any
-    adapter: TransformersAdapter
-    processor: Any = None
-
-    def generate(self, inputs, max_new_tokens):
-        with torch.no_grad():
-            ids = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        return str(ids[0, inputs["input_ids"].shape[1] :].tolist())
+def token_ids(model, inputs, max_new_tokens):
+    """An answer in the place of text: random models say nothing."""
+    with torch.no_grad():
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    return str(ids[0, inputs["input_ids"].shape[1] :].tolist())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -42,16 +34,16 @@ def test_encoded_questions_are_answered_as_plain_ones(name):
         schedule=Progressive(stages=(0, 2), retention=(0.7, 0.8)),
         recycler=GridRecycler(cell=2.0),
     )
-    checkpoint = TokenIds(subject.model, TransformersAdapter(case.family))
+    generate = partial(token_ids, subject.model)
     runs = []
     attention = case.family.vision_attention(subject.model)
-    panel = QuestionPanel(checkpoint, questions, 4)
+    panel = QuestionPanel(case.family, subject.model, statistics_of(case.family, None), generate, questions, 4)
     handle = attention.register_forward_hook(lambda *_: runs.append(1))
     told = [panel.answer(number, strategy) for number in range(len(questions))]
     handle.remove()
     assert runs == []  # nothing is encoded again
     for inputs, answered in zip(questions, told, strict=True):
         with prune(subject.model, strategy) as pruning:
-            assert checkpoint.generate(inputs, 4) == answered.text
+            assert generate(inputs, 4) == answered.text
             assert pruning.report.units == answered.units
             assert pruning.report.kv_cache_bytes == answered.kv_cache_bytes

@@ -6,10 +6,10 @@ from hypothesis import assume, given
 
 from support.backends import Attention, host
 from vflowopt import CalibratedAttention, GridRecycler
-from vflowopt import planning as plan_module
-from vflowopt.entropy import gray_levels, patch_entropy
-from vflowopt.planning import make_plan
-from vflowopt.scorer import calibrated_attention, entropy_term
+from vflowopt.components.entropy import gray_levels, patch_entropy
+from vflowopt.components.scorer import calibrated_attention, entropy_term
+from vflowopt.plans import planning as plan_module
+from vflowopt.plans.planning import make_plan
 from vflowopt.testing import attention_matrices, pruning_cases
 
 torch = pytest.importorskip("torch")

@@ -9,9 +9,10 @@ import typer
 
 import vflowopt
 from docs.pages import PAGES, blocks, headings, read, section
-from vflowopt import errors, hookspecs, plugins
+from vflowopt import errors, hookspecs
 from vflowopt.cli import app
-from vflowopt.strategy import Provenance, Strategy, preset_names
+from vflowopt.discovery import registry
+from vflowopt.strategies.strategy import Provenance, Strategy, preset_names
 
 COMMANDS = typer.main.get_command(app).commands
 
@@ -75,7 +76,7 @@ def test_every_hook_is_documented_with_its_exact_signature(name):
     assert f"{name}{parameters} -> {annotation}\n" in section("write-a-component.md", name)
 
 
-CORE = [(component.kind, component) for component in plugins.CORE_COMPONENTS]
+CORE = [(component.kind, component) for component in registry.CORE_COMPONENTS]
 
 
 @pytest.mark.parametrize(("kind", "component"), CORE, ids=[component.component_name() for _, component in CORE])
@@ -116,7 +117,7 @@ def test_every_argument_of_the_search_is_documented_with_its_default():
 
 
 def test_the_search_space_is_documented_as_it_is():
-    from vflowopt.search.variables import scales
+    from vflowopt.strategies.variables import scales
 
     text = section("search.md", "The space")
     for name, scale in scales().items():
@@ -124,7 +125,7 @@ def test_the_search_space_is_documented_as_it_is():
 
 
 def test_every_objective_is_documented():
-    objectives = pytest.importorskip("vflowopt_hf.evaluator").OBJECTIVES
+    objectives = pytest.importorskip("vflowopt_hf.search.evaluator").OBJECTIVES
     assert [name for name in objectives if f"| `{name}` |" not in section("search.md", "The objective")] == []
 
 

@@ -7,8 +7,8 @@ import pytest
 from support import tiny
 from support.command_line import complaint, invoke
 from vflowopt import CostModel, Strategy
-from vflowopt.calibration import usual_strategies
-from vflowopt.cost import Kind
+from vflowopt.budgets.calibration import usual_strategies
+from vflowopt.budgets.cost import Kind
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

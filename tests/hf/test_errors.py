@@ -20,9 +20,9 @@ from vflowopt.errors import (
     UnsupportedModelError,
     UnsupportedOperationError,
 )
-from vflowopt_hf.encoders import tap_encoders
 from vflowopt_hf.families.llava_onevision import LlavaOnevision
-from vflowopt_hf.prefill import place_units
+from vflowopt_hf.plans.prefill import place_units
+from vflowopt_hf.vision.encoders import tap_encoders
 
 STRATEGY = Strategy.vflowopt(num_layers=LAYERS, retention=(0.4, 0.6, 0.5), threshold=1.2, cell=2.5)
 

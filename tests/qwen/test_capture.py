@@ -8,7 +8,7 @@ from transformers.models.qwen2_vl import modeling_qwen2_vl
 from support.tiny_qwen import LAYERS, qwen_inputs, tiny_qwen2_vl
 from vflowopt import Strategy, prune
 from vflowopt.errors import UnsupportedOperationError
-from vflowopt_hf.encoders import tap_encoders
+from vflowopt_hf.vision.encoders import tap_encoders
 from vflowopt_qwen.qwen2_vl import Qwen2VL
 
 SAMPLES = [[(24, 36), (60, 24), (4, 24, 36)], [(36, 36)]]

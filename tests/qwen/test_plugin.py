@@ -10,10 +10,10 @@ from support.cases import qwen2_5_vl, qwen3_vl, qwen3_vl_moe
 from support.tiny import random_image
 from support.tiny_qwen import IMAGE, LAYERS, image_processor, tiny_qwen2_vl
 from vflowopt import Strategy, prune
+from vflowopt.discovery.known_models import OFFICIAL_ADAPTERS
 from vflowopt.errors import UnsupportedModelError
-from vflowopt.known_models import OFFICIAL_ADAPTERS
 from vflowopt.plugins import find_adapter, installed, load_adapter
-from vflowopt_hf.processing import ImageTextProcessor
+from vflowopt_hf.checkpoint.processing import ImageTextProcessor
 from vflowopt_qwen import adapters
 from vflowopt_qwen.adapters import qwen2_vl
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vflowopt import Strategy, prune
-from vflowopt_hf.bench.random_model import parameters
+from vflowopt_hf.families.shapes.random_model import parameters
 from vflowopt_qwen import qwen2_vl_shapes
 from vflowopt_qwen.adapters import qwen2_5_vl, qwen2_vl, qwen3_vl
 
@@ -27,7 +27,7 @@ def test_the_shape_is_as_large_as_published():
 @pytest.mark.parametrize(("wanted", "exact"), [(1, 1), (40, 40), (97, 96)])
 def test_the_builder_makes_models_that_run_and_can_be_pruned(wanted, exact):
     model = qwen2_vl_shapes.build(TEXT, VISION, "cpu", "auto")
-    inputs = qwen2_vl_shapes.qwen2_vl_inputs(model, wanted, 12)
+    inputs = qwen2_vl_shapes.qwen2_vl_inputs(qwen2_vl.family, model, wanted, 12)
     strategy = Strategy.vflowopt(num_layers=4, retention=(0.8, 0.8, 0.8), threshold=1.0)
     with prune(model, strategy) as pruning, torch.no_grad():
         logits = model(**inputs).logits

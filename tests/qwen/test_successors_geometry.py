@@ -7,7 +7,7 @@ import torch
 from support.cases import qwen2_5_vl, qwen3_vl
 from support.tiny_qwen import FACTOR, IMAGE, MERGE, VIDEO, qwen_inputs
 from vflowopt import Strategy, prune
-from vflowopt_hf.encoders import tap_encoders
+from vflowopt_hf.vision.encoders import tap_encoders
 from vflowopt_qwen.qwen2_5_vl import Qwen25VL
 
 SAMPLES = [[(60, 84), (24, 96), (4, 36, 60)], [(12, 12), (108, 36)]]

@@ -12,6 +12,7 @@ from PIL import Image
 from vflowopt_reference import NAMES, load_model, load_processor
 from vflowopt_reference.architectures import Architecture, named
 from vflowopt_reference.canvases import CANVASES
+from vflowopt_reference.recipes import FROM_NOTHING, Phase
 from vflowopt_reference.scene import scene
 from vflowopt_reference.seeds import stream
 from vflowopt_reference.train import main
@@ -20,7 +21,6 @@ from vflowopt_reference.training.export import export
 from vflowopt_reference.training.objective import PatchNames, answer_scores, visual_tokens
 from vflowopt_reference.training.optimiser import Optimiser, share
 from vflowopt_reference.training.phases import phase_batch, phase_groups, phase_losses, train_step
-from vflowopt_reference.training.recipes import FROM_NOTHING, Phase
 from vflowopt_reference.training.run import Run, shortened, train
 from vflowopt_reference.training.start import adopt_decoder, prepare_tower
 from vflowopt_reference.vocabulary import DIGITS

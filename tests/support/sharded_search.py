@@ -20,7 +20,7 @@ from support.tiny import image_inputs, tiny_onevision
 from vflowopt.errors import ProcessError
 from vflowopt.plugins import find_adapter
 from vflowopt.search import search
-from vflowopt_hf.sharding import ProcessGroup, joined
+from vflowopt_hf.search.sharding import ProcessGroup, joined
 
 SIZES = [(42, 42), (80, 60), (30, 120), (60, 60), (42, 84)]
 SETTINGS = {"budget": 0.5, "initial": 4, "seed": 3}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from core.search.synthetic import Synthetic
-from vflowopt.panel import Answered
+from vflowopt.compare.panel import Answered
 from vflowopt.report import UnitReport
 
 LAYERS, TOKENS = 9, 196

@@ -11,7 +11,7 @@ from vflowopt.ablation import MAIN_SET, PARTS, STUDIES, Ablation, Plan, run, stu
 from vflowopt.cli.evaluate import is_right
 from vflowopt.compare import UNPRUNED, Cell, Effort, Store, Subject
 from vflowopt.errors import JournalError
-from vflowopt.search.variables import values_of
+from vflowopt.strategies.variables import values_of
 
 PLAN = Plan(samples=4, initial=6, iterations=1, sample_counts=(2, 4, 6), evaluation_counts=(6, 7))
 EVALUATIONS = 7

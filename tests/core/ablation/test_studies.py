@@ -3,7 +3,7 @@
 import pytest
 
 from vflowopt.ablation import MAIN_SET, OBJECTIVES, PARTS, STUDIES, Plan, Recipe, Variant, studies_of
-from vflowopt.search.variables import VARIABLES
+from vflowopt.strategies.variables import VARIABLES
 
 
 def lines(name, plan=None, **scope):
@@ -54,5 +54,5 @@ def test_searches_that_differ_in_length_only_share_a_journal():
 
 
 def test_objectives_are_those_of_the_runtime():
-    evaluator = pytest.importorskip("vflowopt_hf.evaluator")
+    evaluator = pytest.importorskip("vflowopt_hf.search.evaluator")
     assert tuple(evaluator.OBJECTIVES) == OBJECTIVES

@@ -10,12 +10,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vflowopt import CalibratedAttention, GridRecycler, Strategy
-from vflowopt.baselines import RandomTokens
 from vflowopt.cli import app
 from vflowopt.cli.data import read_directory, read_jsonl
 from vflowopt.cli.evaluate import is_right, normalised
 from vflowopt.cli.failures import INTERRUPTED
 from vflowopt.cli.strategies import read_strategy
+from vflowopt.components.baselines import RandomTokens
 from vflowopt.errors import BudgetError, StrategyError
 from vflowopt.methods import FastV
 

@@ -3,9 +3,9 @@
 import pytest
 
 from vflowopt import Strategy
-from vflowopt.baselines import RandomTokens
 from vflowopt.cli.strategies import read_strategy
 from vflowopt.compare import SEARCHED, UNPRUNED, Cell, cells_of, read_method
+from vflowopt.components.baselines import RandomTokens
 from vflowopt.errors import InputError, StrategyError
 
 BUDGETS = (0.5, 0.1)

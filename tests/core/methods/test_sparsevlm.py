@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from oracles import sparsevlm as oracle
 from support.backends import both_backends, host, to_backend
 from vflowopt import Strategy, TokenLayout
-from vflowopt.baselines import RandomTokens
 from vflowopt.cli.strategies import read_strategy
+from vflowopt.components.baselines import RandomTokens
+from vflowopt.components.schedule import Progressive
+from vflowopt.components.stage_scoring import ReceivedAttention
 from vflowopt.errors import BudgetError, InputError, StrategyError
 from vflowopt.methods import AdaptiveSparseVLM, DensityPeaks, FastV, SparseVLM
 from vflowopt.methods.sparsevlm_adaptive import chosen_texts, fit, rank
 from vflowopt.methods.sparsevlm_recycler import density_peaks
-from vflowopt.plan import StageMerge
-from vflowopt.planning import PlanDraft, make_plan
-from vflowopt.schedule import Progressive
-from vflowopt.stage_scoring import ReceivedAttention
+from vflowopt.plans.plan import StageMerge
+from vflowopt.plans.planning import PlanDraft, make_plan
 from vflowopt.testing import ConformanceError, pruning_cases
 from vflowopt.testing.properties import require_valid_plan
 

@@ -14,11 +14,11 @@ from support.backends import both_backends, host, to_backend
 from vflowopt import Progressive, Strategy, TokenLayout
 from vflowopt.cli.strategies import read_strategy
 from vflowopt.components import Recycler
+from vflowopt.components.recycle import GridRecycler
 from vflowopt.errors import BudgetError, InputError, StrategyError
 from vflowopt.methods.divprune import DivPrune, diverse_order
 from vflowopt.methods.fastervlm import FasterVLM
 from vflowopt.methods.visionzip import ContextualTokens, VisionZip
-from vflowopt.recycle import GridRecycler
 from vflowopt.testing import host_units, require_valid_plan, seeds
 
 CLEAR = 1e-5
@@ -197,7 +197,7 @@ def test_the_default_split_is_54_to_10():
 
 
 def a_unit(layout):
-    from vflowopt.attention import MatrixAttention
+    from vflowopt.components.attention import MatrixAttention
     from vflowopt.testing import HostUnit
 
     tokens = layout.tokens

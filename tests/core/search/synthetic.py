@@ -7,7 +7,7 @@ import numpy as np
 
 from vflowopt.adapter import Evaluation
 from vflowopt.layout import TokenLayout
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.strategy import Strategy
 
 
 def grid(rows: int, columns: int, *, newline: bool = False, views: int = 1) -> TokenLayout:

@@ -8,8 +8,7 @@ import pytest
 from core.search.synthetic import Synthetic
 from vflowopt.adapter import Evaluation
 from vflowopt.search import search
-from vflowopt.search.cost import SearchCost
-from vflowopt.search.result import HistoryEntry
+from vflowopt.search.result import HistoryEntry, SearchCost
 
 SMALL = {"iterations": 1, "initial": 5}
 

@@ -3,23 +3,19 @@
 Public names are exported here; everything else may change without notice.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from vflowopt.api import prune
-from vflowopt.budgets import KVCacheBytes
-from vflowopt.cost import CostModel
+from vflowopt.budgets.cost import CostModel
+from vflowopt.budgets.latency import PrefillLatency
+from vflowopt.budgets.requests import KVCacheBytes
+from vflowopt.components.recycle import GridRecycler
+from vflowopt.components.schedule import Progressive
+from vflowopt.components.scorer import CalibratedAttention
 from vflowopt.errors import VFlowOptError
-from vflowopt.latency import PrefillLatency
 from vflowopt.layout import TokenLayout
-from vflowopt.plan import PruningPlan
-from vflowopt.recycle import GridRecycler
+from vflowopt.plans.plan import PruningPlan
 from vflowopt.report import PruningReport
-from vflowopt.schedule import Progressive
-from vflowopt.scorer import CalibratedAttention
-from vflowopt.strategy import Provenance, Strategy
-
-if TYPE_CHECKING:
-    from vflowopt.search import OptimizeResult, optimize
+from vflowopt.search import OptimizeResult, optimize
+from vflowopt.strategies.strategy import Provenance, Strategy
 
 __version__ = "0.1.0"
 
@@ -41,12 +37,3 @@ __all__ = [
     "optimize",
     "prune",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import the search, and with it Emukit and SciPy, only when it is used: pruning needs neither."""
-    if name in ("OptimizeResult", "optimize"):
-        from vflowopt import search
-
-        return getattr(search, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

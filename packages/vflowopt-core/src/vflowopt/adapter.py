@@ -1,4 +1,4 @@
-"""What the core asks of an adapter, and the lazy descriptors under which adapters register.
+"""What the core asks of an adapter; the descriptors under which adapters register are named here, too.
 
 The core never imports a deep learning framework: everything that touches a model sits behind these protocols.
 """
@@ -6,18 +6,32 @@ The core never imports a deep learning framework: everything that touches a mode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Growth, Part
-from vflowopt.errors import PluginError
-from vflowopt.flow import Flow
+from vflowopt.benchmark.flow import Flow
+from vflowopt.components.stage_scoring import ReceivedAttention
+from vflowopt.descriptors import AdapterDescriptor, Example, NamedModel
 from vflowopt.layout import TokenLayout
-from vflowopt.plan import PruningPlan
+from vflowopt.plans.plan import PruningPlan
 from vflowopt.report import PruningReport
-from vflowopt.stage_scoring import ReceivedAttention
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.strategy import Strategy
+
+__all__ = [
+    "Adapter",
+    "AdapterDescriptor",
+    "Evaluation",
+    "Evaluator",
+    "Example",
+    "FittingAdapter",
+    "FlowAdapter",
+    "GrowthAdapter",
+    "Inputs",
+    "LoadedModel",
+    "NamedModel",
+    "Pruning",
+]
 
 Inputs = Mapping[str, Any]
 """What ``model(**inputs)`` takes: the output of the model's processor."""
@@ -225,100 +239,3 @@ class LoadedModel(Protocol):
     def generate(self, inputs: Inputs, max_new_tokens: int) -> str:
         """Greedy answer text."""
         ...
-
-
-@dataclass(frozen=True)
-class AdapterDescriptor:
-    """A family that a plugin supports, described without importing it.
-
-    Attributes:
-        name: shown by ``vflowopt adapters``, for example ``"llava-onevision"``.
-        model_types: values of ``model.config.model_type`` that the adapter claims.
-        target: ``"module:attribute"`` of the :class:`Adapter` instance.
-        summary: one line for the table.
-
-    Raises:
-        PluginError: a field is of another type, or empty where it must not be.
-    """
-
-    name: str
-    model_types: tuple[str, ...]
-    target: str
-    summary: str = ""
-
-    def __post_init__(self) -> None:
-        for field_name in ("name", "target"):
-            _require_text(self, field_name)
-        kinds = self.model_types
-        if not isinstance(kinds, tuple) or not kinds or not all(isinstance(kind, str) and kind for kind in kinds):
-            raise PluginError(f"AdapterDescriptor.model_types must be a tuple of names, not {kinds!r}")
-        module, _, attribute = self.target.partition(":")
-        if not module or not attribute:
-            raise PluginError(f"AdapterDescriptor.target must be 'module:attribute', not {self.target!r}")
-
-    def load(self) -> Adapter:
-        """Import the adapter.
-
-        Raises:
-            ImportError, AttributeError: whatever the import raises; callers name the adapter.
-        """
-        module, _, attribute = self.target.partition(":")
-        adapter: Adapter = getattr(import_module(module), attribute)
-        return adapter
-
-
-@dataclass(frozen=True)
-class Example:
-    """A labelled question about images.
-
-    Attributes:
-        images: PIL images.
-        question: the user's text.
-        answer: the expected answer.
-        kind: a label by which accuracies are broken down.
-    """
-
-    images: tuple[Any, ...]
-    question: str
-    answer: str
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class NamedModel:
-    """A model that ``--model NAME`` knows.
-
-    Attributes:
-        name: the short name.
-        summary: one line.
-        model_type: ``config.model_type``, which selects the adapter.
-        path: returns the checkpoint's directory.
-        processor: returns its processor; ``None`` where the ordinary one works.
-        examples: ``examples(split, count, seed)`` returns held-out examples of the split ``"search"`` or ``"test"``.
-        options: further arguments of ``from_pretrained``.
-        threads: CPU threads that the command line runs it with; a very small model is fastest with one.
-
-    Raises:
-        PluginError: name or model type is no text, or ``path`` no function.
-    """
-
-    name: str
-    summary: str
-    model_type: str
-    path: Callable[[], Path]
-    processor: Callable[[], Any] | None = None
-    examples: Callable[[str, int, int], list[Example]] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        for field_name in ("name", "model_type"):
-            _require_text(self, field_name)
-        if not callable(self.path):
-            raise PluginError(f"NamedModel.path must be a function that returns a directory, not {self.path!r}")
-
-
-def _require_text(descriptor: Any, field_name: str) -> None:
-    value = getattr(descriptor, field_name)
-    if not isinstance(value, str) or not value:
-        raise PluginError(f"{type(descriptor).__name__}.{field_name} must be text, not {value!r}")

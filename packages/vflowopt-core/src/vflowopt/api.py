@@ -4,10 +4,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from vflowopt.adapter import Pruning
-from vflowopt.calibration import prune_guarded
-from vflowopt.cost import CostModel
+from vflowopt.budgets.calibration import prune_guarded
+from vflowopt.budgets.cost import CostModel
 from vflowopt.plugins import find_adapter
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.strategy import Strategy
 
 
 def prune(

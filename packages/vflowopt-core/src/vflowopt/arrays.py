@@ -54,3 +54,10 @@ def inverse_permutation(order: Array) -> Array:
 def descending_order(values: Array) -> Array:
     """Indices [n] that sort ``values`` [n] from high to low; of equal values the lower index comes first."""
     return namespace(values).argsort(-values, stable=True)
+
+
+def normalised(vectors: Array) -> Array:
+    """Vectors [tokens, D] of length 1, whose products are cosine similarities; those that are 0 stay so."""
+    xp = namespace(vectors)
+    length = xp.sqrt(xp.sum(vectors * vectors, axis=-1, keepdims=True))
+    return vectors / xp.where(length > 0, length, 1.0)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pluggy
 
-from vflowopt.adapter import AdapterDescriptor, NamedModel
 from vflowopt.components import Component
+from vflowopt.descriptors import AdapterDescriptor, NamedModel
 from vflowopt.errors import PluginError
 
 PROJECT = "vflowopt"

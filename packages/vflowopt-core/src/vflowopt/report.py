@@ -3,7 +3,30 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vflowopt.cost import BreakEven
+
+@dataclass(frozen=True)
+class BreakEven:
+    """What a forward is expected to take.
+
+    Attributes:
+        unpruned_seconds: if nothing is pruned.
+        pruned_seconds: if the strategy prunes, its own work included.
+    """
+
+    unpruned_seconds: float
+    pruned_seconds: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether pruning is expected to be faster."""
+        return self.pruned_seconds < self.unpruned_seconds
+
+    def __str__(self) -> str:
+        decision = "pruned" if self.pays else "left alone"
+        return (
+            f"guard: {decision}; expected {1e3 * self.pruned_seconds:.4g} ms with pruning, "
+            f"{1e3 * self.unpruned_seconds:.4g} ms without"
+        )
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from typing import Any
 from vflowopt import Strategy, TokenLayout
 from vflowopt.adapter import Inputs, LoadedModel, Pruning
 from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Growth, Part
-from vflowopt.cost import CostModel, Kind, Setting
-from vflowopt.flow import Flow
-from vflowopt.processes import Processes
-from vflowopt.stage_scoring import ReceivedAttention
-from vflowopt_hf.evaluator import HiddenStateEvaluator
-from vflowopt_hf.family import Family
-from vflowopt_hf.keeping import MemoryLimits
-from vflowopt_hf.loading import load_checkpoint
+from vflowopt.benchmark.flow import Flow
+from vflowopt.budgets.cost import CostModel, Kind, Setting
+from vflowopt.components.stage_scoring import ReceivedAttention
+from vflowopt.search.processes import Processes
+from vflowopt_hf.checkpoint.loading import load_checkpoint
+from vflowopt_hf.family import Family, statistics_of
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.received import received_attention
+from vflowopt_hf.search.evaluator import HiddenStateEvaluator
+from vflowopt_hf.search.received_attention import received_attention
+from vflowopt_hf.search.sample_store import MemoryLimits
 from vflowopt_hf.session import Session, check_fits, num_layers
 
 
@@ -34,7 +34,7 @@ class TransformersAdapter:
 
     def statistics(self, processor: Any) -> PixelStatistics:
         """The processor's pixel statistics, or the family's usual ones without a processor."""
-        return self.family.pixel_statistics if processor is None else PixelStatistics.of(processor)
+        return statistics_of(self.family, processor)
 
     def prune(
         self, model: Any, strategy: Strategy, *, processor: Any = None, guard: CostModel | None = None
@@ -46,8 +46,8 @@ class TransformersAdapter:
         return Session(self.family, model, strategy, self.statistics(processor), guard).installed()
 
     def setting(self, model: Any) -> Setting:
-        """See :func:`vflowopt_hf.calibrate.setting`."""
-        from vflowopt_hf.calibrate import setting
+        """See :func:`vflowopt_hf.measure.calibrate.setting`."""
+        from vflowopt_hf.measure.calibrate import setting
 
         return setting(self.family, model)
 
@@ -63,8 +63,8 @@ class TransformersAdapter:
         name: str | None = None,
         on_task: Callable[[int, int], None] | None = None,
     ) -> CostModel:
-        """See :class:`vflowopt_hf.calibrate.Calibration`."""
-        from vflowopt_hf.calibrate import Calibration
+        """See :class:`vflowopt_hf.measure.calibrate.Calibration`."""
+        from vflowopt_hf.measure.calibrate import Calibration
 
         statistics = self.statistics(processor)
         return Calibration(self.family, model, samples, strategies, statistics, max_rows).run(rounds, name, on_task)
@@ -79,22 +79,22 @@ class TransformersAdapter:
         limits: MemoryLimits | None = None,
         batch_tokens: int = 0,
     ) -> HiddenStateEvaluator:
-        """See :func:`vflowopt.optimize` and :class:`vflowopt_hf.evaluator.HiddenStateEvaluator`."""
+        """See :func:`vflowopt.optimize` and :class:`vflowopt_hf.search.evaluator.HiddenStateEvaluator`."""
         statistics = self.statistics(processor)
         return HiddenStateEvaluator(
             self.family, model, samples, objective, statistics, limits=limits, batch_tokens=batch_tokens
         )
 
     def processes(self) -> AbstractContextManager[Processes]:
-        """See :func:`vflowopt_hf.sharding.joined`."""
-        from vflowopt_hf.sharding import joined
+        """See :func:`vflowopt_hf.search.sharding.joined`."""
+        from vflowopt_hf.search.sharding import joined
 
         return joined()
 
     def received_attention(
         self, model: Any, samples: Iterable[Inputs], *, processor: Any = None, ranks: bool = False
     ) -> list[ReceivedAttention]:
-        """See :func:`vflowopt_hf.received.received_attention`."""
+        """See :func:`vflowopt_hf.search.received_attention.received_attention`."""
         return received_attention(self.family, model, samples, self.statistics(processor), ranks=ranks)
 
     def shapes(self) -> Sequence[BenchShape]:
@@ -116,8 +116,8 @@ class TransformersAdapter:
         text_tokens: int | None = None,
         details: bool = False,
     ) -> Benchmark:
-        """See :class:`vflowopt_hf.bench.Bench`."""
-        from vflowopt_hf.bench import Bench
+        """See :class:`vflowopt_hf.measure.bench.Bench`."""
+        from vflowopt_hf.measure.bench import Bench
 
         bench = Bench(self.family, model, inputs, self.statistics(processor), batch, text_tokens)
         return bench.run(strategies, parts, rounds, planning_layout, on_task, details=details)
@@ -133,8 +133,8 @@ class TransformersAdapter:
         dtype: str = "auto",
         on_task: Callable[[str, int], None] = lambda _name, _tokens: None,
     ) -> Growth:
-        """See :func:`vflowopt_hf.bench.measure_growth`; the same for every family."""
-        from vflowopt_hf.bench import measure_growth
+        """See :func:`vflowopt_hf.measure.bench.measure_growth`; the same for every family."""
+        from vflowopt_hf.measure.bench import measure_growth
 
         return measure_growth(sizes, strategy, rounds=rounds, limit=limit, device=device, dtype=dtype, on_task=on_task)
 
@@ -147,11 +147,11 @@ class TransformersAdapter:
         processor: Any = None,
         on_task: Callable[[int, int], None] | None = None,
     ) -> Flow:
-        """See :func:`vflowopt_hf.flow.measure_flow`."""
-        from vflowopt_hf.flow import measure_flow
+        """See :func:`vflowopt_hf.measure.flow.measure_flow`."""
+        from vflowopt_hf.measure.flow import measure_flow
 
         return measure_flow(self.family, model, samples, strategies, self.statistics(processor), on_task)
 
     def load(self, source: str | Path, **options: Any) -> LoadedModel:
-        """See :func:`vflowopt_hf.loading.load_checkpoint`."""
-        return load_checkpoint(self, source, **options)
+        """See :func:`vflowopt_hf.checkpoint.loading.load_checkpoint`."""
+        return load_checkpoint(self, self.family, source, **options)

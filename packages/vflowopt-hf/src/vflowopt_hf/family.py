@@ -15,7 +15,6 @@ from vflowopt import TokenLayout
 from vflowopt.arrays import HostInts
 from vflowopt.benchmark import BenchShape
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.residuals import LayerResiduals
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +36,22 @@ class Unit:
     to_tokens: Callable[[Tensor], Tensor]
     entropy: Callable[[PixelStatistics], Tensor]
     patch_order: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LayerResiduals:
+    """What one forward of a decoder adds to hidden states of visual tokens after its first layers.
+
+    Some decoders see an image at several depths (DeepStack, arXiv 2406.04334): the last features of the vision tower
+    are the visual tokens' embeddings, and earlier features are added to the hidden states of the same tokens.
+
+    Attributes:
+        rows: bool [batch, queries], the tokens that are added to.
+        values: one [tokens, features] per decoder layer, from the first layer on; tokens in the order of ``rows``.
+    """
+
+    rows: Tensor
+    values: Sequence[Tensor]
 
 
 class Family(ABC):
@@ -97,7 +112,8 @@ class Family(ABC):
 
         Returns:
             A number for each image or video of the prompt, in its order; each is filled by one or more of what
-            :meth:`units` gives, joined (:func:`vflowopt_hf.joining.join`). By default ``None``: nothing is joined.
+            :meth:`units` gives, joined (:func:`vflowopt_hf.vision.unit_joining.join`). By default ``None``: nothing is
+            joined.
         """
         return None
 
@@ -119,3 +135,12 @@ class Family(ABC):
         content: list[dict[str, str]] = [*media, {"type": "text", "text": prompt}]
         conversation = [{"role": "user", "content": content}]
         return str(processor.apply_chat_template(conversation, add_generation_prompt=True))
+
+
+def statistics_of(family: Family, processor: Any) -> PixelStatistics:
+    """The processor's pixel statistics, or the family's usual ones without a processor.
+
+    Raises:
+        InputError: see :meth:`vflowopt_hf.pixels.PixelStatistics.of`.
+    """
+    return family.pixel_statistics if processor is None else PixelStatistics.of(processor)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vflowopt.entropy import gray_levels, patch_entropy
+from vflowopt.components.entropy import gray_levels, patch_entropy
 from vflowopt.errors import InputError
 
 

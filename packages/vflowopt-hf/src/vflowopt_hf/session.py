@@ -9,25 +9,25 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vflowopt import PruningPlan, PruningReport, Strategy
-from vflowopt.cost import BreakEven, CostModel
+from vflowopt.budgets.cost import CostModel
+from vflowopt.components.schedule import stage_widths
+from vflowopt.components.stage_recycling import HIDDEN_STATES
+from vflowopt.components.stage_scoring import DECODER_ATTENTION
 from vflowopt.errors import PruningStateError, StrategyError, UnsupportedOperationError
-from vflowopt.report import UnitReport
-from vflowopt.schedule import stage_widths
-from vflowopt.stage_recycling import HIDDEN_STATES
-from vflowopt.stage_scoring import DECODER_ATTENTION
-from vflowopt.strategy import components_of
-from vflowopt_hf.capture import NO_CLASS_TOKEN
-from vflowopt_hf.class_rows import vision_depth
-from vflowopt_hf.compiling import eager_prefills, require_step
-from vflowopt_hf.encoders import EncoderTap, Encoding, tap_encoders
+from vflowopt.report import BreakEven, UnitReport
+from vflowopt.strategies.strategy import components_of
+from vflowopt_hf.decoder.compiling import eager_prefills, require_step
+from vflowopt_hf.decoder.kv_cache import cache_shape
+from vflowopt_hf.decoder.padding import token_mask
+from vflowopt_hf.decoder.staged import StagedDecoder
 from vflowopt_hf.family import Family
-from vflowopt_hf.guarding import break_even, left_alone
-from vflowopt_hf.kv_cache import cache_shape
-from vflowopt_hf.padding import token_mask
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.prefill import ScoredUnit, place_units, plan_units
-from vflowopt_hf.stage_plan import StagePlan, observed_layers
-from vflowopt_hf.staged import StagedDecoder
+from vflowopt_hf.plans.guarding import break_even, left_alone
+from vflowopt_hf.plans.prefill import ScoredUnit, place_units, plan_units
+from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.vision.capture import NO_CLASS_TOKEN
+from vflowopt_hf.vision.class_rows import vision_depth
+from vflowopt_hf.vision.encoders import EncoderTap, Encoding, tap_encoders
 
 OFFERED = frozenset({"attention", "entropy", "keys", "features", DECODER_ATTENTION, HIDDEN_STATES})
 """What components may need (:attr:`vflowopt.components.Component.needs`) and every family gives."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vflowopt.cli.data import Question
 from vflowopt.errors import InputError
-from vflowopt.video import open_video
+from vflowopt.files.video import open_video
 
 
 @dataclass(frozen=True)

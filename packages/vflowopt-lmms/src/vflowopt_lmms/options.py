@@ -7,7 +7,7 @@ from typing import Any
 
 from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import InputError
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.strategy import Strategy
 
 UNPRUNED = "unpruned"
 

@@ -47,7 +47,7 @@ class Qwen2VL(Family):
         """``qwen2-vl-7b``; successors inherit none."""
         from vflowopt_qwen.qwen2_vl_shapes import qwen2_vl_shapes
 
-        return qwen2_vl_shapes() if type(self) is Qwen2VL else ()
+        return qwen2_vl_shapes(self) if type(self) is Qwen2VL else ()
 
 
 def _units(config: Any, modality: str, arguments: Mapping[str, Any], grid: Sequence[Sequence[int]]) -> Iterator[Unit]:

@@ -8,9 +8,9 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from vflowopt.benchmark import PARTS, BenchShape
-from vflowopt_hf.bench.pictures import nearest_size, picture, prompt
-from vflowopt_hf.bench.random_model import random_model
-from vflowopt_qwen.qwen2_vl import Qwen2VL
+from vflowopt_hf.families.shapes.pictures import nearest_size, picture, prompt
+from vflowopt_hf.families.shapes.random_model import random_model
+from vflowopt_hf.family import Family
 
 TEXT = {
     "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
@@ -20,7 +20,7 @@ TEXT = {
 VISION = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14}
 
 
-def qwen2_vl_shapes() -> tuple[BenchShape, ...]:
+def qwen2_vl_shapes(family: Family) -> tuple[BenchShape, ...]:
     """What ``vflowopt bench --shape`` offers for Qwen2-VL."""
     return (
         BenchShape(
@@ -29,7 +29,7 @@ def qwen2_vl_shapes() -> tuple[BenchShape, ...]:
             parts=PARTS,
             visual_tokens=4450,
             build=partial(build, TEXT, VISION),
-            inputs=qwen2_vl_inputs,
+            inputs=partial(qwen2_vl_inputs, family),
         ),
     )
 
@@ -46,7 +46,7 @@ def build(text: dict[str, Any], vision: dict[str, Any], device: str | None, dtyp
     return random_model(Qwen2VLForConditionalGeneration, config, device, dtype)
 
 
-def qwen2_vl_inputs(model: Any, visual_tokens: int, text_tokens: int) -> dict[str, Any]:
+def qwen2_vl_inputs(family: Family, model: Any, visual_tokens: int, text_tokens: int) -> dict[str, Any]:
     """One picture, at most twice as wide as high, of about so many visual tokens, and text."""
     vision = model.config.vision_config
     side = vision.patch_size * vision.spatial_merge_size
@@ -59,5 +59,5 @@ def qwen2_vl_inputs(model: Any, visual_tokens: int, text_tokens: int) -> dict[st
         merge_size=vision.spatial_merge_size,
         temporal_patch_size=vision.temporal_patch_size,
     )
-    inputs = prompt(Qwen2VL(), model, processor(picture((height, width)), return_tensors="pt"), text_tokens)
+    inputs = prompt(family, model, processor(picture((height, width)), return_tensors="pt"), text_tokens)
     return inputs | {"mm_token_type_ids": (inputs["input_ids"] == model.config.image_token_id).long()}

@@ -6,8 +6,8 @@ the prompt holds one run of placeholders per temporal slice of a video, with a t
 
 from typing import Any, ClassVar
 
+from vflowopt_hf.family import LayerResiduals
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.residuals import LayerResiduals
 from vflowopt_qwen.qwen2_vl import Qwen2VL
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from vflowopt.ablation.table import Table
 from vflowopt.compare.table import percent
 from vflowopt.components import Component
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.strategy import Strategy
 
 FOUND = ("budget", "scorer", "seed", "recycler", "retention from layer on", "search score")
 """Columns of :func:`found`."""

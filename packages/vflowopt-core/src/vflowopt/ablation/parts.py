@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vflowopt.schedule import Progressive
-from vflowopt.search.variables import schedule_of, strategy_of, values_of
-from vflowopt.strategy import Strategy
+from vflowopt.components.schedule import Progressive
+from vflowopt.strategies.strategy import Strategy
+from vflowopt.strategies.variables import schedule_of, strategy_of, values_of
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Part:
 
     Attributes:
         title: what to call it, and how it is left out.
-        values: variables of the search (:mod:`vflowopt.search.variables`) at which it does nothing.
+        values: variables of the search (:mod:`vflowopt.strategies.variables`) at which it does nothing.
         staged: whether it is the stages inside the decoder; without them one stage before the LLM prunes.
     """
 

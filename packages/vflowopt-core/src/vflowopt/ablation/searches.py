@@ -15,7 +15,7 @@ from vflowopt.compare.methods import StrategyFor
 from vflowopt.compare.workbench import Search, Workbench
 from vflowopt.errors import StrategyError
 from vflowopt.search import SearchSpace, random_search, search
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.strategy import Strategy
 
 
 class Searches:

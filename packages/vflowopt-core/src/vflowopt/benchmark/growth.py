@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from vflowopt.benchmark.result import Memory
-from vflowopt.timing import Timing
+from vflowopt.benchmark.timing import Timing
 
 
 @dataclass(frozen=True)

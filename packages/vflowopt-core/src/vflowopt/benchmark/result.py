@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from vflowopt.timing import Spread, Timing
+from vflowopt.benchmark.timing import Spread, Timing
 
 Part = Literal[
     "vision tower",

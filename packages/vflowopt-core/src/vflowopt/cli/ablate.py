@@ -99,7 +99,7 @@ def ablate(
     from vflowopt.compare import Effort, Subject
     from vflowopt.compare.identity import identity_of_file
     from vflowopt.search.result import installed_versions
-    from vflowopt.search.variables import read_fixed
+    from vflowopt.strategies.variables import read_fixed
 
     # Everything that can be refused without loading a model is refused first.
     budgets, fixed = falling(budget), read_fixed(fix or ())

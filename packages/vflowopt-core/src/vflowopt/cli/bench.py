@@ -17,7 +17,7 @@ from vflowopt.cli.models import DeviceOption, DtypeOption
 from vflowopt.cli.strategies import HELP as STRATEGY_HELP
 from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import InputError
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.strategy import Strategy
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -181,7 +181,7 @@ def _growth(rounds: int, limit: float, device: str | None, dtype: str) -> Growth
 
 
 def _budgets(text: str) -> list[float]:
-    from vflowopt.schedule import check_budget
+    from vflowopt.components.schedule import check_budget
 
     return _numbers("--budgets", text, "numbers in (0, 1]", lambda part: check_budget(float(part)))
 

@@ -42,8 +42,8 @@ def show(made: BenchReport, console: Console) -> None:
 
 def write(made: BenchReport, out: Path) -> dict[str, Path]:
     """Write bench.json, bench.md and bench.png into an existing directory; returns them by suffix."""
-    from vflowopt.benchmark.chart import draw_runs
-    from vflowopt.benchmark.growth_chart import draw_growth
+    from vflowopt.picture.bench_chart import draw_runs
+    from vflowopt.picture.growth_chart import draw_growth
 
     files = {suffix: out / f"bench.{suffix}" for suffix in ("json", "md", "png")}
     files["json"].write_text(json.dumps(made.to_data(), indent=1) + "\n", encoding="utf-8")

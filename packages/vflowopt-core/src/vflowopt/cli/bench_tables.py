@@ -16,8 +16,8 @@ from vflowopt.benchmark import (
     Phase,
     phases,
 )
+from vflowopt.benchmark.timing import Spread
 from vflowopt.cli.console import percent, seconds, size, tokens
-from vflowopt.timing import Spread
 
 NOT_MEASURED = "not measured"
 

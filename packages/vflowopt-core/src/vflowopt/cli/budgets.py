@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vflowopt.adapter import Evaluator
-from vflowopt.budgets import KVCacheBytes, RequestBudget, Workload
-from vflowopt.cost import CostModel
+from vflowopt.budgets.cost import CostModel
+from vflowopt.budgets.latency import PrefillLatency
+from vflowopt.budgets.requests import KVCacheBytes, RequestBudget, Workload
+from vflowopt.components.schedule import check_budget
 from vflowopt.errors import BudgetError, InputError
-from vflowopt.latency import PrefillLatency
-from vflowopt.schedule import check_budget
 
 if TYPE_CHECKING:
     from vflowopt.search import OptimizeResult

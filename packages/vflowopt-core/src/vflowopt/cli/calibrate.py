@@ -8,17 +8,17 @@ import typer
 from PIL import Image
 
 from vflowopt.adapter import Adapter, Inputs
-from vflowopt.calibration import calibrating, usual_strategies
+from vflowopt.budgets.calibration import calibrating, usual_strategies
+from vflowopt.budgets.cost import CostModel
+from vflowopt.budgets.curve import Curve
 from vflowopt.cli.console import percent, print_json, results, seconds, steps, table
 from vflowopt.cli.data import DEFAULT_PROMPT, Question, SampleDataOption, SampleImagesOption, check_out, gather
 from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, open_image
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import HELP as STRATEGY_HELP
 from vflowopt.cli.strategies import read_strategy
-from vflowopt.cost import CostModel
-from vflowopt.curve import Curve
 from vflowopt.errors import InputError
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.strategy import Strategy
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -106,7 +106,7 @@ def measure(
 
     Raises:
         UnsupportedOperationError: the adapter knows nothing of times.
-        InputError, StrategyError, BudgetError: see :meth:`vflowopt.calibration.CalibratingAdapter.calibrate`.
+        InputError, StrategyError, BudgetError: see :meth:`vflowopt.budgets.calibration.CalibratingAdapter.calibrate`.
     """
     able = calibrating(adapter)
     with steps() as bar:

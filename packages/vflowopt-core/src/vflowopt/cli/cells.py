@@ -13,8 +13,8 @@ from vflowopt.adapter import LoadedModel
 from vflowopt.cli.console import bars, notes
 from vflowopt.cli.data import Question, gather, read_jsonl
 from vflowopt.cli.models import Chosen
+from vflowopt.components.schedule import check_budget
 from vflowopt.errors import InputError
-from vflowopt.schedule import check_budget
 
 if TYPE_CHECKING:
     from vflowopt.compare import Cell, Result, Store

@@ -13,7 +13,7 @@ from vflowopt.adapter import Inputs, LoadedModel
 from vflowopt.cli.media import FRAMES, check_image, open_image
 from vflowopt.cli.models import Chosen
 from vflowopt.errors import InputError
-from vflowopt.video import IMAGE_SUFFIXES, Clip, Video, open_video
+from vflowopt.files.video import IMAGE_SUFFIXES, Clip, Video, open_video
 
 DEFAULT_PROMPT = {"image": "Describe the image.", "video": "Describe the video."}
 LINE = '{"image": path or [paths], "video": path or [paths], "question": text, "answers": [texts]}'

@@ -14,7 +14,7 @@ from vflowopt.cli.data import Question, gather
 from vflowopt.cli.evaluate import UNPRUNED, Outcome, compare, is_right, with_similarity
 from vflowopt.cli.models import choose
 from vflowopt.errors import InputError
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.strategy import Strategy
 
 EXAMPLES = """
 [b]Example[/b]

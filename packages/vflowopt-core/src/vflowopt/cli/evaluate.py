@@ -11,17 +11,17 @@ from typing import Annotated
 import typer
 
 from vflowopt.adapter import Inputs, LoadedModel
-from vflowopt.calibration import prune_guarded
+from vflowopt.budgets.calibration import prune_guarded
+from vflowopt.budgets.cost import CostModel
 from vflowopt.cli.console import percent, print_json, results, steps, table, tokens
 from vflowopt.cli.data import Question, gather
 from vflowopt.cli.guards import GuardOption, read_cost
 from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import StrategiesOption, read_strategy
-from vflowopt.cost import CostModel
 from vflowopt.errors import InputError
 from vflowopt.report import PruningReport
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.strategy import Strategy
 
 EXAMPLES = """
 [b]Examples[/b]

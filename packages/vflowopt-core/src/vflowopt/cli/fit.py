@@ -10,7 +10,7 @@ from vflowopt.cli.data import PromptOption, SampleDataOption, SampleImagesOption
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import read_fitting
-from vflowopt.fitting import check_observable, observe
+from vflowopt.search.fitting import check_observable, observe
 
 EXAMPLES = """
 [b]Examples[/b]

@@ -7,13 +7,13 @@ from typing import Annotated, TypeVar
 import typer
 
 from vflowopt.adapter import FlowAdapter
+from vflowopt.benchmark.flow import MEASURES, TOKENS, Flow, Measure, Tokens
 from vflowopt.cli.console import percent, print_json, results, steps, table, tracked
 from vflowopt.cli.data import PromptOption, SampleImagesOption, check_out, gather
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import StrategiesOption, read_strategy
 from vflowopt.errors import InputError, UnsupportedOperationError
-from vflowopt.flow import MEASURES, TOKENS, Flow, Measure, Tokens
 
 EXAMPLES = """
 [b]Examples[/b]

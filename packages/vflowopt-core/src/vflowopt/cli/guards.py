@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vflowopt.cost import CostModel
+from vflowopt.budgets.cost import CostModel
 
 GuardOption = Annotated[
     Path | None,

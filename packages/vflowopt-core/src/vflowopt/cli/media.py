@@ -7,7 +7,7 @@ import typer
 from PIL import Image
 
 from vflowopt.errors import InputError
-from vflowopt.video import UNREADABLE
+from vflowopt.files.video import UNREADABLE
 
 FRAMES = 32
 """Frames of a video that a model is given: as many as in the paper."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vflowopt.budgets import RequestBudget
+from vflowopt.budgets.requests import RequestBudget
 from vflowopt.cli.budgets import (
     BudgetOption,
     CostOption,
@@ -26,8 +26,8 @@ from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 
 if TYPE_CHECKING:
     from vflowopt.adapter import Evaluator
-    from vflowopt.processes import Processes
     from vflowopt.search import OptimizeResult
+    from vflowopt.search.processes import Processes
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -85,11 +85,11 @@ def optimize(
     torchrun the processes share the samples: torchrun --nproc-per-node 4 -m vflowopt optimize ...
     """
     from vflowopt.plugins import load_adapter
-    from vflowopt.processes import processes_of
     from vflowopt.search import RichProgress, SearchSpace, search
     from vflowopt.search.journal import check_journal
+    from vflowopt.search.processes import processes_of
     from vflowopt.search.settings import Settings
-    from vflowopt.search.variables import read_fixed
+    from vflowopt.strategies.variables import read_fixed
 
     # Everything that can be refused without loading a model is refused first.
     fixed = read_fixed(fix or ())

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vflowopt.adapter import Inputs, LoadedModel
-from vflowopt.calibration import prune_guarded
+from vflowopt.budgets.calibration import prune_guarded
 from vflowopt.cli.console import print_json, results, seconds, size, table, tokens
 from vflowopt.cli.data import ask
 from vflowopt.cli.guards import GuardOption, read_cost

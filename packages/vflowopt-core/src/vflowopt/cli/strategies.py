@@ -8,13 +8,13 @@ import typer
 from pydantic import ValidationError
 
 from vflowopt.components import Component, Recycler, Scorer
+from vflowopt.components.recycle import GridRecycler
+from vflowopt.components.schedule import Progressive, check_budget
+from vflowopt.components.stage_scoring import FittedScorer, StageScorer
 from vflowopt.errors import InputError, StrategyError
-from vflowopt.fitting import Fitting
 from vflowopt.plugins import component_types
-from vflowopt.recycle import GridRecycler
-from vflowopt.schedule import Progressive, check_budget
-from vflowopt.stage_scoring import FittedScorer, StageScorer
-from vflowopt.strategy import Strategy
+from vflowopt.search.fitting import Fitting
+from vflowopt.strategies.strategy import Strategy
 
 ALIASES = {"mean-attention": "calibrated-attention"}
 """Short names of scorers with their default options."""
@@ -33,7 +33,7 @@ def read_strategy(text: str) -> Callable[[int], Strategy]:
     """What a ``--strategy`` argument means: a function that gives the strategy for a number of decoder layers.
 
     The function raises a BudgetError or StrategyError if the stages of a method leave no room for the budget. It is a
-    :class:`vflowopt.fitting.Fitting` if the method's schedule has to be fitted to samples.
+    :class:`vflowopt.search.fitting.Fitting` if the method's schedule has to be fitted to samples.
 
     Raises:
         StrategyError: no such file, preset or scorer, or a malformed option.

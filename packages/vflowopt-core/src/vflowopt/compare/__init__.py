@@ -1,6 +1,6 @@
 """Models x methods x budgets x seeds on the same questions: what ``vflowopt compare`` runs.
 
-Imports no framework and nothing of the command line; what asks a model is behind :class:`vflowopt.panel.Panel`.
+Imports no framework and nothing of the command line; what asks a model is behind :class:`vflowopt.compare.panel.Panel`.
 """
 
 from vflowopt.compare.cells import Cell, Result, cells_of

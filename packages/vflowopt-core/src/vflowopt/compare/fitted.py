@@ -7,10 +7,10 @@ from pathlib import Path
 
 from vflowopt.adapter import Inputs, LoadedModel
 from vflowopt.compare.cells import Cell
+from vflowopt.components.stage_scoring import ReceivedAttention
 from vflowopt.errors import StrategyError
-from vflowopt.fitting import Fitting, observe
-from vflowopt.stage_scoring import ReceivedAttention
-from vflowopt.strategy import Strategy
+from vflowopt.search.fitting import Fitting, observe
+from vflowopt.strategies.strategy import Strategy
 
 
 class Fitter:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vflowopt.errors import InputError, StrategyError
-from vflowopt.fitting import Fitting
-from vflowopt.search.variables import read_fixed
-from vflowopt.strategy import Strategy
+from vflowopt.search.fitting import Fitting
+from vflowopt.strategies.strategy import Strategy
+from vflowopt.strategies.variables import read_fixed
 
 UNPRUNED, SEARCHED = "unpruned", "searched"
 

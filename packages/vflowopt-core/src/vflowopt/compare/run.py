@@ -11,8 +11,8 @@ from vflowopt.compare.contracts import Asked, Effort, Watch
 from vflowopt.compare.methods import UNPRUNED, Method, Reader, StrategyFor
 from vflowopt.compare.store import Store
 from vflowopt.compare.workbench import Workbench
-from vflowopt.fitting import Fitting
-from vflowopt.strategy import Strategy
+from vflowopt.search.fitting import Fitting
+from vflowopt.strategies.strategy import Strategy
 
 
 @dataclass(frozen=True)

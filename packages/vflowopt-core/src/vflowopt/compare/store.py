@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vflowopt.compare.cells import Cell, Result
-from vflowopt.durable import append_durably
 from vflowopt.errors import JournalError
+from vflowopt.files.durable import append_durably
 
 FORMAT = "vflowopt/compare/1"
 

@@ -12,6 +12,7 @@ from vflowopt.benchmark import UNPRUNED, Part
 from vflowopt.compare.cells import Cell, Result
 from vflowopt.compare.contracts import Asked, Effort, Watch
 from vflowopt.compare.fitted import Fitter, file_name
+from vflowopt.compare.panel import Answered, AnsweringModel, Panel
 from vflowopt.errors import (
     BudgetError,
     ImportanceError,
@@ -20,11 +21,10 @@ from vflowopt.errors import (
     UnsupportedModelError,
     UnsupportedOperationError,
 )
-from vflowopt.fitting import Fitting
-from vflowopt.panel import Answered, AnsweringModel, Panel
 from vflowopt.report import UnitReport
 from vflowopt.search import OptimizeResult, SearchProgress, search
-from vflowopt.strategy import Strategy
+from vflowopt.search.fitting import Fitting
+from vflowopt.strategies.strategy import Strategy
 
 CANNOT = (BudgetError, ImportanceError, StrategyError, UnsupportedModelError, UnsupportedOperationError)
 """Errors that speak of a method on a model, not of the comparison: a cell of their own."""

@@ -20,9 +20,8 @@ from typing import Literal
 
 import numpy as np
 
-from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace
+from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace, normalised
 from vflowopt.components import Score, Scorer, ScoringContext
-from vflowopt.methods.similarity import normalised
 
 
 class DivPrune(Scorer):

@@ -17,7 +17,7 @@ eager attention of all layers; here every image of every sample is ranked by its
 from typing import Literal
 
 from vflowopt.arrays import Array
-from vflowopt.stage_scoring import StageContext, StageScorer
+from vflowopt.components.stage_scoring import StageContext, StageScorer
 
 
 class FastV(StageScorer):

@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vflowopt.arrays import Array, HostBools
+from vflowopt.components.schedule import Progressive, check_budget
+from vflowopt.components.stage_scoring import FittedScorer, ReceivedAttention, StageContext
 from vflowopt.errors import BudgetError, InputError
-from vflowopt.schedule import Progressive, check_budget
-from vflowopt.stage_scoring import FittedScorer, ReceivedAttention, StageContext
 
 Floats = npt.NDArray[np.float64]
 _BISECTIONS = 40

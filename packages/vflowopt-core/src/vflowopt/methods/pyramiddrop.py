@@ -17,7 +17,7 @@ comes next.
 from typing import Literal
 
 from vflowopt.arrays import Array
-from vflowopt.stage_scoring import StageContext, StageScorer
+from vflowopt.components.stage_scoring import StageContext, StageScorer
 
 
 class PyramidDrop(StageScorer):

@@ -19,8 +19,8 @@ separators are no visual tokens in the choice of raters.
 from typing import Literal
 
 from vflowopt.arrays import Array, namespace
+from vflowopt.components.stage_scoring import StageContext, StageScorer
 from vflowopt.methods.sparsevlm_recycler import DensityPeaks
-from vflowopt.stage_scoring import StageContext, StageScorer
 
 
 class SparseVLM(StageScorer):

@@ -28,11 +28,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vflowopt.arrays import Array, HostInts, to_numpy
+from vflowopt.components.schedule import Progressive, check_budget
+from vflowopt.components.stage_scoring import FittedScorer, ReceivedAttention, StageContext
 from vflowopt.errors import BudgetError, InputError
 from vflowopt.methods.sparsevlm import SparseVLM, raters
 from vflowopt.methods.sparsevlm_recycler import DensityPeaks
-from vflowopt.schedule import Progressive, check_budget
-from vflowopt.stage_scoring import FittedScorer, ReceivedAttention, StageContext
 
 _BISECTIONS = 60
 

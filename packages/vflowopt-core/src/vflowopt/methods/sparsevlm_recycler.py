@@ -27,8 +27,8 @@ from pydantic import Field
 
 from vflowopt.arrays import Array, descending_order, device_of, inverse_permutation, namespace
 from vflowopt.components import Merge
+from vflowopt.components.stage_recycling import Hidden, StageRecycler
 from vflowopt.layout import TokenLayout
-from vflowopt.stage_recycling import Hidden, StageRecycler
 
 
 class DensityPeaks(StageRecycler):

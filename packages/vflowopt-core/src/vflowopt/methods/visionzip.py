@@ -28,9 +28,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace
+from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace, normalised
 from vflowopt.components import ContextRecycler, Merge, Score, Scorer, ScoringContext
-from vflowopt.methods.similarity import normalised
 
 
 class ContextualTokens(ContextRecycler):

@@ -6,10 +6,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vflowopt.arrays import HostInts
+from vflowopt.components.schedule import achieved_retention
 from vflowopt.picture.fates import DROPPED, KEPT, MERGED, RECYCLED, token_fates
 from vflowopt.picture.paint import BLUE, VIRIDIS, Cells, Color, paint_fates, to_picture
-from vflowopt.plan import PruningPlan
-from vflowopt.schedule import achieved_retention
+from vflowopt.plans.plan import PruningPlan
 
 INK: Color = (32, 32, 36)
 FAINT: Color = (110, 110, 118)

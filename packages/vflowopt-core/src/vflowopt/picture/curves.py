@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vflowopt.flow import MEASURES, TOKENS, Flow, Measure, StrategyFlow, Tokens
+from vflowopt.benchmark.flow import MEASURES, TOKENS, Flow, Measure, StrategyFlow, Tokens
 from vflowopt.picture.blocks import FAINT, INK, PAPER, WIDTH, font, heading, stack
 from vflowopt.picture.paint import BLUE, LATER, ORANGE, Color
 

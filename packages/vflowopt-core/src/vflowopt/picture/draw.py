@@ -8,7 +8,7 @@ from vflowopt.errors import InputError
 from vflowopt.picture.blocks import bars, heading, legend, stack
 from vflowopt.picture.panels import image_rows
 from vflowopt.picture.sheet import contact_sheet
-from vflowopt.plan import PruningPlan
+from vflowopt.plans.plan import PruningPlan
 
 Medium = Image.Image | Sequence[Image.Image]
 """An image, or the frames of a video as the model was given them."""

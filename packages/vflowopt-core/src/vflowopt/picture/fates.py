@@ -3,7 +3,7 @@
 import numpy as np
 
 from vflowopt.arrays import HostInts, to_numpy
-from vflowopt.plan import PruningPlan, StageMerge
+from vflowopt.plans.plan import PruningPlan, StageMerge
 
 KEPT, RECYCLED, MERGED, DROPPED = 0, 1, 2, 3  # DROPPED + stage
 

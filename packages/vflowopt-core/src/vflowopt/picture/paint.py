@@ -12,7 +12,7 @@ from PIL import Image
 
 from vflowopt.arrays import HostInts, to_numpy
 from vflowopt.picture.fates import DROPPED, MERGED, RECYCLED
-from vflowopt.plan import PruningPlan
+from vflowopt.plans.plan import PruningPlan
 
 Pixels = npt.NDArray[np.float64]
 Color = tuple[int, int, int]

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from vflowopt.picture.blocks import FAINT, GAP, INK, PAPER, draw_scale, font
 from vflowopt.picture.fates import token_fates
 from vflowopt.picture.paint import Cells, paint_fates, paint_importance, to_picture
-from vflowopt.plan import PruningPlan
+from vflowopt.plans.plan import PruningPlan
 
 TALLEST, WIDEST = 440, 640
 MAX_GRIDS = 8  # of an image are drawn

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from vflowopt.files.video import evenly
 from vflowopt.picture.blocks import FAINT, INK, PAPER, WIDTH, draw_scale, font
 from vflowopt.picture.panels import grids, panels
-from vflowopt.plan import PruningPlan
-from vflowopt.video import evenly
+from vflowopt.plans.plan import PruningPlan
 
 MAX_FRAMES = 16
 SPACE, CAPTION, TOP, TALLEST, COLUMNS, LABEL = 14, 24, 66, 300, 4, 90

@@ -8,7 +8,7 @@ users call.
 from vflowopt.search.api import optimize, random_search, search
 from vflowopt.search.progress import RichProgress, SearchProgress, SearchStep
 from vflowopt.search.result import HistoryEntry, OptimizeResult
-from vflowopt.search.space import SearchSpace
+from vflowopt.strategies.space import SearchSpace
 
 __all__ = [
     "HistoryEntry",

@@ -9,12 +9,11 @@ from vflowopt.plugins import find_adapter
 from vflowopt.search.journal import check_journal
 from vflowopt.search.loop import Run
 from vflowopt.search.progress import SearchProgress
-from vflowopt.search.proposer import BayesianProposer, UniformProposer
 from vflowopt.search.result import OptimizeResult
 from vflowopt.search.settings import Budget, Settings
-from vflowopt.search.space import SearchSpace
 from vflowopt.search.starts import given, known_good
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.space import SearchSpace
+from vflowopt.strategies.strategy import Strategy
 
 
 def optimize(
@@ -37,7 +36,7 @@ def optimize(
     """Search the pruning strategy that changes a model's outputs least at a fixed average retention (Algorithm 1).
 
     Varies the split of the budget over the stages, the threshold t, the entropy weight alpha, the recycling cell a and,
-    beyond the paper, the diversity delta (:mod:`vflowopt.diversity`).
+    beyond the paper, the diversity delta (:mod:`vflowopt.components.diversity`).
     Every strategy tried meets the budget exactly. Each evaluation is one prefill per sample.
 
     Args:
@@ -126,6 +125,8 @@ def random_search(
     Raises:
         BudgetError, InputError, StrategyError, JournalError: see :func:`optimize`.
     """
+    from vflowopt.search.proposer import UniformProposer  # takes a second: Emukit comes with it
+
     settings = Settings.of(budget, 0, evaluations, seed, stages, (), fixed).translated(evaluator)
     space = settings.space(evaluator)
     run = Run(evaluator, space, UniformProposer(space.dimensions, settings.seed), settings, objective, model_name)
@@ -140,6 +141,8 @@ def _search(
     objective: str,
     model_name: str | None,
 ) -> OptimizeResult:
+    from vflowopt.search.proposer import BayesianProposer  # takes a second: Emukit comes with it
+
     settings = settings.translated(evaluator)
     space = settings.space(evaluator)
     starts = known_good(space) if settings.starts is None else given(space, settings.starts)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vflowopt.durable import append_durably
 from vflowopt.errors import JournalError
+from vflowopt.files.durable import append_durably
 from vflowopt.search.result import HistoryEntry
 
 FORMAT = "vflowopt/journal/1"

@@ -6,20 +6,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vflowopt.adapter import Evaluator
-from vflowopt.budgets import Workload
+from vflowopt.budgets.requests import Workload
 from vflowopt.search.journal import Journal
 from vflowopt.search.progress import SearchProgress, SearchStep, watching
-from vflowopt.search.proposer import Proposer
 from vflowopt.search.result import HistoryEntry, OptimizeResult, best_of, installed_versions
 from vflowopt.search.settings import Settings
-from vflowopt.search.space import SearchSpace
-from vflowopt.strategy import Provenance, Strategy
+from vflowopt.strategies.space import Point, SearchSpace
+from vflowopt.strategies.strategy import Provenance, Strategy
 
 WORST = -1.0
 """Score in place of one that is not finite: the lowest cosine similarity."""
+
+
+class Proposer(Protocol):
+    """Chooses points of the unit cube."""
+
+    def propose(self, points: Sequence[Point], scores: Sequence[float]) -> tuple[Point, str]:
+        """The next point and where it comes from, given all evaluated points and their scores (higher is better)."""
+        ...
 
 
 @dataclass(frozen=True)

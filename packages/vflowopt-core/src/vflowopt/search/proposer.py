@@ -6,7 +6,6 @@ proposes bit for bit what the uninterrupted one would have.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import numpy as np
 from emukit.bayesian_optimization.acquisitions.expected_improvement import MeanPluginExpectedImprovement
@@ -15,19 +14,10 @@ from emukit.core.initial_designs import RandomDesign
 from emukit.core.optimization import GradientAcquisitionOptimizer
 
 from vflowopt.search.gp import Floats, GaussianProcess
-
-Point = tuple[float, ...]
+from vflowopt.strategies.space import Point
 
 KNOWN = 1e-3
 """Closer than this in every coordinate to an evaluated point is no new point: evaluations are deterministic."""
-
-
-class Proposer(Protocol):
-    """Chooses points of the unit cube."""
-
-    def propose(self, points: Sequence[Point], scores: Sequence[float]) -> tuple[Point, str]:
-        """The next point and where it comes from, given all evaluated points and their scores (higher is better)."""
-        ...
 
 
 class UniformProposer:
@@ -38,7 +28,7 @@ class UniformProposer:
         self._seed = seed
 
     def propose(self, points: Sequence[Point], scores: Sequence[float]) -> tuple[Point, str]:  # noqa: ARG002
-        """See :meth:`Proposer.propose`; only the number of points matters."""
+        """See :meth:`vflowopt.search.loop.Proposer.propose`; only the number of points matters."""
         with seeded(self._seed, len(points)):
             return _point(self._design.get_samples(1)), "random"
 
@@ -61,7 +51,7 @@ class BayesianProposer:
         self._starts = tuple(starts)
 
     def propose(self, points: Sequence[Point], scores: Sequence[float]) -> tuple[Point, str]:
-        """See :meth:`Proposer.propose`."""
+        """See :meth:`vflowopt.search.loop.Proposer.propose`."""
         index = len(points)
         if index < len(self._starts):
             name, start = self._starts[index]

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from vflowopt.adapter import Evaluator
-from vflowopt.budgets import RequestBudget, Workload
+from vflowopt.budgets.requests import RequestBudget, Workload
+from vflowopt.components.schedule import check_budget
 from vflowopt.errors import InputError
-from vflowopt.schedule import check_budget
-from vflowopt.search.space import SearchSpace
-from vflowopt.search.variables import check_values
-from vflowopt.strategy import Strategy
+from vflowopt.strategies.space import SearchSpace
+from vflowopt.strategies.strategy import Strategy
+from vflowopt.strategies.variables import check_values
 
 Budget: TypeAlias = float | RequestBudget
 """An average retention in (0, 1], or what one request may use."""

@@ -7,12 +7,11 @@ result is at least as good, on the search's own samples, as each of them.
 import math
 from collections.abc import Iterable
 
-from vflowopt.recycle import GridRecycler
-from vflowopt.schedule import Progressive
-from vflowopt.scorer import CalibratedAttention
-from vflowopt.search.proposer import Point
-from vflowopt.search.space import SearchSpace
-from vflowopt.strategy import Strategy, preset_names
+from vflowopt.components.recycle import GridRecycler
+from vflowopt.components.schedule import Progressive
+from vflowopt.components.scorer import CalibratedAttention
+from vflowopt.strategies.space import Point, SearchSpace
+from vflowopt.strategies.strategy import Strategy, preset_names
 
 Start = tuple[str, Point]
 """Name, shown in the history as ``start:NAME``, and point of the unit cube."""

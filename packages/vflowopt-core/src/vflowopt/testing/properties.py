@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 
 from vflowopt.arrays import Array, HostBools, to_numpy
-from vflowopt.plan import PruningPlan, StageMerge
-from vflowopt.strategy import Strategy
+from vflowopt.plans.plan import PruningPlan, StageMerge
+from vflowopt.strategies.strategy import Strategy
 from vflowopt.testing.checks import require
 
 

@@ -8,14 +8,14 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from vflowopt import PruningPlan, Strategy, TokenLayout
-from vflowopt.attention import AttentionSource, MatrixAttention
-from vflowopt.baselines import LowResolution, RandomTokens, UniformGrid
 from vflowopt.components import Scorer
+from vflowopt.components.attention import AttentionSource, MatrixAttention
+from vflowopt.components.baselines import LowResolution, RandomTokens, UniformGrid
+from vflowopt.components.recycle import GridRecycler
+from vflowopt.components.schedule import Progressive
+from vflowopt.components.scorer import CalibratedAttention
 from vflowopt.methods.divprune import DivPrune
 from vflowopt.methods.visionzip import ContextualTokens, VisionZip
-from vflowopt.recycle import GridRecycler
-from vflowopt.schedule import Progressive
-from vflowopt.scorer import CalibratedAttention
 from vflowopt.testing.strategies import Floats, attention_matrices, layouts, seeds, sides
 
 

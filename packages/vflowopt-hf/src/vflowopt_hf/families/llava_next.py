@@ -29,9 +29,9 @@ class LlavaNext(Llava):
 
     def shapes(self) -> Sequence[BenchShape]:
         """``llava-next-7b`` and ``llava-next-mistral-7b``; successors inherit none."""
-        from vflowopt_hf.families.llava_next_shapes import next_shapes
+        from vflowopt_hf.families.shapes.llava_next import next_shapes
 
-        return next_shapes() if type(self) is LlavaNext else ()
+        return next_shapes(self) if type(self) is LlavaNext else ()
 
 
 def _pack(model: Any, size: Tensor, patch_map: Tensor) -> Tensor:

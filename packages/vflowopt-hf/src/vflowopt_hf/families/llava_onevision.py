@@ -32,9 +32,9 @@ class LlavaOnevision(LlavaFamily):
 
     def shapes(self) -> Sequence[BenchShape]:
         """``mid``, ``large``, ``siglip-so400m`` and ``llava-onevision-7b``."""
-        from vflowopt_hf.families.llava_onevision_shapes import onevision_shapes
+        from vflowopt_hf.families.shapes.llava_onevision import onevision_shapes
 
-        return onevision_shapes()
+        return onevision_shapes(self)
 
 
 def _images(model: Any, arguments: Mapping[str, Any]) -> Iterator[Unit]:

@@ -15,8 +15,8 @@ from torch import Tensor
 from vflowopt.arrays import HostInts
 from vflowopt.testing import fail
 from vflowopt_hf.family import Unit
-from vflowopt_hf.joining import join
 from vflowopt_hf.testing.case import Case
+from vflowopt_hf.vision.unit_joining import join
 
 Media = npt.NDArray[np.uint8]
 """An image [height, width, 3] or a video [frames, height, width, 3]."""

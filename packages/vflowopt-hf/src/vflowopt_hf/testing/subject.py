@@ -6,7 +6,7 @@ from typing import Any
 
 from vflowopt import Strategy
 from vflowopt.adapter import Pruning
-from vflowopt.schedule import Progressive, default_stages
+from vflowopt.components.schedule import Progressive, default_stages
 from vflowopt_hf.adapter import TransformersAdapter
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.testing.batches import Batch, Sample, build, picture

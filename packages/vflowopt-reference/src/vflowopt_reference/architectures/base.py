@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..geometry import PATCH, Canvas
+from ..recipes import Phase
 from ..vocabulary import PAD, TURN_END, VOCABULARY
-
-if TYPE_CHECKING:
-    from ..training.recipes import Phase
 
 HEAD: int = 2
 """Text tokens before the image: turn start, "user"."""

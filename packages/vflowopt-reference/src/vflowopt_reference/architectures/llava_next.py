@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNe
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from ..geometry import PATCH, PINPOINTS, SIDE, VIEW, Canvas, unpadded_grid
-from ..training.recipes import WITH_DECODER, Phase
+from ..recipes import WITH_DECODER, Phase
 from ..vocabulary import IMAGE, VOCABULARY
 from .base import DECODER
 from .codes import sines

@@ -15,7 +15,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
 from ..geometry import ASPECT, PATCH, PINPOINTS, SIDE, VIEW, Canvas, unpadded_grid
-from ..training.recipes import FROM_NOTHING, Phase
+from ..recipes import FROM_NOTHING, Phase
 from ..vocabulary import IMAGE, VIDEO, VOCABULARY
 from .base import DECODER
 from .codes import sines

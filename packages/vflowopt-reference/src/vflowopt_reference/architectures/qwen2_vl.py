@@ -14,7 +14,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from ..geometry import PATCH, Canvas
-from ..training.recipes import WITH_DECODER_LONGER, Phase
+from ..recipes import WITH_DECODER_LONGER, Phase
 from ..vocabulary import IMAGE, TURN_END, TURN_START, VIDEO, VOCABULARY
 from .base import DECODER, HEAD, Architecture
 

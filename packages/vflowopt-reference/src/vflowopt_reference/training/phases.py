@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ..architectures.base import Architecture
 from ..canvases import CANVASES
 from ..geometry import VIEW, Canvas
+from ..recipes import Phase, PhaseName
 from .examples import Batch, make_batch
 from .objective import PatchNames, answer_loss, answer_scores, visual_tokens
 from .optimiser import Group, Optimiser
-from .recipes import Phase, PhaseName
 
 NAMES_WEIGHT: Final = 0.3
 """Weight of the patch names' loss beside the answers'."""

@@ -13,12 +13,12 @@ import torch
 from ..architectures.base import Architecture
 from ..canvases import CANVASES
 from ..geometry import VIEW
+from ..recipes import Phase
 from .export import export
 from .measure import packed_accuracy, patch_accuracy
 from .objective import PatchNames
 from .optimiser import Optimiser, share
 from .phases import phase_batch, phase_groups, train_step
-from .recipes import Phase
 from .start import adopt_decoder, prepare_tower
 
 

@@ -1,0 +1,230 @@
+"""What a strategy is composed of: small frozen values with behaviour, found by name.
+
+A component is a pydantic model whose ``name`` field is a ``Literal``; its other fields are its options and, as they
+stand, its entry in a strategy file. Core components are always there; others come from plugins through the
+``vflowopt_components`` hook.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from vflowopt.arrays import Array
+from vflowopt.components.attention import AttentionSource
+from vflowopt.errors import InputError, PluginError
+from vflowopt.layout import TokenLayout
+
+
+class Component(BaseModel, ABC):
+    """Base of scorers, schedules and recyclers. Subclasses declare ``name: Literal["..."] = "..."``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: ClassVar[str]
+    """The field of a strategy that the component fills: "scorer", "schedule" or "recycler"."""
+
+    @classmethod
+    def component_name(cls) -> str:
+        """The name under which strategy files refer to the component.
+
+        Raises:
+            PluginError: the class declares no ``name`` with a default.
+        """
+        name = cls.model_fields["name"].default if "name" in cls.model_fields else None
+        if not isinstance(name, str):
+            raise PluginError(f'{cls.__name__} must declare its name: name: Literal["..."] = "..."')
+        return name
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What scorers and recyclers read of a unit's :class:`ScoringContext`; adapters refuse what they cannot give.
+
+        "attention", "entropy", "class-attention", "keys", "features"; of scorers that rank inside the decoder also
+        "decoder-attention" (:class:`vflowopt.components.stage_scoring.StageScorer`).
+        """
+        return frozenset()
+
+    def class_attention_layers(self, depth: int) -> int:  # noqa: ARG002
+        """Of how many vision layers the component reads the class attention: adapters capture it in no others.
+
+        Args:
+            depth: vision layers up to the observed one, which is one of them (:attr:`ScoringContext.vision_depth`).
+
+        Returns:
+            How many of them, counted back from the observed one; by default 1, that one alone.
+        """
+        return 1
+
+
+class ScoringContext(Protocol):
+    """What a scorer may look at, for one unit (image or video). Everything is computed only when asked for."""
+
+    @property
+    def attention(self) -> AttentionSource:
+        """Attention of the vision layer that the adapter names, the observed one."""
+        ...
+
+    @property
+    def entropy(self) -> Array:
+        """Patch entropy, float32 [views, patches], nats (paper Eq. 3)."""
+        ...
+
+    @property
+    def class_attention(self) -> Array:
+        """Attention that the patches of each view get from its class token in the observed layer.
+
+        Mean over heads of the softmax over all positions, float32 [views, patches]. Only of vision towers that have a
+        class token: list ``"class-attention"`` in ``needs``.
+        """
+        ...
+
+    @property
+    def vision_depth(self) -> int:
+        """Vision layers up to the observed one, which is one of them; 1 where the tower has no class token."""
+        ...
+
+    def class_attentions(self, layers: int) -> Array:
+        """:attr:`class_attention` of the last vision layers up to the observed one, in their order.
+
+        Args:
+            layers: how many, at most what :meth:`Component.class_attention_layers` tells.
+
+        Returns:
+            float32 [layers, views, patches].
+
+        Raises:
+            StrategyError: so many were not captured, or the tower has no class token.
+        """
+        ...
+
+    @property
+    def keys(self) -> Array:
+        """Keys of the patches as they enter the observed layer's attention, mean over heads.
+
+        float32 [views, patches, head_dim]; :meth:`to_tokens` takes one component of them at a time to visual tokens.
+        """
+        ...
+
+    @property
+    def features(self) -> Array:
+        """Embeddings of the unit's visual tokens as they enter the decoder, structural ones too: float32 [N, D]."""
+        ...
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Places of the unit's visual tokens, on the host."""
+        ...
+
+    def place(self, host: npt.NDArray[Any]) -> Array:
+        """A host array in the library and on the device of this context's arrays, its dtype unchanged."""
+        ...
+
+    def to_tokens(self, patch_map: Array) -> Array:
+        """A per-patch map [views, patches], taken through the features' geometry: float32 [N]; 0 where structural."""
+        ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a scorer returns for one unit.
+
+    Attributes:
+        importance: float32 [N] over the unit's visual tokens, higher is more important; ignored where structural.
+        details: small arrays worth reporting, for example ``{"calibration_patches": int [views]}``.
+    """
+
+    importance: Array
+    details: Mapping[str, Array]
+
+
+class Scorer(Component):
+    """Gives every visual token of a unit an importance."""
+
+    kind: ClassVar[str] = "scorer"
+
+    @property
+    def usual_recycler(self) -> "Recycler | None":
+        """The recycler that belongs to the method, for strategies given by scorer and budget only; none by default."""
+        return None
+
+    @abstractmethod
+    def score(self, context: ScoringContext) -> Score:
+        """Importance of the unit's visual tokens."""
+
+    def score_retaining(self, context: ScoringContext, count: int) -> Score:  # noqa: ARG002
+        """The same where no stage retains more than ``count`` tokens: what pruning calls.
+
+        For scorers that save work if only so many tokens, structural ones included, have to be told from the others.
+        """
+        return self.score(context)
+
+
+class Schedule(Component):
+    """Says after which decoder layers tokens are pruned, and how many are retained."""
+
+    kind: ClassVar[str] = "schedule"
+
+    @property
+    @abstractmethod
+    def boundaries(self) -> tuple[int, ...]:
+        """For each stage the decoder layer before which it prunes; 0 is before the LLM. Strictly increasing."""
+
+    @abstractmethod
+    def counts(self, tokens: int) -> tuple[int, ...]:
+        """Visual tokens retained after each stage, of a unit with ``tokens`` visual tokens."""
+
+    @abstractmethod
+    def average_retention(self, num_layers: int) -> float:
+        """Fraction of visual tokens seen by the average decoder layer (paper Eq. 5)."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The outcome of one stage of one unit, over its N visual tokens.
+
+    Attributes:
+        retained: bool [N], True for exactly the stage's count of tokens: kept tokens, recycled tokens, structural.
+        anchor: int64 [N], the token in whose slot the token's embedding or hidden state ends up; -1 if dropped.
+        weight: float32 [N], its share of that slot; 0 if dropped.
+    """
+
+    retained: Array
+    anchor: Array
+    weight: Array
+
+
+class Recycler(Component):
+    """Selects the tokens of the first stage and merges some of what is pruned."""
+
+    kind: ClassVar[str] = "recycler"
+
+    @abstractmethod
+    def merge(self, importance: Array, layout: TokenLayout, count: int) -> Merge:
+        """Retain exactly ``count`` of the layout's tokens, structural ones included."""
+
+    def merge_unit(self, importance: Array, context: ScoringContext, count: int) -> Merge:
+        """The same for a unit that can be looked at: what pruning calls. By default it is not looked at."""
+        return self.merge(importance, context.layout, count)
+
+
+class ContextRecycler(Recycler):
+    """A recycler that looks at more of a unit than importance and layout."""
+
+    def merge(self, importance: Array, layout: TokenLayout, count: int) -> Merge:  # noqa: ARG002
+        """Refused: importance and layout are not enough.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"recycler {self.component_name()!r} looks at {', '.join(sorted(self.needs))} of a unit: plan with the "
+            f"unit's scoring context (Strategy.plan(importance, layout, context))"
+        )
+
+    @abstractmethod
+    def merge_unit(self, importance: Array, context: ScoringContext, count: int) -> Merge:
+        """Retain exactly ``count`` of the unit's tokens, structural ones included."""

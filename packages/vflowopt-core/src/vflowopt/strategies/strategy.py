@@ -1,0 +1,246 @@
+"""A strategy: scorer, schedule and recycler composed; it is its own file format."""
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+
+from vflowopt.components import Component, Recycler, Schedule, Scorer, ScoringContext
+from vflowopt.components.recycle import GridRecycler
+from vflowopt.components.schedule import Progressive, default_stages
+from vflowopt.components.scorer import CalibratedAttention
+from vflowopt.components.stage_recycling import StageRecycler
+from vflowopt.components.stage_scoring import StageScorer
+from vflowopt.discovery.registry import component_types
+from vflowopt.errors import StrategyError
+from vflowopt.layout import TokenLayout
+from vflowopt.plans.plan import PruningPlan
+from vflowopt.plans.planning import PlanDraft, make_plan
+
+FORMAT: Literal["vflowopt/strategy/1"] = "vflowopt/strategy/1"
+_PRESETS = resources.files("vflowopt.strategies") / "presets"
+
+
+def _resolve(kind: str) -> BeforeValidator:
+    """Turn ``{"name": ..., **options}`` into the component registered under that name."""
+
+    def resolve(value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        known = component_types(kind)
+        name = value.get("name")
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(f"no {kind} is called {name!r}; installed: {', '.join(sorted(known))}")
+        return known[name].model_validate(dict(value))
+
+    return BeforeValidator(resolve)
+
+
+class RequestedBudget(BaseModel):
+    """A budget in a unit of its own, from which the average retention was computed (:mod:`vflowopt.budgets.requests`).
+
+    Attributes:
+        kind: ``"kv-cache"`` or ``"prefill-latency"``.
+        value: what one request may use.
+        unit: of ``value``.
+        over: whether the mean of the samples has to meet it, or the worst of them.
+        used: what the strategy uses of it, likewise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: str
+    value: float
+    unit: str
+    over: Literal["mean", "worst"]
+    used: float
+
+
+class Provenance(BaseModel):
+    """Where a strategy comes from. Free of meaning for pruning; all fields optional."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: str | None = None
+    budget: float | None = None
+    requested: RequestedBudget | None = None
+    num_layers: int | None = None
+    objective: str | None = None
+    score: float | None = None
+    samples: int | None = None
+    seed: int | None = None
+    evaluations: int | None = None
+    source: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Strategy(BaseModel):
+    """What to prune, when and how: the unit of exchange between the search, files and :func:`vflowopt.prune`.
+
+    Attributes:
+        format: the file format's version.
+        scorer: gives every visual token an importance.
+        schedule: says after which layers how many tokens remain.
+        recycler: merges what the first stage prunes, or what every stage does; ``None`` drops it.
+        provenance: where the strategy comes from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal["vflowopt/strategy/1"] = FORMAT
+    scorer: Annotated[SerializeAsAny[Scorer], _resolve("scorer")]
+    schedule: Annotated[SerializeAsAny[Schedule], _resolve("schedule")]
+    recycler: Annotated[SerializeAsAny[Recycler] | None, _resolve("recycler")] = None
+    provenance: Provenance | None = None
+
+    @model_validator(mode="after")
+    def _check_first_stage(self) -> "Strategy":
+        scorer, first = self.scorer, self.schedule.boundaries[0]
+        if isinstance(scorer, StageScorer) and first == 0 and not scorer.ranks_before_llm:
+            raise ValueError(
+                f"scorer {scorer.component_name()!r} ranks tokens by attention inside the decoder, of which there is "
+                f"none before the LLM: its stages must be layers from 1 on"
+            )
+        return self
+
+    @classmethod
+    def vflowopt(
+        cls,
+        *,
+        num_layers: int,
+        retention: tuple[float, ...],
+        threshold: float = 0.0,
+        entropy_weight: float = 0.0,
+        diversity: float = 0.0,
+        cell: float | None = None,
+        stages: tuple[int, ...] | None = None,
+    ) -> "Strategy":
+        """The method with (t, alpha, a, R1, ..., RS) given, and diversity; ``cell=None`` does not recycle."""
+        return cls(
+            scorer=CalibratedAttention(threshold=threshold, entropy_weight=entropy_weight, diversity=diversity),
+            schedule=Progressive(stages=default_stages(num_layers) if stages is None else stages, retention=retention),
+            recycler=None if cell is None else GridRecycler(cell=cell),
+        )
+
+    @classmethod
+    def parse(cls, text: str, origin: str = "the text") -> "Strategy":
+        """Read a strategy from JSON text.
+
+        Raises:
+            StrategyError: not JSON, or not a strategy; names every wrong field.
+        """
+        try:
+            return cls.model_validate(json.loads(text))
+        except (ValidationError, ValueError, RecursionError) as error:
+            raise StrategyError(f"{origin} is not a {FORMAT} strategy: {_reason(error)}") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Strategy":
+        """Read a strategy file.
+
+        Raises:
+            StrategyError: the file cannot be read or does not hold a strategy.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that no system accepts
+            raise StrategyError(f"cannot read the strategy file {str(path)!r}: {error}") from error
+        return cls.parse(text, origin=f"the file {str(path)!r}")
+
+    @classmethod
+    def preset(cls, name: str) -> "Strategy":
+        """A published strategy shipped with vflowopt, for example ``"llava-onevision-7b/25"``.
+
+        Raises:
+            StrategyError: there is none of that name; lists those that exist.
+        """
+        if name not in preset_names():
+            raise StrategyError(f"no preset is called {name!r}; there are: {', '.join(preset_names())}")
+        return cls.parse((_PRESETS / f"{name}.json").read_text(encoding="utf-8"), origin=f"preset {name!r}")
+
+    def to_json(self) -> str:
+        """The strategy as the text of its file."""
+        data = self.model_dump(mode="json")
+        if self.provenance is None:
+            del data["provenance"]
+        else:
+            data["provenance"] = self.provenance.model_dump(mode="json", exclude_none=True)
+        return json.dumps(data, indent=1) + "\n"
+
+    def save(self, path: str | Path) -> Path:
+        """Write the strategy file, replacing it in one step; returns its path."""
+        path = Path(path)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(self.to_json(), encoding="utf-8")
+        return temporary.replace(path)
+
+    def with_provenance(self, provenance: Provenance) -> "Strategy":
+        """The same strategy with another provenance."""
+        return self.model_copy(update={"provenance": provenance})
+
+    def average_retention(self, num_layers: int) -> float:
+        """Average retention of a decoder with ``num_layers`` layers (paper Eq. 5)."""
+        return self.schedule.average_retention(num_layers)
+
+    def plan(self, importance: Any, layout: TokenLayout, context: ScoringContext | None = None) -> PruningPlan:
+        """The plan for one unit with this importance [N]; see :func:`vflowopt.plans.planning.make_plan`."""
+        counts = self.schedule.counts(layout.tokens)
+        return make_plan(importance, layout, self.schedule.boundaries, counts, self.recycler, context)
+
+    def draft(
+        self, importance: Any, layout: TokenLayout, context: ScoringContext | None = None, *, wait: bool = True
+    ) -> PlanDraft:
+        """The plan as far as it can be made before the LLM.
+
+        That is all of it, unless the scorer ranks anew at every stage, or the recycler merges at every stage. For
+        ``wait`` see :meth:`vflowopt.plans.planning.PlanDraft.start`.
+        """
+        boundaries, counts = self.schedule.boundaries, self.schedule.counts(layout.tokens)
+        draft = PlanDraft.start(importance, layout, boundaries, counts, self.recycler, context, wait=wait)
+        known = not isinstance(self.scorer, StageScorer) and not isinstance(self.recycler, StageRecycler)
+        while not draft.plan.is_complete and (known or boundaries[draft.stage] == 0 or not draft.prunes_next):
+            draft = draft.decide()
+        return draft
+
+
+def preset_names() -> list[str]:
+    """Names that :meth:`Strategy.preset` knows."""
+    return sorted(
+        f"{family.name}/{entry.name.removesuffix('.json')}"
+        for family in _PRESETS.iterdir()
+        if family.is_dir()
+        for entry in family.iterdir()
+        if entry.name.endswith(".json")
+    )
+
+
+def components_of(strategy: Strategy) -> tuple[Component, ...]:
+    """The strategy's components in the order in which they act."""
+    parts: tuple[Component | None, ...] = (strategy.scorer, strategy.schedule, strategy.recycler)
+    return tuple(part for part in parts if part is not None)
+
+
+def _reason(error: Exception) -> str:
+    """One line that names every wrong field of a validation error."""
+    if not isinstance(error, ValidationError):
+        return str(error) or type(error).__name__
+    return "; ".join(
+        f"{'.'.join(map(_printable, entry['loc'])) or 'strategy'}: {entry['msg'].removeprefix('Value error, ')}"
+        for entry in error.errors(include_url=False)
+    )
+
+
+def _printable(key: int | str) -> str:
+    """A key of a file as it may stand in one line on a terminal: whatever else it holds is escaped."""
+    return str(key) if str(key).isprintable() else ascii(key)

@@ -1,0 +1,145 @@
+"""What a search varies besides the split of the budget: variables of a strategy's scorer and recycler."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from vflowopt.components.recycle import GridRecycler
+from vflowopt.components.schedule import Progressive
+from vflowopt.components.scorer import CalibratedAttention
+from vflowopt.errors import StrategyError
+from vflowopt.strategies.strategy import Strategy
+
+MAX_THRESHOLD = 60.0
+"""Published thresholds are 28 to 39, good ones of small models 1.5 to 5."""
+
+MAX_ENTROPY_WEIGHT = 1000.0
+"""Per view the entropy term sums to 1 and the attention term to |K|. At t = 0, |K| is the number of patches (729 in a
+SigLIP crop), so weights up to about that many let entropy rule; at a high t, where K is a handful, a few do."""
+
+MAX_CELL = 20.0
+"""Published cells are 12 to 17. A cell wider than every grid acts like one of the grid's side."""
+
+
+@dataclass(frozen=True)
+class LogScale:
+    """[0, 1] onto [low, high], evenly in log(value + shift); 0 gives ``low`` exactly."""
+
+    low: float
+    high: float
+    shift: float = 0.0
+
+    @property
+    def _span(self) -> float:
+        return math.log((self.high + self.shift) / (self.low + self.shift))
+
+    def value(self, unit: float) -> float:
+        """The value at ``unit`` in [0, 1]."""
+        value = self.low + (self.low + self.shift) * math.expm1(unit * self._span)
+        return min(max(value, self.low), self.high)
+
+    def unit(self, value: float) -> float:
+        """Inverse of :meth:`value`; 0 if the scale is a single value."""
+        if self._span == 0.0:
+            return 0.0
+        return min(max(math.log1p((value - self.low) / (self.low + self.shift)) / self._span, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class LinearScale:
+    """[0, 1] onto [0, high], evenly."""
+
+    high: float
+    low: float = 0.0
+
+    def value(self, unit: float) -> float:
+        """The value at ``unit`` in [0, 1]."""
+        return unit * self.high
+
+    def unit(self, value: float) -> float:
+        """Inverse of :meth:`value`."""
+        return min(max(value / self.high, 0.0), 1.0)
+
+
+Scale: TypeAlias = LogScale | LinearScale
+
+VARIABLES = ("threshold", "entropy_weight", "cell", "diversity")
+"""Names, in the order of a point's coordinates."""
+
+
+def scales(max_cell: float = MAX_CELL) -> dict[str, Scale]:
+    """Scale of every variable."""
+    ranges = (
+        LogScale(0.0, MAX_THRESHOLD, shift=1.0),
+        LogScale(0.0, MAX_ENTROPY_WEIGHT, shift=1.0),
+        LogScale(1.0, max_cell),
+        LinearScale(1.0),
+    )
+    return dict(zip(VARIABLES, ranges, strict=True))
+
+
+def check_values(values: Mapping[str, float]) -> None:
+    """Check that variables exist and that their values are on their scales; a cell may be as wide as it likes.
+
+    Raises:
+        StrategyError: names the variable, its value and what it takes.
+    """
+    for name, value in values.items():
+        scale = scales().get(name)
+        if scale is None:
+            raise StrategyError(f"the search varies {', '.join(VARIABLES)}; there is no {name!r} to fix")
+        high = math.inf if name == "cell" else scale.high
+        if not scale.low <= value <= high:
+            raise StrategyError(f"the search covers {name} from {scale.low:g} to {scale.high:g}, not {value:g}")
+
+
+def read_fixed(texts: Iterable[str]) -> dict[str, float]:
+    """Variables by name, from ``NAME=VALUE``.
+
+    Raises:
+        StrategyError: a text is something else, there is no such variable, or its value is off its scale.
+    """
+    fixed = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            fixed[name] = float(value)
+        except ValueError:
+            raise StrategyError(
+                f"a variable that is not to vary is NAME=VALUE with a number, for example diversity=0, not {text!r}"
+            ) from None
+    check_values(fixed)
+    return fixed
+
+
+def values_of(strategy: Strategy) -> dict[str, float]:
+    """A strategy's variables; no recycler is a cell of 1.
+
+    Raises:
+        StrategyError: other components than those that the search varies.
+    """
+    scorer, recycler = strategy.scorer, strategy.recycler
+    if not isinstance(scorer, CalibratedAttention) or not isinstance(strategy.schedule, Progressive):
+        raise StrategyError(
+            "the search varies calibrated-attention scorers and progressive schedules; the strategy has "
+            f"{scorer.component_name()!r} and {strategy.schedule.component_name()!r}"
+        )
+    if recycler is not None and not isinstance(recycler, GridRecycler):
+        raise StrategyError(f"the search varies grid recyclers; the strategy has {recycler.component_name()!r}")
+    cell = recycler.cell if recycler else 1.0
+    return dict(zip(VARIABLES, (scorer.threshold, scorer.entropy_weight, cell, scorer.diversity), strict=True))
+
+
+def schedule_of(strategy: Strategy) -> Progressive:
+    """The schedule of a strategy that :func:`values_of` has taken."""
+    assert isinstance(strategy.schedule, Progressive)
+    return strategy.schedule
+
+
+def strategy_of(values: Mapping[str, float], schedule: Progressive) -> Strategy:
+    """Inverse of :func:`values_of`."""
+    scorer = CalibratedAttention(
+        threshold=values["threshold"], entropy_weight=values["entropy_weight"], diversity=values["diversity"]
+    )
+    return Strategy(scorer=scorer, schedule=schedule, recycler=GridRecycler(cell=values["cell"]))

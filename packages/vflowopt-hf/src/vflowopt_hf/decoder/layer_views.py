@@ -1,0 +1,135 @@
+"""What the decoder layers that hold the same tokens see in one forward: the mask, and in a pruned prefill more."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vflowopt_hf.decoder.cache import PrunedLayer, PrunedSlidingLayer
+from vflowopt_hf.decoder.conversion import AnyPrunedLayer
+from vflowopt_hf.decoder.masks import pruned_mask, step_mask
+from vflowopt_hf.decoder.slots import Slots
+from vflowopt_hf.decoder.windows import require_logical_window
+from vflowopt_hf.plans.rows import StageRows, take_rows
+
+
+@dataclass(frozen=True, eq=False)
+class LayerView:
+    """What some layers share.
+
+    Attributes:
+        source: upstream's mask and rotary table, and the number of slots that the cache layer hands to the attention;
+            another view is needed for others.
+        device: where it is.
+        mask: what to give to the layers instead.
+        embeddings: likewise.
+        slots: tokens that the cache layer holds afterwards; ``None`` if it need not be told.
+    """
+
+    source: tuple[Any, Any, Any]
+    device: torch.device
+    mask: Any
+    embeddings: Any = None
+    slots: Slots | None = None
+
+    def serves(self, mask: Any, embeddings: Any, count: Any, device: torch.device) -> bool:
+        """Whether a layer that is given these can use the view."""
+        known_mask, known_embeddings, known_count = self.source
+        same = known_mask is mask and known_embeddings is embeddings and known_count == count
+        return same and self.device == device
+
+
+@dataclass(eq=False)
+class Views:
+    """The views of one forward.
+
+    Attributes:
+        queries: tokens of the unpruned forward.
+        implementation: the decoder's attention implementation.
+    """
+
+    queries: int
+    implementation: str
+    _made: dict[tuple[object, ...], LayerView] = field(default_factory=dict)
+
+    def of_continued(self, layer: AnyPrunedLayer, hidden: Tensor, mask: Any, window: int | None) -> LayerView:
+        """For a layer that goes on with what it holds, all rows of the forward added.
+
+        Args:
+            layer: of the cache.
+            hidden: [batch, queries, features], what enters the decoder layer.
+            mask: upstream's.
+            window: the decoder layer's sliding window.
+        """
+        key, count = (layer.history, window), layer.slot_count(self.queries)
+        view = self._made.get(key)
+        if view is None or not view.serves(mask, None, count, hidden.device):
+            reduced = self._step_mask(layer, mask) if window is None else None
+            if reduced is None:
+                slots = layer.slots_after(self.queries, None, hidden.shape[0], hidden.device)
+                reduced = self._mask(layer, mask, None, slots, self.queries, window)
+            view = self._made[key] = LayerView((mask, None, count), hidden.device, reduced)
+        return view
+
+    def _step_mask(self, layer: AnyPrunedLayer, mask: Any) -> Tensor | None:
+        """A short way for steps on dynamic caches; ``None`` for all else."""
+        if not isinstance(layer, PrunedLayer) or layer.known is None or self.queries != 1:
+            return None
+        if not isinstance(mask, Tensor) or mask.ndim != 4:
+            return None
+        return step_mask(mask, layer.known.to(mask.device), layer.width + layer.dropped)
+
+    def of_stage(
+        self,
+        stage: StageRows,
+        layer: AnyPrunedLayer | None,
+        hidden: Tensor,
+        mask: Any,
+        embeddings: Any,
+        window: int | None,
+    ) -> LayerView:
+        """For a layer of a pruned prefill.
+
+        Args:
+            stage: rows that the decoder layer runs with.
+            layer: of the cache, if there is one.
+            hidden: [batch, rows, features], what enters the decoder layer.
+            mask: upstream's.
+            embeddings: upstream's rotary tables [batch or 1, queries, features].
+            window: the decoder layer's sliding window.
+        """
+        rows, device = hidden.shape[1], hidden.device
+        key = (stage.boundary, None if layer is None else layer.history, window)
+        count = None if layer is None else layer.slot_count(rows)
+        view = self._made.get(key)
+        if view is None or not view.serves(mask, embeddings, count, device):
+            retained = Slots(stage.logical, stage.valid).to(device)
+            slots = retained
+            if layer is not None:
+                slots = layer.slots_after(self.queries, retained, hidden.shape[0], device)
+            reduced = self._mask(layer, mask, retained, slots, rows, window)
+            tables = embeddings
+            if tables is not None:
+                batch = hidden.shape[0]
+                tables = tuple(take_rows(part.expand(batch, -1, -1), retained.logical) for part in tables)
+            view = self._made[key] = LayerView((mask, embeddings, count), device, reduced, tables, slots)
+        return view
+
+    def _mask(
+        self,
+        layer: AnyPrunedLayer | None,
+        mask: Any,
+        query: Slots | None,
+        key: Slots,
+        rows: int,
+        window: int | None,
+    ) -> Any:
+        start: int | Tensor = 0
+        first, length = 0, self.queries
+        if layer is not None:
+            start, (_, first) = layer.stored_length(), layer.get_mask_sizes(self.queries)
+            length += layer.get_seq_length()
+        in_cache = isinstance(layer, PrunedSlidingLayer)
+        require_logical_window(window, length, self.queries, self.implementation, in_cache=in_cache)
+        return pruned_mask(mask, query, key, rows=rows, start=start, first=first, implementation=self.implementation)

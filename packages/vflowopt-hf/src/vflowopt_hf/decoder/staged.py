@@ -1,0 +1,231 @@
+"""Run a stock text decoder with fewer rows from given layers on, by hooks that leave with the block."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.cache_utils import StaticLayer
+
+from vflowopt.errors import UnsupportedModelError
+from vflowopt_hf.decoder.compiling import require_step
+from vflowopt_hf.decoder.conversion import convert, layer_of, pruned_layer, require_readable
+from vflowopt_hf.decoder.layer_views import Views
+from vflowopt_hf.decoder.residuals import residuals_after
+from vflowopt_hf.decoder.windows import sliding_window
+from vflowopt_hf.family import LayerResiduals
+from vflowopt_hf.plans.decoder_attention import AttentionCall, observe_attention, require_masks
+from vflowopt_hf.plans.rows import merge_rows, take_rows
+from vflowopt_hf.plans.stage_plan import StagePlan
+
+
+@dataclass(eq=False)
+class Forward:
+    """State of the decoder forward that is running.
+
+    Attributes:
+        views: what layers see.
+        plan: what the forward prunes; ``None`` if nothing, as in every decoding step.
+        residuals: what the decoder would have added after its first layers.
+        entered: embeddings [batch, queries, features], if the decoder got such.
+        cache: the KV cache, if the decoder got one.
+        attention: of the layer that has run last, if it is to decide the next stage.
+        handles: hooks that this forward alone needs.
+    """
+
+    views: Views
+    plan: StagePlan | None = None
+    residuals: LayerResiduals | None = None
+    entered: Tensor | None = None
+    cache: Any = None
+    attention: AttentionCall | None = None
+    handles: list[RemovableHandle] = field(default_factory=list)
+
+
+class StagedDecoder:
+    """Hooks on a text decoder.
+
+    All that a decoding step needs to know is in the cache, so that ``torch.compile`` compiles it once, whatever block
+    it runs in.
+
+    Args:
+        decoder: a transformers text decoder with ``layers``.
+        begin: called with the decoder's keyword arguments at the start of every forward that is not being compiled;
+            returns what to prune.
+        take_residuals: see :meth:`vflowopt_hf.family.Family.take_residuals`.
+        observed: layers by whose attention the stage after them is decided.
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module,
+        begin: Callable[[dict[str, Any]], StagePlan | None],
+        take_residuals: Callable[[dict[str, Any]], LayerResiduals | None],
+        observed: Sequence[int] = (),
+    ) -> None:
+        self._decoder, self._begin, self._take_residuals = decoder, begin, take_residuals
+        self._observed = observed
+        self._layers: list[nn.Module] = list(decoder.layers)  # type: ignore[arg-type]
+        self._forward: Forward | None = None
+
+    @contextmanager
+    def installed(self) -> Iterator["StagedDecoder"]:
+        """Hooks are in place inside the block."""
+        if self._observed:
+            require_masks(self._implementation)
+        with ExitStack() as hooks:
+            for handle in (
+                self._decoder.register_forward_pre_hook(self._enter, with_kwargs=True),
+                self._decoder.register_forward_hook(self._leave),
+                *(
+                    layer.register_forward_pre_hook(_LayerHook(self, index), with_kwargs=True)
+                    for index, layer in enumerate(self._layers)
+                ),
+            ):
+                hooks.callback(handle.remove)
+            for index in self._observed:
+                attention = attention_module(self._layers[index])
+                hooks.enter_context(observe_attention(attention, partial(self._note, index)))
+            yield self
+
+    def _note(self, index: int, call: AttentionCall) -> None:
+        forward = self._forward
+        if forward is not None and forward.plan is not None and forward.plan.awaits(index + 1):
+            layer = None if forward.cache is None else forward.cache.layers[index]
+            forward.attention = call.without_room(layer.cumulative_length) if isinstance(layer, StaticLayer) else call
+
+    def _enter(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        entered = kwargs.get("inputs_embeds")
+        tokens = kwargs.get("input_ids") if entered is None else entered
+        queries = 0 if tokens is None else tokens.shape[1]
+        self._forward = forward = Forward(Views(queries, self._implementation))
+        if torch.compiler.is_compiling():
+            require_step(tokens)
+            return None
+        plan = self._begin(kwargs)
+        if plan is None:
+            return None
+        arguments = dict(kwargs)
+        forward.plan, forward.entered, forward.residuals = plan, entered, self._take_residuals(arguments)
+        forward.handles.append(self._decoder.register_forward_hook(self._leave, always_call=True))
+        forward.cache = kwargs.get("past_key_values")
+        self._require_layers(plan, forward.cache)
+        if forward.residuals is not None:
+            forward.handles += [
+                layer.register_forward_hook(partial(self._after_layer, index))
+                for index, layer in enumerate(self._layers[: len(forward.residuals.values)])
+            ]
+        return args, arguments
+
+    def _leave(self, *_: Any) -> None:
+        if self._forward is not None:
+            for handle in self._forward.handles:
+                handle.remove()
+        self._forward = None
+
+    def _require_layers(self, plan: StagePlan, cache: Any) -> None:
+        """Refuse what cannot be pruned before the first layer runs."""
+        for index in range(plan.boundaries[0], len(self._layers)):
+            self._window(index)
+            if cache is not None:
+                require_readable(layer_of(cache, index), self._implementation)
+
+    def before_layer(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]] | None:
+        """Hidden states and changed arguments for one decoder layer; ``None`` leaves them as they are."""
+        forward = self._forward
+        if forward is None:
+            return None
+        number = None if forward.plan is None else self._stage(forward, forward.plan, index, hidden)
+        if forward.plan is None or number is None:
+            return self._continue(forward, index, hidden, kwargs)
+        plan, stage = forward.plan, forward.plan.stages[number]
+        if stage.boundary == index:
+            hidden = take_rows(merge_rows(hidden, plan.plans, number, plan.before(number)), stage.gather)
+        cache = kwargs.get("past_key_values")
+        layer = None if cache is None else convert(cache, index)
+        mask, embeddings = kwargs.get("attention_mask"), kwargs.get("position_embeddings")
+        view = forward.views.of_stage(stage, layer, hidden, mask, embeddings, self._window(index))
+        if layer is not None and view.slots is not None:
+            rows = hidden.shape[1]
+            layer.skip(view.slots, forward.views.queries - rows, number)
+            layer.expect(rows)
+        # Gaps in positions read as packed sequences to flash attention; rotary embeddings carry them already.
+        changes = {"attention_mask": view.mask, "position_embeddings": view.embeddings, "position_ids": None}
+        return hidden, {name: value for name, value in changes.items() if name in kwargs}
+
+    def _stage(self, forward: Forward, plan: StagePlan, index: int, hidden: Tensor) -> int | None:
+        """The stage that a layer belongs to, decided if it begins there."""
+        if plan.awaits(index):
+            plan.decide(forward.attention, forward.entered, hidden)
+            forward.attention = None
+        return plan.stage_at(index)
+
+    def _continue(
+        self, forward: Forward, index: int, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]] | None:
+        """For a layer that runs with all rows, on a cache that may lack tokens of earlier forwards."""
+        layer = pruned_layer(kwargs.get("past_key_values"), index)
+        if layer is None:
+            return None
+        layer.expect(hidden.shape[1])
+        mask, window = kwargs.get("attention_mask"), self._window(index)
+        if mask is None and window is None and not layer.has_filler:
+            return None
+        view = forward.views.of_continued(layer, hidden, mask, window)
+        return None if view.mask is mask else (hidden, {"attention_mask": view.mask})
+
+    @property
+    def _implementation(self) -> str:
+        return str(self._decoder.config._attn_implementation)  # type: ignore[union-attr]
+
+    def _window(self, index: int) -> int | None:
+        return sliding_window(self._decoder.config, index)
+
+    def _after_layer(self, index: int, _module: nn.Module, _args: tuple[Any, ...], hidden: Tensor) -> Tensor | None:
+        """The layer's output with what the decoder would have added to it; ``None`` leaves it as it is."""
+        forward = self._forward
+        if forward is None or forward.plan is None or forward.residuals is None:
+            return None
+        number = forward.plan.stage_at(index)
+        stage = None if number is None else forward.plan.stages[number]
+        added = residuals_after(forward.residuals, index, forward.plan.plans, stage)
+        return None if added is None else hidden + added.to(hidden.device, hidden.dtype)
+
+
+def attention_module(layer: nn.Module) -> nn.Module:
+    """The attention module of a decoder layer.
+
+    Raises:
+        UnsupportedModelError: it is not where transformers' decoders have it.
+    """
+    attention = getattr(layer, "self_attn", None)
+    if not isinstance(attention, nn.Module):
+        raise UnsupportedModelError(
+            f"{type(layer).__name__} has no attention module self_attn to observe; use a scorer that does not need the "
+            f"decoder's attention"
+        )
+    return attention
+
+
+class _LayerHook:
+    """Pre-hook of one decoder layer."""
+
+    def __init__(self, staged: StagedDecoder, index: int) -> None:
+        self._staged, self._index = staged, index
+
+    def __call__(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        found = self._staged.before_layer(self._index, args[0] if args else kwargs["hidden_states"], kwargs)
+        if found is None:
+            return None
+        hidden, changed = found
+        if args:
+            return (hidden, *args[1:]), kwargs | changed
+        return args, kwargs | changed | {"hidden_states": hidden}

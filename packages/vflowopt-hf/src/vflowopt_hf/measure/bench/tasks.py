@@ -1,0 +1,231 @@
+"""The parts of a prefill as tasks: what is timed, measured and counted, for one strategy or the unpruned model."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vflowopt import Strategy
+from vflowopt.adapter import Inputs
+from vflowopt.benchmark import Part
+from vflowopt.components.stage_scoring import StageScorer
+from vflowopt.strategies.strategy import components_of
+from vflowopt_hf.decoder.staged import StagedDecoder
+from vflowopt_hf.family import Family
+from vflowopt_hf.measure.bench.observed import Observed
+from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.plans.prefill import ScoredUnit, UnitContext, plan_units
+from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.session import Session
+
+DECODE_STEPS = 8
+"""Tokens of one decode measurement."""
+
+Task = Callable[[], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What all rows of a benchmark have in common.
+
+    Attributes:
+        family: the model's family.
+        model: the model.
+        inputs: of the whole batch.
+        statistics: pixel normalisation to invert for patch entropy.
+        observed: its unpruned forward.
+    """
+
+    family: Family
+    model: Any
+    inputs: Inputs
+    statistics: PixelStatistics
+    observed: Observed
+
+    @cached_property
+    def decoder(self) -> nn.Module:
+        """The text decoder."""
+        return self.family.decoder(self.model)
+
+    @property
+    def contexts(self) -> list[UnitContext]:
+        """Of all units."""
+        return [unit.context for unit in self.observed.prefill.units]
+
+
+@dataclass(frozen=True, eq=False)
+class KnownEntropy(UnitContext):
+    """A unit whose patch entropy has been computed before."""
+
+    known: Tensor
+
+    @property
+    def entropy(self) -> Tensor:
+        """Patch entropy, float32 [views, patches]."""
+        return self.known
+
+    @classmethod
+    def of(cls, context: UnitContext) -> "KnownEntropy":
+        """The unit, its entropy computed now."""
+        return cls(**{field.name: getattr(context, field.name) for field in fields(context)}, known=context.entropy)
+
+
+class Candidate:
+    """One row: a strategy, or ``None`` for the unpruned model.
+
+    Args:
+        subject: what it runs on.
+        name: of the row.
+        strategy: what to prune by.
+    """
+
+    def __init__(self, subject: Subject, name: str, strategy: Strategy | None) -> None:
+        self.name, self.strategy, self._subject = name, strategy, subject
+        self.scored: list[ScoredUnit] = []
+        self._cache: Any = None
+        if strategy is not None:
+            self.scored = plan_units(strategy, subject.observed.prefill.units)
+
+    @property
+    def uses_entropy(self) -> bool:
+        """Whether the strategy looks at pixels."""
+        return self.strategy is not None and any("entropy" in part.needs for part in components_of(self.strategy))
+
+    def task(self, part: Part) -> Task | None:
+        """What to run for a part; ``None`` where it does not apply, or cannot be told apart from another."""
+        shared: dict[Part, Task] = {
+            "LM prefill": self.decode_prompt,
+            "end-to-end prefill": self._prefill,
+            "decode per token": self._decode,
+        }
+        if part in shared:
+            return shared[part]
+        if self.strategy is None:
+            alone: dict[Part, Task] = {"vision tower": self._subject.observed.encode, "entropy": self._entropy}
+            return alone.get(part)
+        own: dict[Part, Task | None] = {
+            "attention capture": self._scoring(self.strategy),
+            "entropy": self._entropy if self.uses_entropy else None,
+            "planning": self._planning(self.strategy),
+            "gathers": self._gathers(self.strategy),
+        }
+        return own.get(part)
+
+    def decode_prompt(self) -> tuple[Any, StagePlan | None]:
+        """The decoder's prefill: its cache, and what was pruned."""
+        decoder, observed = self._subject.decoder, self._subject.observed
+        call = observed.decoder_call(decoder.config)
+        plan = self.stage_plan()
+        if self.strategy is None:
+            output = decoder(**call)
+        else:
+            layers, take = observed_layers(self.strategy), self._subject.family.take_residuals
+            with StagedDecoder(decoder, lambda _: plan, take, layers).installed():
+                output = decoder(**call)
+        return output.past_key_values, plan
+
+    def stage_plan(self) -> StagePlan | None:
+        """A fresh plan of the decoder's forward; ``None`` if nothing is dropped."""
+        prefill, device = self._subject.observed.prefill, self._subject.model.device
+        return None if self.strategy is None else StagePlan.of(self.strategy, self.scored, prefill.present, device)
+
+    def fill_cache(self) -> None:
+        """Leave the cache that decoding continues."""
+        self._prefill()
+
+    def decode_step(self) -> Any:
+        """One token on the candidate's cache, which grows by it."""
+        return self._decode(1)
+
+    def _scoring(self, strategy: Strategy) -> Task:
+        units = []
+        for context in self._subject.contexts:
+            count = strategy.schedule.counts(context.layout.tokens)[0]
+            units.append((KnownEntropy.of(context) if self.uses_entropy else context, count))
+        return lambda: [strategy.scorer.score_retaining(context.fresh(), count) for context, count in units]
+
+    def _planning(self, strategy: Strategy) -> Task:
+        """All of it that is done before the LLM."""
+        units = [(one.score.importance, seen) for one, seen in zip(self.scored, self._subject.contexts, strict=True)]
+        return lambda: [strategy.draft(importance, seen.layout, seen) for importance, seen in units]
+
+    def _gathers(self, strategy: Strategy) -> Task | None:
+        """The hooks around layers that compute nothing; ``None`` where stages are decided by what layers compute."""
+        if isinstance(strategy.scorer, StageScorer):
+            return None
+        subject, hollow = self._subject, HollowDecoder(self._subject.decoder, self._subject.observed.layer_calls)
+        take = subject.family.take_residuals
+
+        def run() -> Tensor:
+            plan = self.stage_plan()
+            with StagedDecoder(hollow, lambda _: plan, take).installed():
+                hidden: Tensor = hollow(**subject.observed.decoder_call(subject.decoder.config))
+            return hidden
+
+        return run
+
+    def _entropy(self) -> list[Tensor]:
+        return [context.fresh().entropy for context in self._subject.contexts]
+
+    def _prefill(self) -> Any:
+        """Pixels to first logits; leaves the cache."""
+        with self._pruning():
+            output = self._subject.model(**{**self._subject.inputs, "use_cache": True, "logits_to_keep": 1})
+        self._cache = output.past_key_values
+        return output
+
+    def _decode(self, steps: int = DECODE_STEPS) -> Any:
+        token, output = self._subject.inputs["input_ids"][:, -1:], None
+        with self._pruning():
+            for _ in range(steps):
+                output = self._subject.model(input_ids=token, past_key_values=self._cache, use_cache=True)
+        return output
+
+    def _pruning(self) -> AbstractContextManager[object]:
+        if self.strategy is None:
+            return nullcontext()
+        subject = self._subject
+        return Session(subject.family, subject.model, self.strategy, subject.statistics).installed()
+
+
+class HollowDecoder(nn.Module):
+    """As many layers as a decoder, called as it calls them, that hand on what they get.
+
+    Args:
+        decoder: whose configuration and layers it mimics.
+        layer_calls: keyword arguments of each layer.
+    """
+
+    def __init__(self, decoder: nn.Module, layer_calls: tuple[dict[str, Any], ...]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_HollowLayer() for _ in layer_calls)
+        self.config, self._calls = decoder.config, layer_calls
+
+    def forward(self, inputs_embeds: Tensor, past_key_values: Any = None, **_: Any) -> Tensor:
+        """Hidden states [batch, rows of the last stage, features]: the embeddings, merged and gathered."""
+        hidden = inputs_embeds
+        for layer, call in zip(self.layers, self._calls, strict=True):
+            hidden = layer(hidden, **{**call, "past_key_values": past_key_values})
+        return hidden
+
+
+class _HollowLayer(nn.Module):
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        return hidden_states
+
+
+def synchronised(task: Task, device: torch.device) -> Task:
+    """On an accelerator, a task that returns when its work is done."""
+    if device.type != "cuda":
+        return task
+
+    def run() -> object:
+        result = task()
+        torch.cuda.synchronize(device)
+        return result
+
+    return run

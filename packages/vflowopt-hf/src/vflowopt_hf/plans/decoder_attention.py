@@ -1,0 +1,122 @@
+"""Attention inside the decoder, by which later stages rank: one observed call of a layer's attention function."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vflowopt.components.stage_scoring import Heads
+from vflowopt.errors import UnsupportedOperationError
+from vflowopt_hf.vision.observing import attention_calls
+
+# Scores held at once, in elements: 16 MiB of float32. Bounds memory whatever the length of the prompt.
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """One call of a decoder layer's attention function: rows are the last of the slots.
+
+    Attributes:
+        query: [batch, heads, rows, head_dim], after any rotary embedding.
+        key: [batch, key heads, slots, head_dim].
+        scaling: factor of the scores.
+        mask: as the function got it: ``None`` (plain causal), [batch or 1, heads or 1, rows, slots] boolean (True is
+            seen) or additive, or [batch, slots] for flash attention.
+        window: slots that a row looks back on, itself included, where the mask does not hold the window.
+    """
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    mask: Tensor | None
+    window: int | None = None
+
+    def without_room(self, used: Tensor) -> "AttentionCall":
+        """The same call where the slots are those of a static cache, which begins with the used ones.
+
+        Args:
+            used: number of used slots, int64 without an axis, on any device.
+        """
+        rows, slots = self.query.shape[2], self.key.shape[2]
+        if self.mask is None:  # plain causal attention from the first slot on: the cache was empty
+            return replace(self, key=self.key[:, :, :rows])
+        order = (torch.arange(slots, device=self.key.device) + used.to(self.key.device)) % slots
+        return replace(self, key=self.key[:, :, order], mask=self.mask[..., order])
+
+    def received(self, sample: int, rows: Tensor, weights: Tensor, heads: Heads = "mean") -> Tensor:
+        """Weighted sum over some rows of the softmax's mean or maximum over heads.
+
+        Args:
+            sample: index in the batch.
+            rows: int64 [queries].
+            weights: float32 [queries].
+            heads: "mean" or "max".
+
+        Returns:
+            float32 [slots].
+        """
+        query, key = self.query[sample, :, rows].float() * self.scaling, self.key[sample].float()
+        groups, slots = key.shape[0], key.shape[1]
+        count, queries, size = query.shape
+        query, keys = query.view(groups, count // groups, queries, size), key[:, None].transpose(2, 3)
+        total = torch.zeros(slots, device=query.device)
+        step = max(1, _BLOCK // (count * slots))
+        for start in range(0, queries, step):
+            part = slice(start, start + step)
+            scores = self._masked(query[:, :, part] @ keys, sample, rows[part])
+            attention = scores.softmax(dim=-1)
+            total += weights[part] @ (attention.mean(dim=(0, 1)) if heads == "mean" else attention.amax(dim=(0, 1)))
+        return total
+
+    def _masked(self, scores: Tensor, sample: int, rows: Tensor) -> Tensor:
+        """Scores [groups, heads per group, queries, slots] as the layer's softmax sees them."""
+        slots, hidden = scores.shape[-1], torch.finfo(scores.dtype).min
+        if self.mask is not None and not isinstance(self.mask, Tensor):
+            raise UnsupportedOperationError(
+                f"the decoder's attention uses masks of type {type(self.mask).__name__}, by which tokens cannot be "
+                f"ranked; load the model with attn_implementation='sdpa'"
+            )
+        if self.mask is not None and self.mask.ndim == 4:
+            mask = self.mask[sample if len(self.mask) > 1 else 0][:, rows, :slots]
+            mask = mask[None] if len(mask) == 1 else mask.view(*scores.shape[:2], *mask.shape[1:])
+            return scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask.float()
+        slot = torch.arange(slots, device=scores.device)
+        own = (rows + slots - self.query.shape[2])[:, None]
+        seen = slot <= own
+        if self.window is not None:
+            seen = seen & (slot > own - self.window)
+        if self.mask is not None:
+            seen = seen & self.mask[sample, :slots].bool()
+        return scores.masked_fill(~seen, hidden)
+
+
+def require_masks(implementation: str) -> None:
+    """Check that an attention implementation hands masks around that can be read.
+
+    Raises:
+        UnsupportedOperationError: it does not.
+    """
+    if "flex" in implementation:
+        raise UnsupportedOperationError(
+            f"attention {implementation!r} has no masks of numbers, by which tokens could be ranked; load the model "
+            f"with attn_implementation='sdpa', or use a scorer that does not need the decoder's attention"
+        )
+
+
+@contextmanager
+def observe_attention(module: nn.Module, note: Callable[[AttentionCall], None]) -> Iterator[None]:
+    """Hand every call of a decoder layer's attention function to ``note`` inside the block.
+
+    Raises:
+        UnsupportedModelError: see :func:`attention_calls`.
+    """
+
+    def seen(query: Tensor, key: Tensor, scaling: float, mask: Any, options: Mapping[str, Any]) -> None:
+        note(AttentionCall(query.detach(), key.detach(), scaling, mask, options.get("sliding_window")))
+
+    with attention_calls(module, seen):
+        yield

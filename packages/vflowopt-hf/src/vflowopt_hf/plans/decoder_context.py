@@ -1,0 +1,89 @@
+"""What a scorer sees of a decoder layer: a view on one unit's share of its attention."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vflowopt import TokenLayout
+from vflowopt.arrays import HostInts
+from vflowopt.components.stage_scoring import Heads
+from vflowopt_hf.plans.decoder_attention import AttentionCall
+from vflowopt_hf.plans.rows import BatchRows, StageRows, token_states
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderContext:
+    """A :class:`vflowopt.components.stage_scoring.StageContext` over one unit.
+
+    Attributes:
+        layout: places of the unit's visual tokens.
+        table: the batch.
+        unit: number of the unit in it.
+        call: the attention of a layer.
+        entered: [batch, queries, features], what entered the decoder.
+        stage: rows that the layer ran with; ``None`` for all.
+        entering: [batch, rows, features], what enters the layer after it; ``None`` where nobody asks for it.
+    """
+
+    layout: TokenLayout
+    table: BatchRows
+    unit: int
+    call: AttentionCall
+    entered: Tensor
+    stage: StageRows | None = None
+    entering: Tensor | None = None
+
+    @property
+    def _sample(self) -> int:
+        return self.table.samples[self.unit]
+
+    @property
+    def last(self) -> HostInts:
+        """Position of the sample's last token."""
+        return np.flatnonzero(self.table.present[self._sample])[-1:]
+
+    @property
+    def text(self) -> HostInts:
+        """Positions of the text tokens after the unit."""
+        texts = np.flatnonzero(self.table.textual[self._sample])
+        after = texts[texts > self.visual[-1]]
+        return after if len(after) else self.last
+
+    @property
+    def visual(self) -> HostInts:
+        """Positions of the unit's tokens."""
+        return self.table.visual[self.unit]
+
+    def embeddings(self, positions: HostInts) -> Tensor:
+        """What entered the decoder at some positions, float32 [positions, features]."""
+        return self.entered[self._sample].to(self.call.query.device)[self.place(positions)].float()
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """What enters the next layer of some of the unit's tokens, float32 [tokens, features]."""
+        assert self.entering is not None
+        return token_states(self.entering, self._sample, self.table.rows[self.unit], self.stage, tokens)
+
+    def received(self, queries: HostInts, weights: Tensor | None = None, *, heads: Heads = "mean") -> Tensor:
+        """Attention that the unit's tokens receive from some positions, float32 [N]."""
+        device, positions = self.call.query.device, self.table.queries
+        factors = torch.ones(len(queries), device=device) if weights is None else weights.to(device, torch.float32)
+        factor = torch.zeros(positions, device=device).scatter(0, self.place(queries), factors)
+        logical = torch.arange(positions, device=device)
+        if self.stage is not None:
+            logical = self.stage.logical[self._sample].to(device)
+            factor = factor[logical]
+            if self.stage.valid is not None:
+                factor = factor * self.stage.valid[self._sample].to(device)
+        # Rows that count come first in this order; there are no more of them than queries.
+        rows = (factor == 0).to(torch.uint8).argsort(stable=True)[: len(queries)]
+        received = self.call.received(self._sample, rows, factor[rows], heads)[-len(logical) :]
+        everywhere = torch.zeros(positions, device=device).scatter(0, logical, received)
+        return everywhere[self.table.rows[self.unit].to(device)]
+
+    def place(self, host: npt.NDArray[Any]) -> Tensor:
+        """A host array as a tensor where the attention is; its copy is not waited for."""
+        return torch.from_numpy(host).to(self.call.query.device, non_blocking=True)

@@ -1,0 +1,113 @@
+"""The class token's attention in vision layers before the observed one: a row per layer and view, no query and key."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vflowopt.errors import StrategyError
+from vflowopt_hf.family import Family
+from vflowopt_hf.feature_layer import layers_up_to
+from vflowopt_hf.vision.capture import TorchAttention
+from vflowopt_hf.vision.observing import attention_calls
+
+
+@dataclass(frozen=True, eq=False)
+class ClassRows:
+    """What was captured of the layers before the observed one.
+
+    Attributes:
+        depth: vision layers up to the observed one, which is one of them.
+        earlier: for each captured layer before it, in their order, and each view: float32 [patches].
+    """
+
+    depth: int
+    earlier: tuple[tuple[Tensor, ...], ...]
+
+    def views(self, rows: slice, patch_order: Tensor | None = None) -> "ClassRows":
+        """Some of the views, patch i of which is now what was patch ``patch_order[i]``."""
+        chosen = [layer[rows] for layer in self.earlier]
+        if patch_order is not None:
+            chosen = [tuple(row[patch_order.to(row.device)] for row in layer) for layer in chosen]
+        return ClassRows(self.depth, tuple(chosen))
+
+    def up_to(self, observed: Tensor, layers: int) -> Tensor:
+        """The last layers, the observed one included: float32 [layers, views, patches] on its device.
+
+        Args:
+            observed: its own rows, float32 [views, patches].
+            layers: how many.
+
+        Raises:
+            StrategyError: so many were not captured.
+        """
+        captured = 1 + len(self.earlier)
+        if not 1 <= layers <= captured:
+            raise StrategyError(
+                f"class attention of {layers} vision layers is read, but {captured} of {self.depth} were captured; a "
+                f"component tells how many it reads in class_attention_layers()"
+            )
+        earlier = self.earlier[captured - layers :]
+        return torch.stack([*(torch.stack(layer).to(observed.device) for layer in earlier), observed])
+
+
+class ClassRowCapture:
+    """Receives the class token's attention in some layers while a recording is open.
+
+    Args:
+        depth: vision layers up to the observed one.
+        layers: how many of them are captured here.
+        class_tokens: leading positions of a view that are no patches.
+    """
+
+    def __init__(self, depth: int, layers: int, class_tokens: int) -> None:
+        self.depth, self._layers, self._class_tokens = depth, layers, class_tokens
+        self._rows: list[list[Tensor]] | None = None
+
+    @contextmanager
+    def recording(self) -> Iterator[list[list[Tensor]]]:
+        """The list of each layer fills with one row per view inside the block, float32 [patches]."""
+        self._rows = [[] for _ in range(self._layers)]
+        try:
+            yield self._rows
+        finally:
+            self._rows = None
+
+    def note(
+        self, layer: int, query: Tensor, key: Tensor, scaling: float, mask: object, options: Mapping[str, Any]
+    ) -> None:
+        """Record one call of a layer's attention function: query and key are not kept."""
+        if self._rows is not None:
+            bounds = options.get("cu_seq_lens_q")
+            source = TorchAttention.of_call(query, key, scaling, bounds, mask, self._class_tokens)
+            self._rows[layer].extend(source.class_rows())
+
+
+def vision_depth(family: Family, model: Any) -> int:
+    """Vision layers up to the observed one whose class attention can be captured; 1 if the tower has no class token."""
+    return len(_layers(family, model))
+
+
+@contextmanager
+def capture_class_rows(family: Family, model: Any, layers: int | None = None) -> Iterator[ClassRowCapture]:
+    """Observe so many vision layers before the observed one that they are ``layers`` with it, or all, inside the block.
+
+    Raises:
+        UnsupportedModelError: an attention module has no config to select an attention function by.
+    """
+    stack = _layers(family, model)
+    earlier: Sequence[nn.Module] = stack[0 if layers is None else max(0, len(stack) - layers) : -1]
+    capture = ClassRowCapture(len(stack), len(earlier), family.class_tokens)
+    with ExitStack() as observers:
+        for number, module in enumerate(earlier):
+            observers.enter_context(attention_calls(module, partial(capture.note, number)))
+        yield capture
+
+
+def _layers(family: Family, model: Any) -> tuple[nn.Module, ...]:
+    observed = family.vision_attention(model)
+    return layers_up_to(family.backbone(model), observed) if family.class_tokens else (observed,)

@@ -1,0 +1,77 @@
+"""Observe attention modules without changing what they compute."""
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from vflowopt.errors import UnsupportedModelError
+
+
+@contextmanager
+def attention_calls(
+    module: nn.Module, note: Callable[[Tensor, Tensor, float, Any, Mapping[str, Any]], None]
+) -> Iterator[None]:
+    """Hand what an attention module's function is called with to ``note``, and leave what it computes as it is.
+
+    Inside the block the module has a copy of its config that selects a wrapper attention function. The wrapper calls
+    ``note`` and then whatever implementation was configured, so outputs stay bitwise the same with eager, sdpa, flash
+    or any other attention. The config is put back on exit.
+
+    Args:
+        module: an attention module of transformers that reads ``config._attn_implementation`` at every call.
+        note: called with query, key, the factor of the scores, the mask and all keyword arguments.
+
+    Raises:
+        UnsupportedModelError: the module has no config to select an attention function by.
+    """
+    original = getattr(module, "config", None)
+    implementation = getattr(original, "_attn_implementation", None)
+    if original is None or implementation is None:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} does not select its attention through config._attn_implementation"
+        )
+    # The eager function is each modeling file's own; every other implementation is found by name.
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    base = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
+
+    # Upstream chooses between packed and separate views by the name of the implementation: keep it as a part.
+    name = f"vflowopt-observe-{implementation}"
+    config = copy.copy(original)
+    config._attn_implementation_internal = name  # the public setter would check the name against the hub
+    config.vflowopt_observer = note, base
+    shared = ALL_ATTENTION_FUNCTIONS.get(name)
+    if shared is None:
+        shared = ALL_ATTENTION_FUNCTIONS[name] = _ObservedAttention()
+    shared.users += 1
+    module.config = config
+    try:
+        yield
+    finally:
+        module.config = original
+        shared.users -= 1
+        if not shared.users:
+            del ALL_ATTENTION_FUNCTIONS[name]
+
+
+class _ObservedAttention:
+    """The attention function of every module that is observed with one implementation.
+
+    There is one for all of them, as decoding steps that were compiled in another block depend on the registered names.
+    """
+
+    def __init__(self) -> None:
+        self.users = 0
+
+    def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        note, base = module.config.vflowopt_observer
+        if not torch.compiler.is_compiling():  # then it is a decoding step
+            scaling = kwargs.get("scaling")
+            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+            note(query, key, scaling, args[0] if args else kwargs.get("attention_mask"), kwargs)
+        return base(module, query, key, value, *args, **kwargs)

@@ -1,0 +1,136 @@
+"""From the vision tower's output to the last decoder layer, a pruned prefill makes the host wait for nothing."""
+
+import functools
+import importlib
+import pkgutil
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+import support.cases
+from support.waiting import Waits
+from vflowopt import Strategy
+from vflowopt.components.schedule import Progressive
+from vflowopt.methods import PyramidDrop
+from vflowopt_hf.testing.subject import Subject
+
+FAMILIES = [module.name for module in pkgutil.iter_modules(support.cases.__path__)]
+
+
+def subject(family):
+    return Subject(importlib.import_module(f"support.cases.{family}").CASE, "sdpa")
+
+
+@contextmanager
+def recording(own, waits):
+    """Recording runs from each return of upstream's encoders to the last decoder layer."""
+    backbone, decoder = own.family.backbone(own.model), own.family.decoder(own.model)
+    with ExitStack() as stack:
+        for name in ("get_image_features", "get_video_features"):
+            if hasattr(backbone, name):
+                setattr(backbone, name, _recorded_after(getattr(backbone, name), waits))
+                stack.callback(delattr, backbone, name)
+        handle = decoder.layers[-1].register_forward_hook(lambda *_: setattr(waits, "recording", False))
+        stack.callback(handle.remove)
+        yield
+
+
+def _recorded_after(encode, waits):
+    @functools.wraps(encode)
+    def call(*args, **kwargs):
+        waits.recording = False
+        output = encode(*args, **kwargs)
+        waits.recording = True
+        return output
+
+    return call
+
+
+def waits_of(own, inputs, strategy=None):
+    waits = Waits()
+    with recording(own, waits), ExitStack() as stack, torch.no_grad():
+        session = stack.enter_context(own.prune(strategy)) if strategy else None
+        with waits:
+            own.model(**inputs)
+        assert session is None or session.report.retention < 0.9
+    return Counter(waits.found)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pruning_adds_nothing_to_wait_for(family):
+    """What upstream waits for by itself, for example to check placeholders, it waits for without pruning too."""
+    own = subject(family)
+    batches = [own.batch(own.several(), own.image(0))]
+    if own.case.video is not None:
+        batches.append(own.batch(own.video()))
+    for batch in batches:
+        upstream = waits_of(own, batch.inputs)
+        ours = waits_of(own, batch.inputs, own.strategy(batch))
+        assert not ours - upstream
+
+
+def test_nor_do_stages_that_the_decoder_decides():
+    own = subject("qwen3_vl")
+    batch = own.batch(own.several(), own.image(0))
+    strategy = Strategy(scorer=PyramidDrop(), schedule=Progressive(stages=(1, 3), retention=(0.5, 0.5)))
+    assert not waits_of(own, batch.inputs, strategy) - waits_of(own, batch.inputs)
+
+
+@pytest.mark.parametrize(
+    ("wait", "what"),
+    [
+        (lambda tensor: tensor.sum().item(), "_local_scalar_dense"),
+        (lambda tensor: bool(tensor.any()), "_local_scalar_dense"),
+        (lambda tensor: tensor.tolist(), "tolist"),
+        (lambda tensor: tensor.cpu(), "cpu"),
+        (lambda tensor: np.asarray(tensor), "__array__"),
+        (lambda tensor: tensor.nonzero(), "nonzero"),
+        (lambda tensor: tensor[tensor > 1], "index by a boolean mask"),
+        (lambda tensor: tensor.unique(), "_unique2"),
+        (lambda tensor: torch.equal(tensor, tensor), "equal"),
+        (lambda tensor: tensor.repeat_interleave(tensor), "repeat_interleave"),
+        (lambda tensor: torch.from_numpy(np.ones(2)).to(tensor.device), "blocking copy to the device"),
+        (lambda tensor: torch.tensor([1.0, 2.0], device=tensor.device), "blocking copy to the device"),
+    ],
+)
+def test_the_recorder_finds(wait, what):
+    tensor = torch.tensor([1, 2, 3])
+    with Waits() as waits:
+        waits.recording = True
+        wait(tensor)
+    assert what in waits.found
+
+
+def test_the_recorder_lets_pass_what_does_not_wait():
+    tensor = torch.tensor([1, 2, 3])
+    with Waits() as waits:
+        copied = tensor.cpu()
+        waits.recording = True
+        copied.numpy().tolist()
+        copied[1:].cpu().tolist()
+        torch.from_numpy(np.ones(2)).to(tensor.device, non_blocking=True)
+        tensor[torch.arange(2)].masked_fill(tensor[:2] > 1, 0).argsort().cumsum(0)
+    assert waits.found == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen3_vl", "gemma3"])
+def test_the_decoder_runs_in_sync_debug_mode(family):
+    """Prompts without padding: upstream reads its padding mask."""
+    own = subject(family)
+    batch = own.batch(own.image(0))
+    inputs = {name: value.to("cuda") for name, value in batch.inputs.items() if name != "attention_mask"}
+    own.model.to("cuda")
+    decoder = own.family.decoder(own.model)
+    with own.prune(own.strategy(batch)) as session, torch.no_grad(), ExitStack() as stack:
+        own.model(**inputs)  # kernels are loaded at first use
+        before = decoder.register_forward_pre_hook(lambda *_: torch.cuda.set_sync_debug_mode("error"), prepend=True)
+        after = decoder.layers[-1].register_forward_hook(lambda *_: torch.cuda.set_sync_debug_mode("default"))
+        stack.callback(torch.cuda.set_sync_debug_mode, "default")
+        stack.callback(before.remove)
+        stack.callback(after.remove)
+        own.model(**inputs)
+        assert session.report.retention < 0.9

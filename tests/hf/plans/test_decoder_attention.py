@@ -1,0 +1,75 @@
+"""One layer's attention read from query and key, for every kind of mask, against loops in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from vflowopt.errors import UnsupportedOperationError
+from vflowopt_hf.plans import decoder_attention
+from vflowopt_hf.plans.decoder_attention import AttentionCall
+
+BATCH, HEADS, GROUPS, ROWS, SLOTS, SIZE, SAMPLE = 2, 6, 2, 5, 9, 4, 1
+CHOSEN, WEIGHTS = [4, 0, 2], [1.0, 0.5, 0.0]
+
+
+@pytest.fixture
+def states():
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(BATCH, HEADS, ROWS, SIZE, generator=generator)
+    return 3 * query, torch.randn(BATCH, GROUPS, SLOTS, SIZE, generator=generator)
+
+
+def loops(query, key, seen, heads):
+    """``seen(head, row, slot)`` says what a row sees, or by what its score is shifted."""
+    total = np.zeros(SLOTS)
+    for row, weight in zip(CHOSEN, WEIGHTS, strict=True):
+        each = []
+        for head in range(HEADS):
+            keys = key[SAMPLE, head // (HEADS // GROUPS)].double().numpy()
+            scores = keys @ query[SAMPLE, head, row].double().numpy() * 0.7
+            shift = np.array([seen(head, row, slot) for slot in range(SLOTS)], dtype=float)
+            shares = np.exp(scores - scores.max()) * np.exp(shift)
+            each.append(shares / shares.sum())
+        total += weight * (np.mean(each, axis=0) if heads == "mean" else np.max(each, axis=0))
+    return total
+
+
+def causal(row, slot):
+    return slot <= row + SLOTS - ROWS
+
+
+def hidden(visible):
+    return 0.0 if visible else -np.inf
+
+
+random = torch.rand(BATCH, HEADS, ROWS, SLOTS + 2, generator=torch.Generator().manual_seed(1))
+PADDED = torch.ones(BATCH, SLOTS, dtype=torch.int64)
+PADDED[SAMPLE, :2] = 0
+SEEN = random[:, :1] < 0.6
+SEEN[..., 0] = True
+
+MASKS = {
+    "plain causal": (None, None, lambda head, row, slot: hidden(causal(row, slot))),
+    "window": (None, 3, lambda head, row, slot: hidden(causal(row, slot) and slot > row + SLOTS - ROWS - 3)),
+    "flash": (PADDED, None, lambda head, row, slot: hidden(causal(row, slot) and slot >= 2)),
+    "boolean": (SEEN, 3, lambda head, row, slot: hidden(bool(SEEN[SAMPLE, 0, row, slot]))),
+    "boolean, shared": (SEEN[:1], None, lambda head, row, slot: hidden(bool(SEEN[0, 0, row, slot]))),
+    "additive, per head": (random, None, lambda head, row, slot: float(random[SAMPLE, head, row, slot])),
+}
+
+
+@pytest.mark.parametrize("heads", ["mean", "max"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("block", [1, 1 << 22], ids=["blocks", "at once"])
+def test_every_kind_of_mask(states, mask, heads, block, monkeypatch):
+    monkeypatch.setattr(decoder_attention, "_BLOCK", block)
+    given, window, seen = MASKS[mask]
+    call = AttentionCall(*states, scaling=0.7, mask=given, window=window)
+    got = call.received(SAMPLE, torch.tensor(CHOSEN), torch.tensor(WEIGHTS), heads)
+    np.testing.assert_allclose(got.numpy(), loops(*states, seen, heads), rtol=1e-5, atol=1e-6)
+
+
+def test_masks_that_are_no_tensors(states):
+    call = AttentionCall(*states, scaling=1.0, mask=object())
+    with pytest.raises(UnsupportedOperationError, match="masks of type object"):
+        call.received(0, torch.tensor([0]), torch.ones(1))
