@@ -49,8 +49,6 @@ def test_videos_follow_images_as_arrays(onevision):
     processor = Recorder()
     loaded = Checkpoint("m", onevision, processor, llava_onevision, llava_onevision.family)
     loaded.prepare([PHOTO], "why?", [FRAMES, FRAMES[:1]])
-        [PHOTO], "why?", [FRAMES, FRAMES[:1]]
-    )
     assert processor.given["text"] == "image video video why?"
     assert processor.given["images"] == [[PHOTO]]
     assert [(video.dtype, video.shape) for video in processor.given["videos"]] == [
