@@ -82,6 +82,28 @@ def test_optimize_writes_a_strategy_that_evaluate_reads(model, images, tmp_path)
     assert "accuracy" in run(*ask)
 
 
+def test_evaluate_skips_what_cannot_be_asked_and_names_it(model, images, tmp_path):
+    """A picture that is cut short, and one whose row separators alone exceed the budget, cost no other question."""
+    whole, small = (images / "0.png").read_bytes(), (images / "2.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole)
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "rows.png").write_bytes(small)
+    lines = [{"image": name, "question": "w9", "answers": ["?"]} for name in ("cut.png", "a.png", "rows.png", "a.png")]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    ask = ("evaluate", "-m", model, "--data", tmp_path / "q.jsonl", "--max-new-tokens", 2, "-s", "random@0.08")
+    result = invoke(*ask, "--similarity", "--json")
+    rows = json.loads(result.stdout)
+    assert [(row["questions"], row["skipped"]) for row in rows] == [(2, 2)] * 2
+    first, second = [note for note in result.stderr.splitlines() if note.startswith("skipped: ")]
+    assert "q.jsonl', line 1: cannot read the image" in first
+    assert "q.jsonl', line 3: " in second
+    assert "smallest feasible" in second
+    assert "2 questions, 2 skipped in all rows" in " ".join(run(*ask).split())
+
+    (tmp_path / "q.jsonl").write_text(json.dumps(lines[0]))
+    assert "line 1: cannot read the image" in complaint(*ask)
+
+
 def test_fit_writes_a_strategy_that_evaluate_reads(model, images, tmp_path):
     out = tmp_path / "fitted.json"
     ask = ("fit", "-m", model, "--method", "fitprune", "--images", images, "--prompt", "w7 w8", "--out", out)

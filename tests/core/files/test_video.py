@@ -76,6 +76,41 @@ def test_coded_videos_are_decoded_by_pyav(tmp_path):
         open_video(path)
 
 
+def test_videos_of_phones_are_turned_as_players_do(tmp_path):
+    """The display matrix in the file's track header says by how much; encoders write the identity."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.mp4"
+    left_half = np.zeros((32, 64, 3), np.uint8)
+    left_half[:, :32] = 200
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height = 64, 32
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(left_half, format="rgb24")))
+        container.mux(stream.encode(None))
+    one, whole = (1 << 16).to_bytes(4, "big"), (1 << 30).to_bytes(4, "big")
+    minus, zero = (-1 << 16).to_bytes(4, "big", signed=True), bytes(4)
+    raw = path.read_bytes()
+    track = raw.index(b"tkhd")
+    upright = one + 3 * zero + one + 3 * zero + whole
+    clockwise = zero + one + zero + minus + 4 * zero + whole
+    path.write_bytes(raw[:track] + raw[track:].replace(upright, clockwise, 1))
+    (frame,) = open_video(path).sample(1)
+    assert frame.size == (32, 64)
+    assert (frame.getpixel((16, 10))[0] > 150, frame.getpixel((16, 54))[0] > 150) == (True, False)
+
+
+def test_frames_that_a_camera_saved_lying(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    (tmp_path / "frames").mkdir()
+    for number in range(3):
+        frame(10 * number).save(tmp_path / "frames" / f"{number}.jpg", exif=exif)
+        (tmp_path / "frames" / f"._{number}.jpg").write_bytes(b"beside an image, of a file system without forks")
+    frame(0).save(tmp_path / "clip.webp", save_all=True, append_images=[frame(90), frame(180)], exif=exif)
+    for name in ("frames", "clip.webp"):
+        assert [image.size for image in open_video(tmp_path / name).sample(8)] == [(8, 12)] * 3
+
+
 def test_coded_videos_name_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     (tmp_path / "clip.mp4").write_bytes(b"")
@@ -111,6 +146,7 @@ def damaged_frame(path):
 
 
 REFUSED = {
+    "x" * 300: (lambda path: None, "neither a file nor a directory"),
     "missing": (lambda path: None, "neither a file nor a directory"),
     "empty": (lambda path: path.mkdir(), "no frames: no images"),
     "unequal": (unequal_frames, r"must have one size, .*\(9, 9\)"),

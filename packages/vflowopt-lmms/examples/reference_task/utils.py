@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from transformers.image_utils import load_image
 
 from vflowopt.cli.evaluate import is_right
 
@@ -13,8 +14,7 @@ DATA = Path(__file__).parent / "data"
 
 def images(line: Mapping[str, Any]) -> list[Image.Image]:
     """The question's image."""
-    with Image.open(DATA / line["image"]) as image:
-        return [image.convert("RGB")]
+    return [load_image(str(DATA / line["image"]))]
 
 
 def answer(line: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from vflowopt.cli.data import Question
 from vflowopt.errors import InputError
+from vflowopt.files.images import upright
 from vflowopt.files.video import open_video
 
 
@@ -63,7 +64,7 @@ ORDER = ("image", "video", "text")
 
 def _image(source: Any) -> Image.Image | Path:
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
+        return upright(source)
     if isinstance(source, (str, Path)):
         return Path(source)
     raise InputError(f"the task gives an image as {type(source).__name__}; expected a PIL image or a path")

@@ -1,6 +1,7 @@
 """Questions about images and videos: from options, a JSONL file, a directory, or a named model's own examples."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from vflowopt.adapter import Inputs, LoadedModel
 from vflowopt.cli.media import FRAMES, check_image, open_image
 from vflowopt.cli.models import Chosen
 from vflowopt.errors import InputError
-from vflowopt.files.video import IMAGE_SUFFIXES, Clip, Video, open_video
+from vflowopt.files.images import IMAGE_SUFFIXES, image_files
+from vflowopt.files.video import Clip, Video, open_video
 
 DEFAULT_PROMPT = {"image": "Describe the image.", "video": "Describe the video."}
 LINE = '{"image": path or [paths], "video": path or [paths], "question": text, "answers": [texts]}'
@@ -49,6 +51,7 @@ class Question:
         answers: accepted answers; empty if unknown.
         videos: opened videos, read when needed; they follow the images in the prompt.
         frames: how many frames of each to use at most.
+        origin: where it is from, such as a line of a file; for messages.
     """
 
     sources: tuple[Any, ...]
@@ -56,6 +59,7 @@ class Question:
     answers: tuple[str, ...] = ()
     videos: tuple[Video, ...] = ()
     frames: int = FRAMES
+    origin: str = ""
 
     def images(self) -> list[Image.Image]:
         """The images, RGB."""
@@ -76,8 +80,17 @@ class Question:
         return replace(self, sources=tuple(self.images()), videos=videos)
 
     def prepare(self, loaded: LoadedModel) -> Inputs:
-        """Model inputs of batch size 1."""
-        return loaded.prepare(self.images(), self.text, self.clips())
+        """Model inputs of batch size 1.
+
+        Raises:
+            InputError: an image or video cannot be read, or the processor refuses them; names the question's origin.
+        """
+        try:
+            return loaded.prepare(self.images(), self.text, self.clips())
+        except InputError as error:
+            if not self.origin:
+                raise
+            raise InputError(f"{self.origin}: {error}") from error
 
 
 def ask(images: Sequence[Path] | None, videos: Sequence[Path] | None, frames: int, prompt: str) -> Question:
@@ -114,11 +127,17 @@ def gather(
     if images or videos:
         found = read_directory(images, prompt or DEFAULT_PROMPT["image"]) if images else []
         text = prompt or DEFAULT_PROMPT["video"]
-        found += [Question((), text, videos=(open_video(path),), frames=frames) for path in videos or ()]
+        found += [
+            Question((), text, videos=(open_video(path),), frames=frames, origin=repr(str(path)))
+            for path in videos or ()
+        ]
         return found[:count]
     if chosen.named and chosen.named.examples:
         examples = chosen.named.examples(split, count, 0)
-        return [Question(example.images, example.question, (example.answer,)) for example in examples]
+        return [
+            Question(example.images, example.question, (example.answer,), origin=f"example {number}")
+            for number, example in enumerate(examples, 1)
+        ]
     raise InputError(
         f"{chosen.label!r} brings no examples of its own: give --data FILE.jsonl, or the images or videos to use"
     )
@@ -130,22 +149,24 @@ def read_directory(directory: Path, prompt: str) -> list[Question]:
     Raises:
         InputError: no such directory, or no images in it.
     """
-    if not directory.is_dir():
-        raise InputError(f"there is no directory {str(directory)!r}")
-    files = sorted(path for path in directory.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    try:
+        files = sorted(image_files(directory))
+    except (OSError, ValueError) as error:  # ValueError: a name that no system takes
+        raise InputError(f"there is no directory {str(directory)!r} of images: {error}") from error
     if not files:
         raise InputError(
             f"the sample set is empty: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {str(directory)!r}"
         )
     for path in files:
         check_image(path)
-    return [Question((path,), prompt) for path in files]
+    return [Question((path,), prompt, origin=repr(str(path))) for path in files]
 
 
 def read_jsonl(file: Path, frames: int = FRAMES) -> list[Question]:
     """Questions from lines ``{"image": path or [paths], "video": path or [paths], "question": ..., "answers": [...]}``.
 
-    Paths are relative to the file. A line has images, videos or both.
+    Paths are relative to the file, or absolute. A line has images, videos or both; ``null`` is as good as left out. The
+    file may begin with a byte order mark, and have empty lines.
 
     Args:
         file: the JSONL file.
@@ -155,9 +176,12 @@ def read_jsonl(file: Path, frames: int = FRAMES) -> list[Question]:
         InputError: unreadable, empty, or a malformed line, which is named.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        data = file.read_bytes()
+        # Not splitlines(): JSON may hold U+2028, U+0085 and other ends of lines inside its strings.
+        lines = re.split("\r\n?|\n", data.decode(json.detect_encoding(data)))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {str(file)!r}: {error}") from error
+        remedy = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise InputError(f"cannot read {str(file)!r}: {error}{remedy}") from error
     questions = [_line(file, number, line, frames) for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
         raise InputError(f"the sample set is empty: {str(file)!r} holds no lines")
@@ -168,25 +192,29 @@ def _line(file: Path, number: int, line: str, frames: int) -> Question:
     where = f"{str(file)!r}, line {number}"
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON: {error}") from error
     if not isinstance(entry, Mapping) or not isinstance(entry.get("question"), str):
         raise InputError(f"{where}: expected {LINE}, with an image or a video")
     images, videos = _listed(entry, "image"), _listed(entry, "video")
-    answers = entry.get("answers", [entry["answer"]] if "answer" in entry else [])
+    answers = entry.get("answers")
+    answers = _listed(entry, "answer") if answers is None else answers
     texts = [*images, *videos, *answers] if isinstance(answers, list) else [None]
     if not (images or videos) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{where}: expected {LINE}, with an image or a video")
     paths = tuple(file.parent / image for image in images)
-    for path in paths:
-        check_image(path)
-    opened = tuple(open_video(file.parent / video) for video in videos)
-    return Question(paths, entry["question"], tuple(answers), opened, frames)
+    try:
+        for path in paths:
+            check_image(path)
+        opened = tuple(open_video(file.parent / video) for video in videos)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return Question(paths, entry["question"], tuple(answers), opened, frames, where)
 
 
 def _listed(entry: Mapping[str, Any], key: str) -> list[Any]:
-    value = entry.get(key, [])
-    return value if isinstance(value, list) else [value]
+    value = entry.get(key)
+    return [] if value is None else value if isinstance(value, list) else [value]
 
 
 def _from(clip: Clip) -> Callable[[Sequence[int]], Clip]:

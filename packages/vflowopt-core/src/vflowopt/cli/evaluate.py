@@ -2,24 +2,24 @@
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vflowopt.adapter import Inputs, LoadedModel
 from vflowopt.budgets.calibration import prune_guarded
 from vflowopt.budgets.cost import CostModel
-from vflowopt.cli.console import percent, print_json, results, steps, table, tokens
+from vflowopt.cli.console import notes, percent, print_json, results, steps, table, tokens
 from vflowopt.cli.data import Question, gather
 from vflowopt.cli.guards import GuardOption, read_cost
 from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.strategies import StrategiesOption, read_strategy
-from vflowopt.errors import InputError
+from vflowopt.errors import BudgetError, ImportanceError, InputError
 from vflowopt.report import PruningReport
 from vflowopt.strategies.strategy import Strategy
 
@@ -50,6 +50,7 @@ class Outcome:
         tokens: visual tokens before pruning and after each stage, mean over questions.
         similarity: last-token similarity to the unpruned model, if asked for.
         left_alone: questions whose input the guard did not have pruned; ``None`` without a guard.
+        skipped: questions that were left out of every row, as one of the rows cannot answer them.
     """
 
     strategy: str
@@ -59,6 +60,7 @@ class Outcome:
     tokens: tuple[float, ...]
     similarity: float | None = None
     left_alone: int | None = None
+    skipped: int = 0
 
     @property
     def accuracy(self) -> float:
@@ -91,14 +93,19 @@ def evaluate(
     given, cost = {text: read_strategy(text) for text in strategy}, read_cost(guard)
     chosen = choose(model)
     questions = gather(chosen, data=data, split="test", count=limit, frames=frames)
-    if not all(question.answers for question in questions):
-        raise InputError(f"{str(data)!r}: every line needs answers to evaluate accuracy")
+    for question in questions:
+        if not question.answers:
+            raise InputError(f"{question.origin}: every line needs answers to evaluate accuracy")
     loaded = chosen.load(device, dtype)
     layers = loaded.adapter.num_layers(loaded.model)
     strategies = {text: strategy_for(layers) for text, strategy_for in given.items()}
-    outcomes = compare(loaded, questions, strategies, max_new_tokens, cost)
+    skipped: dict[int, str] = {}
+    outcomes = compare(loaded, questions, strategies, max_new_tokens, cost, skipped.__setitem__)
+    for why in skipped.values():
+        notes().print(f"skipped: {why}", highlight=False, soft_wrap=True)
     if similarity:
-        outcomes = with_similarity(loaded, questions, strategies, outcomes)
+        answered = [question for number, question in enumerate(questions) if number not in skipped]
+        outcomes = with_similarity(loaded, answered, strategies, outcomes)
     if as_json:
         print_json([{**asdict(outcome), "accuracy": outcome.accuracy} for outcome in outcomes])
         return
@@ -118,7 +125,9 @@ def evaluate(
     if cost is not None:
         columns.append("left alone")
         caption += " Left alone: questions whose input the guard did not have pruned."
-    title = f"{chosen.label}: {len(questions)} questions"
+    title = f"{chosen.label}: {len(questions) - len(skipped)} questions"
+    if skipped:
+        title += f", {len(skipped)} skipped in all rows"
     results().print(table(title, columns, rows, caption))
 
 
@@ -128,28 +137,43 @@ def compare(
     strategies: dict[str, Strategy],
     max_new_tokens: int,
     guard: CostModel | None = None,
+    on_skip: Callable[[int, str], Any] | None = None,
 ) -> list[Outcome]:
     """Answer every question unpruned and with every strategy.
 
+    Args:
+        loaded: model and processor.
+        questions: with answers.
+        strategies: by the name of their row.
+        max_new_tokens: length of an answer at most.
+        guard: leaves inputs alone where pruning does not pay.
+        on_skip: ``on_skip(number, why)`` follows a question, counted from 0, that cannot be asked: its image cannot be
+            read or used, or a strategy's budget is too small for it. It is left out of all rows, so that they stay
+            comparable. Without it, such a question ends the comparison.
+
     Raises:
-        BudgetError, StrategyError: a strategy does not fit the model or an image.
+        InputError, BudgetError, ImportanceError: no question can be answered, or one, without ``on_skip``.
+        StrategyError: a strategy does not fit the model.
     """
-    rows: dict[str, Strategy | None] = {UNPRUNED: None, **strategies}
-    right = dict.fromkeys(rows, 0)
-    reports: dict[str, list[PruningReport]] = {name: [] for name in strategies}
+    rows: dict[str, Strategy | None] = {**strategies, UNPRUNED: None}  # a budget that is too small is found out first
+    answered: list[dict[str, tuple[bool, PruningReport | None]]] = []
     with steps() as bar:
-        task = bar.add_task("answering", total=len(questions) * len(rows))
-        for question in questions:
-            inputs = question.prepare(loaded)
-            for name, strategy in rows.items():
-                answer, report = _answer(loaded, inputs, strategy, max_new_tokens, guard)
-                right[name] += is_right(answer, question.answers)
-                if report is not None:
-                    reports[name].append(report)
-                bar.advance(task)
-    outcomes = [_outcome(name, right[name], len(questions), reports[name]) for name in strategies]
+        task = bar.add_task("answering", total=len(questions))
+        for number, question in enumerate(questions):
+            try:
+                answered.append(_ask(loaded, question, rows, max_new_tokens, guard))
+            except (InputError, BudgetError, ImportanceError) as error:
+                if on_skip is None or (number == len(questions) - 1 and not answered):
+                    raise
+                why = str(error)
+                on_skip(number, why if why.startswith(question.origin) else f"{question.origin}: {why}")
+            bar.advance(task)
+    reports = {name: [report for one in answered if (report := one[name][1]) is not None] for name in strategies}
+    right = {name: sum(one[name][0] for one in answered) for name in rows}
+    skipped = len(questions) - len(answered)
+    outcomes = [_outcome(name, right[name], reports[name], skipped) for name in strategies]
     full = outcomes[0].tokens[:1] if outcomes else ()
-    return [Outcome(UNPRUNED, right[UNPRUNED], len(questions), 1.0, full), *outcomes]
+    return [Outcome(UNPRUNED, right[UNPRUNED], len(answered), 1.0, full, skipped=skipped), *outcomes]
 
 
 def with_similarity(
@@ -167,6 +191,21 @@ def with_similarity(
     return [Outcome(**{**vars(outcome), "similarity": found[outcome.strategy]}) for outcome in outcomes]
 
 
+def _ask(
+    loaded: LoadedModel,
+    question: Question,
+    rows: Mapping[str, Strategy | None],
+    length: int,
+    guard: CostModel | None,
+) -> dict[str, tuple[bool, PruningReport | None]]:
+    """Whether each row answers right, and what was pruned."""
+    inputs, found = question.prepare(loaded), {}
+    for name, strategy in rows.items():
+        answer, report = _answer(loaded, inputs, strategy, length, guard)
+        found[name] = is_right(answer, question.answers), report
+    return found
+
+
 def _answer(
     loaded: LoadedModel, inputs: Inputs, strategy: Strategy | None, length: int, guard: CostModel | None
 ) -> tuple[str, PruningReport | None]:
@@ -177,16 +216,17 @@ def _answer(
         return loaded.generate(inputs, length), pruning.report
 
 
-def _outcome(name: str, right: int, questions: int, reports: Sequence[PruningReport]) -> Outcome:
+def _outcome(name: str, right: int, reports: Sequence[PruningReport], skipped: int) -> Outcome:
     columns = zip(*(_per_stage(report) for report in reports), strict=True)
     decided = [report.guard for report in reports if report.guard is not None]
     return Outcome(
         strategy=name,
         right=right,
-        questions=questions,
+        questions=len(reports),
         retention=sum(report.retention for report in reports) / len(reports),
         tokens=tuple(sum(column) / len(reports) for column in columns),
         left_alone=sum(not one.pays for one in decided) if decided else None,
+        skipped=skipped,
     )
 
 

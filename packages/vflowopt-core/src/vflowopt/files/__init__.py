@@ -1,4 +1,4 @@
-"""Files read and written with care: append-only journals and videos.
+"""Files read and written with care: append-only journals, images and videos.
 
 May be imported by everything; imports nothing but errors.
 """

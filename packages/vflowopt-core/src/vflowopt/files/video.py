@@ -1,22 +1,21 @@
 """Videos on disk: directories of frames, animations, arrays, and, with PyAV, everything that FFmpeg decodes."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from vflowopt.errors import InputError
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-UNREADABLE = (OSError, ValueError, EOFError, Image.DecompressionBombError, SyntaxError)
-"""What Pillow and NumPy raise when a file is damaged or something else than its name says."""
+from vflowopt.files.images import IMAGE_SUFFIXES, image_files, open_image, unreadable, upright
 
 Clip = list[Image.Image]
-"""Frames of a video, RGB, all of one size."""
+"""Frames of a video, upright, RGB, all of one size."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,10 @@ class Video:
         """
         try:
             frames = self.read(evenly(self.total, count))
-        except UNREADABLE as error:
-            raise _unreadable(self.path, error) from error
+        except InputError:
+            raise
+        except Exception as error:  # decoders raise almost anything on damaged files
+            raise unreadable("video", self.path, error) from error
         sizes = sorted({frame.size for frame in frames})
         if len(sizes) != 1:
             raise InputError(f"the frames of a video must have one size, those of {str(self.path)!r} have {sizes}")
@@ -65,7 +66,7 @@ def open_video(path: Path) -> Video:
     Raises:
         InputError: it is not there, cannot be read, holds no frames, or needs PyAV, which is not installed.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - for over-long names Path.exists() raises
         raise InputError(f"there is no video {str(path)!r}: neither a file nor a directory of frames")
     suffix = path.suffix.lower()
     try:
@@ -76,29 +77,18 @@ def open_video(path: Path) -> Video:
         return (_animation if suffix in IMAGE_SUFFIXES | {".apng"} else _coded)(path)
     except InputError:
         raise
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    except Exception as error:  # as above
+        raise unreadable("video", path, error) from error
 
 
 def _directory(path: Path) -> Video:
-    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = image_files(path)
     if not files:
         raise InputError(
             f"the video {str(path)!r} has no frames: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in it"
         )
-    files.sort(key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)])
-
-    def read(indices: Sequence[int]) -> Clip:
-        frames = []
-        for index in indices:
-            try:
-                with Image.open(files[index]) as image:
-                    frames.append(image.convert("RGB"))
-            except UNREADABLE as error:
-                raise _unreadable(files[index], error) from error
-        return frames
-
-    return Video(path, len(files), read)
+    files.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)])
+    return Video(path, len(files), lambda indices: [open_image(files[index]) for index in indices])
 
 
 def _animation(path: Path) -> Video:
@@ -112,7 +102,7 @@ def _animation(path: Path) -> Video:
         with Image.open(path) as animation:
             for index in indices:
                 animation.seek(index)
-                frames.append(animation.convert("RGB"))
+                frames.append(upright(animation))
         return frames
 
     return Video(path, total, read)
@@ -142,7 +132,7 @@ def _coded(path: Path) -> Video:
         with _decoding(path), av.open(str(path)) as container:
             for index, frame in enumerate(container.decode(video=0)):
                 if index in wanted:
-                    frames.append(frame.to_image())
+                    frames.append(_turned(frame))
                 if len(frames) == len(wanted):
                     break
         if not frames:
@@ -166,8 +156,10 @@ def _decoding(path: Path) -> Iterator[None]:
     try:
         yield
     except av.error.FFmpegError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable("video", path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"cannot read {str(path)!r}: {error}")
+def _turned(frame: Any) -> Image.Image:
+    """A decoded frame as a player shows it: phones say in the file how they were held. Old versions of PyAV do not."""
+    image: Image.Image = frame.to_image()
+    return image.rotate(getattr(frame, "rotation", 0), expand=True)
