@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from vflowopt.adapter import LoadedModel
 from vflowopt.benchmark import Benchmark, BenchRow
-from vflowopt.cli.console import notes, percent, print_json, results, size, steps, table, tokens, tracked
+from vflowopt.cli.console import notes, percent, print_json, results, size, steps, table, tracked
 from vflowopt.cli.data import Question, gather
-from vflowopt.cli.evaluate import UNPRUNED, Outcome, compare, is_right, with_similarity
+from vflowopt.cli.evaluate import UNPRUNED, Outcome, compare, is_right
 from vflowopt.cli.models import choose
 from vflowopt.errors import InputError
 from vflowopt.strategies.strategy import Strategy
@@ -21,8 +22,10 @@ EXAMPLES = """
 
 vflowopt demo --out vflowopt-demo
 """
-MAIN, OTHERS = 0.25, (0.5, 0.1)
-"""The budget that is searched in full, and those whose search starts from its best strategies."""
+BUDGETS = (0.5, 0.25, 0.1)
+DRAWN = 0.25
+"""The budget whose strategy is drawn."""
+COLUMNS = "budget", "accuracy", "95 %\ninterval", "KV cache", "fewer\nFLOPs", "faster\nprefill", "faster\nend to end"
 
 
 @dataclass(frozen=True)
@@ -31,26 +34,20 @@ class Effort:
 
     Attributes:
         samples: of the search.
-        initial: evaluations of the main search before its model is used.
+        initial: evaluations of a search before its model is used.
         iterations: evaluations after that.
-        transferred: strategies of the main search that the others start from.
-        refined: evaluations of the others after those.
         questions: held-out test questions.
-        compared: the first ones, on which similarity is measured as well.
         rounds: of the latency measurement.
     """
 
     samples: int = 30
     initial: int = 10
-    iterations: int = 50
-    transferred: int = 4
-    refined: int = 12
-    questions: int = 150
-    compared: int = 60
+    iterations: int = 20
+    questions: int = 200
     rounds: int = 7
 
 
-QUICK = Effort(samples=18, initial=4, iterations=3, transferred=2, refined=1, questions=12, rounds=2)
+QUICK = Effort(samples=18, initial=4, iterations=2, questions=12, rounds=2)
 
 
 def register(app: typer.Typer) -> None:
@@ -67,9 +64,8 @@ def demo(
 ) -> None:
     """Search strategies for the reference model, and show what pruning gains and costs.
 
-    Searches a 25 % budget in full; 50 % and 10 % start from its best strategies and known good ones, and are refined a
-    little. Then answers held-out questions, times prefills and draws a picture. Ctrl-C during the search goes on with
-    the best so far.
+    Searches one for 50 %, 25 % and 10 % of the visual tokens. Then answers held-out questions, times prefills and draws
+    a picture. Ctrl-C during a search goes on with the best so far.
     """
     started, effort, say = time.perf_counter(), QUICK if quick else Effort(), notes()
     chosen = choose(model)
@@ -89,46 +85,37 @@ def demo(
         strategy.save(out / _file(chosen.label, budget))
     say.print(f"[b]2/4 Accuracy[/b] on {effort.questions} held-out questions that the search never saw", markup=True)
     questions = gather(chosen, data=None, split="test", count=effort.questions)
-    named = {percent(budget, 0): strategies[budget] for budget in sorted(strategies, reverse=True)}
+    named = {percent(budget, 0): strategy for budget, strategy in strategies.items()}
     outcomes = compare(loaded, questions, named, max_new_tokens=4)
-    outcomes = with_similarity(loaded, questions[: effort.compared], named, outcomes)
     say.print("[b]3/4 Latency[/b] of one prefill, interleaved with the unpruned model", markup=True)
     largest = max(questions, key=lambda question: question.images()[0].width * question.images()[0].height)
     measured = measure(loaded, largest, named, effort.rounds)
     say.print("[b]4/4 Picture[/b]", markup=True)
-    picture = draw(loaded, questions, strategies[MAIN], out / f"{chosen.label}-{MAIN:.0%}.png".replace("%", ""))
+    picture = draw(loaded, questions, strategies[DRAWN], out / f"{chosen.label}-{100 * DRAWN:.0f}.png")
     figures = _figures(outcomes, measured)
     if as_json:
         print_json(figures)
     else:
-        _print(chosen.label, outcomes, measured, min(effort.compared, len(questions)))
+        results().print(summary(chosen.label, outcomes, measured))
     files = ", ".join(_file(chosen.label, budget) for budget in strategies)
     say.print(f"strategies: {files}; picture: {picture.name}; all in {out}/", highlight=False, soft_wrap=True)
     say.print(f"took {time.perf_counter() - started:.0f} s", highlight=False)
 
 
 def search_all(loaded: LoadedModel, questions: list[Question], effort: Effort, seed: int) -> dict[float, Strategy]:
-    """A full search for the main budget; for the others one that starts from its best and the known good strategies."""
-    from vflowopt.search import OptimizeResult, RichProgress, search
+    """A search for every budget, on samples that are encoded once."""
+    from vflowopt.search import RichProgress, search
 
     inputs = tracked([question.prepare(loaded) for question in questions], "encoding")
     evaluator = loaded.adapter.evaluator(loaded.model, inputs, processor=loaded.processor)
-
-    def run(budget: float, initial: int, iterations: int, starts: list[Strategy] | None) -> OptimizeResult:
+    found = {}
+    for budget in BUDGETS:
         with RichProgress(notes()) as bar:
-            return search(
-                evaluator, budget, iterations=iterations, initial=initial, seed=seed, starts=starts, progress=bar,
+            found[budget] = search(
+                evaluator, budget, iterations=effort.iterations, initial=effort.initial, seed=seed, progress=bar,
                 model_name=loaded.name,
-            )  # fmt: skip
-
-    main = run(MAIN, effort.initial, effort.iterations, None)
-    ranked = sorted(main.history, key=lambda entry: -entry.score)
-    found = list(dict.fromkeys(entry.strategy for entry in ranked))[: effort.transferred]
-    # What is best at one budget may lie far from what is best at another: begin with what is known to be good, too.
-    known = [entry.strategy for entry in main.history if entry.origin.startswith("start:")]
-    best = list(dict.fromkeys([*found, *known]))
-    others = {budget: run(budget, len(best), effort.refined, best).strategy for budget in OTHERS}
-    return {MAIN: main.strategy, **others}
+            ).strategy  # fmt: skip
+    return found
 
 
 def measure(loaded: LoadedModel, question: Question, strategies: dict[str, Strategy], rounds: int) -> Benchmark:
@@ -173,28 +160,32 @@ def _figures(outcomes: list[Outcome], measured: Benchmark) -> dict[str, Any]:
     }
 
 
-def _print(label: str, outcomes: list[Outcome], measured: Benchmark, compared: int) -> None:
+def summary(label: str, outcomes: list[Outcome], measured: Benchmark) -> Table:
+    """What pruning costs and gains, a row per budget; fits 80 columns."""
     rows = [_row(outcome, bench, measured) for outcome, bench in zip(outcomes, measured.rows, strict=True)]
-    columns = ("budget", "retention", "accuracy", "similarity", "visual tokens", "KV cache", "FLOPs", "latency")
+    unpruned = outcomes[0]
     caption = (
-        f"Accuracy and visual tokens (before pruning > after each stage): of {outcomes[0].questions} held-out "
-        f"questions; last-token similarity to the unpruned model: of the first {compared} of them.\n"
-        f"KV cache, FLOPs and latency: of the decoder's prefill of one image of {measured.unpruned.tokens[0]} tokens, "
-        f"the last two as a fraction of unpruned."
+        f"Accuracy: on {unpruned.questions} held-out questions about images of {unpruned.tokens[0]:.0f} visual tokens, "
+        f"on average.\n"
+        f"The rest: for one image of {measured.unpruned.tokens[0]} visual tokens. Cache, FLOPs and prefill are the "
+        f"language model's; end to end is from pixels to the first token."
     )
-    results().print(table(f"{label}: pruned against unpruned", columns, rows, caption))
+    return table(f"{label}: pruned against unpruned", COLUMNS, rows, caption)
 
 
 def _row(outcome: Outcome, bench: BenchRow, measured: Benchmark) -> tuple[str, ...]:
-    relative = outcome.strategy != UNPRUNED
-    speedup = measured.speedup(bench, "LM prefill")
+    from vflowopt.compare import wilson
+
+    low, high = wilson(outcome.right, outcome.questions)
+    gains = (
+        measured.flops_ratio(bench),
+        measured.speedup(bench, "LM prefill"),
+        measured.speedup(bench, "end-to-end prefill"),
+    )
     return (
         outcome.strategy,
-        percent(outcome.retention),
         percent(outcome.accuracy),
-        "-" if outcome.similarity is None else f"{outcome.similarity:.4f}",
-        tokens(outcome.tokens),
+        f"{100 * low:.1f}-{100 * high:.1f}",
         size(bench.kv_cache_bytes),
-        f"1 / {measured.flops_ratio(bench):.1f}" if relative else "1",
-        f"1 / {speedup:.1f}" if relative and speedup else "1",
+        *("-" if gain is None or outcome.strategy == UNPRUNED else f"{gain:.1f}x" for gain in gains),
     )
