@@ -9,7 +9,7 @@ from support.cases.idefics3 import FIRST_WORD, IMAGE, PAD, SIDE, ready, split_pr
 from vflowopt_hf.families.idefics3 import SmolVLM
 from vflowopt_hf.testing.case import Case
 
-SHUFFLE, PATCH = 4, 3
+SHUFFLE, PATCH = 3, 4
 
 
 def tiny_smolvlm(attention: str = "sdpa") -> SmolVLMForConditionalGeneration:

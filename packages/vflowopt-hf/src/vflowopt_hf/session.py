@@ -25,6 +25,7 @@ from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.guarding import break_even, left_alone
 from vflowopt_hf.plans.prefill import ScoredUnit, place_units, plan_units
 from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.upstream import cache_in
 from vflowopt_hf.vision.capture import NO_CLASS_TOKEN
 from vflowopt_hf.vision.class_rows import vision_depth
 from vflowopt_hf.vision.encoders import EncoderTap, Encoding, tap_encoders
@@ -92,7 +93,7 @@ class Session:
 
     def _enter(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert self._tap is not None
-        ids, cache = args[0] if args else kwargs.get("input_ids"), kwargs.get("past_key_values")
+        ids, cache = args[0] if args else kwargs.get("input_ids"), cache_in(kwargs)
         if torch.compiler.is_compiling():
             require_step(ids)
             return

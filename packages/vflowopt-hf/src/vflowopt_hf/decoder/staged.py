@@ -21,6 +21,7 @@ from vflowopt_hf.family import LayerResiduals
 from vflowopt_hf.plans.decoder_attention import AttentionCall, observe_attention, require_masks
 from vflowopt_hf.plans.rows import merge_rows, take_rows
 from vflowopt_hf.plans.stage_plan import StagePlan
+from vflowopt_hf.upstream import cache_in
 
 
 @dataclass(eq=False)
@@ -114,7 +115,7 @@ class StagedDecoder:
         arguments = dict(kwargs)
         forward.plan, forward.entered, forward.residuals = plan, entered, self._take_residuals(arguments)
         forward.handles.append(self._decoder.register_forward_hook(self._leave, always_call=True))
-        forward.cache = kwargs.get("past_key_values")
+        forward.cache = cache_in(kwargs)
         self._require_layers(plan, forward.cache)
         if forward.residuals is not None:
             forward.handles += [
@@ -147,7 +148,7 @@ class StagedDecoder:
         plan, stage = forward.plan, forward.plan.stages[number]
         if stage.boundary == index:
             hidden = take_rows(merge_rows(hidden, plan.plans, number, plan.before(number)), stage.gather)
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         layer = None if cache is None else convert(cache, index)
         mask, embeddings = kwargs.get("attention_mask"), kwargs.get("position_embeddings")
         view = forward.views.of_stage(stage, layer, hidden, mask, embeddings, self._window(index))
@@ -170,7 +171,7 @@ class StagedDecoder:
         self, forward: Forward, index: int, hidden: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]] | None:
         """For a layer that runs with all rows, on a cache that may lack tokens of earlier forwards."""
-        layer = pruned_layer(kwargs.get("past_key_values"), index)
+        layer = pruned_layer(cache_in(kwargs), index)
         if layer is None:
             return None
         layer.expect(hidden.shape[1])

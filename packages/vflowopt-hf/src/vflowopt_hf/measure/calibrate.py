@@ -26,6 +26,7 @@ from vflowopt_hf.plans.prefill import plan_units
 from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
 from vflowopt_hf.search.sample import Sample, observe_sample
 from vflowopt_hf.session import check_fits, num_layers, refuse_nesting
+from vflowopt_hf.upstream import with_cache
 
 LENGTHS = 6
 """Different lengths at which the decoder is measured."""
@@ -185,7 +186,7 @@ class Calibration:
 
     def _decode(self, call: dict[str, Any]) -> object:
         cache = DynamicCache(config=self._decoder.config)
-        return self._decoder(**{**call, "use_cache": True, "past_key_values": cache})
+        return self._decoder(**with_cache(self._decoder, call, cache))
 
     def _prefill(self, subject: Subject) -> object:
         return self._model(**{**subject.inputs, "use_cache": True, "logits_to_keep": 1})

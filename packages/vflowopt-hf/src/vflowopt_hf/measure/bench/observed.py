@@ -14,6 +14,7 @@ from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.prefill import Prefill, place_units
 from vflowopt_hf.session import refuse_nesting
+from vflowopt_hf.upstream import with_cache
 from vflowopt_hf.vision.encoders import tap_encoders
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -43,9 +44,9 @@ class Observed:
         """Rows of the forward."""
         return int(self.call["inputs_embeds"].shape[1])
 
-    def decoder_call(self, config: Any) -> dict[str, Any]:
-        """Arguments of a prefill with a fresh cache."""
-        return {**self.call, "use_cache": True, "past_key_values": DynamicCache(config=config)}
+    def decoder_call(self, decoder: Any) -> dict[str, Any]:
+        """Arguments of a prefill of the decoder, or of one that mimics it, with a fresh cache."""
+        return with_cache(decoder, self.call, DynamicCache(config=decoder.config))
 
     def encode(self) -> Any:
         """Run the vision tower."""

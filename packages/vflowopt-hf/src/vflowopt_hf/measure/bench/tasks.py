@@ -21,6 +21,7 @@ from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.prefill import ScoredUnit, UnitContext, plan_units
 from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
 from vflowopt_hf.session import Session
+from vflowopt_hf.upstream import cache_from, with_cache
 
 DECODE_STEPS = 8
 """Tokens of one decode measurement."""
@@ -118,7 +119,7 @@ class Candidate:
     def decode_prompt(self) -> tuple[Any, StagePlan | None]:
         """The decoder's prefill: its cache, and what was pruned."""
         decoder, observed = self._subject.decoder, self._subject.observed
-        call = observed.decoder_call(decoder.config)
+        call = observed.decoder_call(decoder)
         plan = self.stage_plan()
         if self.strategy is None:
             output = decoder(**call)
@@ -126,7 +127,7 @@ class Candidate:
             layers, take = observed_layers(self.strategy), self._subject.family.take_residuals
             with StagedDecoder(decoder, lambda _: plan, take, layers).installed():
                 output = decoder(**call)
-        return output.past_key_values, plan
+        return cache_from(output), plan
 
     def stage_plan(self) -> StagePlan | None:
         """A fresh plan of the decoder's forward; ``None`` if nothing is dropped."""
@@ -163,7 +164,7 @@ class Candidate:
         def run() -> Tensor:
             plan = self.stage_plan()
             with StagedDecoder(hollow, lambda _: plan, take).installed():
-                hidden: Tensor = hollow(**subject.observed.decoder_call(subject.decoder.config))
+                hidden: Tensor = hollow(**subject.observed.decoder_call(hollow))
             return hidden
 
         return run
@@ -175,14 +176,15 @@ class Candidate:
         """Pixels to first logits; leaves the cache."""
         with self._pruning():
             output = self._subject.model(**{**self._subject.inputs, "use_cache": True, "logits_to_keep": 1})
-        self._cache = output.past_key_values
+        self._cache = cache_from(output)
         return output
 
     def _decode(self, steps: int = DECODE_STEPS) -> Any:
-        token, output = self._subject.inputs["input_ids"][:, -1:], None
+        output, model = None, self._subject.model
+        call = with_cache(model, {"input_ids": self._subject.inputs["input_ids"][:, -1:]}, self._cache)
         with self._pruning():
             for _ in range(steps):
-                output = self._subject.model(input_ids=token, past_key_values=self._cache, use_cache=True)
+                output = model(**call)
         return output
 
     def _pruning(self) -> AbstractContextManager[object]:
@@ -205,11 +207,11 @@ class HollowDecoder(nn.Module):
         self.layers = nn.ModuleList(_HollowLayer() for _ in layer_calls)
         self.config, self._calls = decoder.config, layer_calls
 
-    def forward(self, inputs_embeds: Tensor, past_key_values: Any = None, **_: Any) -> Tensor:
+    def forward(self, inputs_embeds: Tensor, cache: Any = None, **_: Any) -> Tensor:
         """Hidden states [batch, rows of the last stage, features]: the embeddings, merged and gathered."""
         hidden = inputs_embeds
         for layer, call in zip(self.layers, self._calls, strict=True):
-            hidden = layer(hidden, **{**call, "past_key_values": past_key_values})
+            hidden = layer(hidden, **{**call, "cache": cache})
         return hidden
 
 

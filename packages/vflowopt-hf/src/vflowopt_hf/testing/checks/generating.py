@@ -9,6 +9,7 @@ from vflowopt_hf.testing.batches import Sample, with_extra_inputs
 from vflowopt_hf.testing.generation import EXACT, generate, require_oracle_logits
 from vflowopt_hf.testing.oracle import Oracle
 from vflowopt_hf.testing.subject import Subject
+from vflowopt_hf.upstream import cache_from, with_cache
 
 
 def beam_search(subject: Subject) -> None:
@@ -50,13 +51,13 @@ def conversation(subject: Subject) -> None:
     with subject.prune(subject.strategy(batch)) as pruning:
         first = generate(subject, batch.inputs, 4)
         plans = pruning.plan
-        cache = first.past_key_values
+        cache = cache_from(first)
         turn = subject.batch(Sample(seed=3)).inputs["input_ids"]
         longer = torch.cat([first.sequences, turn], dim=1)
         text = with_extra_inputs(
             subject.case, subject.model, {"input_ids": longer, "attention_mask": torch.ones_like(longer)}
         )
-        second = generate(subject, text, 4, past_key_values=cache)
+        second = generate(subject, with_cache(subject.model, text, cache), 4)
     require_oracle_logits(Oracle(subject, batch, plans), second, "second turn")
 
 
@@ -65,10 +66,10 @@ def outside_the_block(subject: Subject) -> None:
     batch = subject.batch(subject.image())
     strategy = subject.strategy(batch)
     with subject.prune(strategy), torch.no_grad():
-        cache = subject.model(**batch.inputs, use_cache=True).past_key_values
-    step = {"input_ids": torch.tensor([[subject.case.first_word]])}
+        cache = cache_from(subject.model(**batch.inputs, use_cache=True))
+    step = with_cache(subject.model, {"input_ids": torch.tensor([[subject.case.first_word]])}, cache)
     with torch.no_grad():
         with pytest.raises(PruningStateError):
-            subject.model(**step, past_key_values=cache, use_cache=True)
+            subject.model(**step)
         with subject.prune(strategy):
-            subject.model(**step, past_key_values=cache, use_cache=True)
+            subject.model(**step)

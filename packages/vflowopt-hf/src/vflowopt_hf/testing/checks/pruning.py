@@ -14,6 +14,7 @@ from vflowopt_hf.testing.batches import Batch
 from vflowopt_hf.testing.generation import generate, require_oracle_logits
 from vflowopt_hf.testing.oracle import Oracle
 from vflowopt_hf.testing.subject import Subject
+from vflowopt_hf.upstream import cache_from
 
 STEPS = 20
 
@@ -109,7 +110,7 @@ def _against_oracle(subject: Subject, batch: Batch, strategy_for: Callable[[Subj
         report.sequence_lengths == lengths,
         f"{what}: layers run with {report.sequence_lengths} tokens, planned were {lengths}",
     )
-    _require_cache(output.past_key_values, batch.inputs["input_ids"].shape[1], lengths)
+    _require_cache(cache_from(output), batch.inputs["input_ids"].shape[1], lengths)
     require_oracle_logits(Oracle(subject, batch, plans), output, what)
 
 

@@ -1,0 +1,98 @@
+"""What transformers calls things, and since when: the only place that tells its releases apart.
+
+A KV cache is ``past_key_values`` up to 5.23 and ``cache`` from 5.24 on, in the arguments and outputs of models,
+decoders and layers; the old name is translated until 5.40. Hooks see the name that the caller has written, and a module
+passes arguments by names that it does not know on, and ignores them. So arguments are read by either name, and passed
+by the one that the module declares.
+"""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import transformers
+
+from vflowopt.errors import UnsupportedModelError
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""Names of the KV cache, the newest first."""
+
+TESTED = ((5, 20), (5, 24))
+"""Oldest and newest release of transformers that the tests run with."""
+
+
+class UntestedUpstreamWarning(UserWarning):
+    """The installed transformers is newer than any release that vflowopt was tested with."""
+
+
+@functools.cache
+def warn_if_untested() -> None:
+    """Warn, once in a process, of a transformers that is newer than :data:`TESTED`."""
+    major, minor, *_ = transformers.__version__.split(".")
+    if (int(major), int(minor)) > TESTED[-1]:
+        newest = ".".join(map(str, TESTED[-1]))
+        warnings.warn(
+            f"transformers {transformers.__version__} is newer than {newest}, the newest release that vflowopt-hf was "
+            f"tested with; if something fails, try transformers {newest}",
+            UntestedUpstreamWarning,
+            stacklevel=3,
+        )
+
+
+def check_upstream(decoder: Any) -> None:
+    """Check that hooks on a text decoder will see what they rely on; warn of a transformers that is untested.
+
+    Raises:
+        UnsupportedModelError: see :func:`cache_argument`.
+    """
+    warn_if_untested()
+    for module in {type(module): module for module in (decoder, *decoder.layers)}.values():
+        cache_argument(module)
+
+
+def cache_in(call: Mapping[str, Any]) -> Any:
+    """The KV cache among the keyword arguments of a module; ``None`` if there is none."""
+    for name in CACHE_NAMES:
+        if call.get(name) is not None:
+            return call[name]
+    return None
+
+
+def cache_from(output: Any) -> Any:
+    """The KV cache that a model or its decoder returns.
+
+    Raises:
+        UnsupportedModelError: there is none by a known name.
+    """
+    for name in CACHE_NAMES:
+        if getattr(output, name, None) is not None:
+            return getattr(output, name)
+    raise UnsupportedModelError(f"{type(output).__name__} holds no KV cache; known names: {', '.join(CACHE_NAMES)}")
+
+
+def with_cache(module: Any, call: Mapping[str, Any], cache: Any) -> dict[str, Any]:
+    """Keyword arguments of a model or its decoder, this KV cache among them in place of any other.
+
+    Raises:
+        UnsupportedModelError: see :func:`cache_argument`.
+    """
+    others = {name: value for name, value in call.items() if name not in CACHE_NAMES}
+    return {**others, "use_cache": True, cache_argument(module): cache}
+
+
+def cache_argument(module: Any) -> str:
+    """Name by which a model, decoder or decoder layer takes the KV cache.
+
+    Raises:
+        UnsupportedModelError: it declares none that is known, so hooks could not see the cache.
+    """
+    declared = inspect.signature(module.forward).parameters
+    for name in CACHE_NAMES:
+        if name in declared:
+            return name
+    raise UnsupportedModelError(
+        f"{type(module).__name__} of transformers {transformers.__version__} takes no KV cache by a known name "
+        f"({', '.join(CACHE_NAMES)}); use transformers {'.'.join(map(str, TESTED[-1]))}"
+    )
