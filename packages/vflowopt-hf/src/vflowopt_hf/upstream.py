@@ -9,7 +9,7 @@ by the one that the module declares.
 import functools
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import transformers
@@ -39,17 +39,6 @@ def warn_if_untested() -> None:
             UntestedUpstreamWarning,
             stacklevel=3,
         )
-
-
-def check_upstream(decoder: Any) -> None:
-    """Check that hooks on a text decoder will see what they rely on; warn of a transformers that is untested.
-
-    Raises:
-        UnsupportedModelError: see :func:`cache_argument`.
-    """
-    warn_if_untested()
-    for module in {type(module): module for module in (decoder, *decoder.layers)}.values():
-        cache_argument(module)
 
 
 def cache_in(call: Mapping[str, Any]) -> Any:
@@ -96,3 +85,13 @@ def cache_argument(module: Any) -> str:
         f"{type(module).__name__} of transformers {transformers.__version__} takes no KV cache by a known name "
         f"({', '.join(CACHE_NAMES)}); use transformers {'.'.join(map(str, TESTED[-1]))}"
     )
+
+
+def require_cache_arguments(layers: Iterable[Any]) -> None:
+    """Check that hooks on decoder layers will see the KV cache.
+
+    Raises:
+        UnsupportedModelError: see :func:`cache_argument`.
+    """
+    for layer in {type(layer): layer for layer in layers}.values():
+        cache_argument(layer)

@@ -21,7 +21,7 @@ from vflowopt_hf.family import LayerResiduals
 from vflowopt_hf.plans.decoder_attention import AttentionCall, observe_attention, require_masks
 from vflowopt_hf.plans.rows import merge_rows, take_rows
 from vflowopt_hf.plans.stage_plan import StagePlan
-from vflowopt_hf.upstream import cache_in
+from vflowopt_hf.upstream import cache_in, require_cache_arguments
 
 
 @dataclass(eq=False)
@@ -75,7 +75,12 @@ class StagedDecoder:
 
     @contextmanager
     def installed(self) -> Iterator["StagedDecoder"]:
-        """Hooks are in place inside the block."""
+        """Hooks are in place inside the block.
+
+        Raises:
+            UnsupportedModelError: the layers take their KV cache by a name that is not known.
+        """
+        require_cache_arguments(self._layers)
         if self._observed:
             require_masks(self._implementation)
         with ExitStack() as hooks:

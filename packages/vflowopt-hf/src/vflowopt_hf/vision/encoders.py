@@ -16,7 +16,7 @@ from typing import Any
 from vflowopt.arrays import HostInts
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.family import Family, Unit
-from vflowopt_hf.upstream import check_upstream
+from vflowopt_hf.upstream import warn_if_untested
 from vflowopt_hf.vision.capture import TorchAttention, VisionCapture, capture_attention
 from vflowopt_hf.vision.class_rows import ClassRowCapture, ClassRows, capture_class_rows
 
@@ -100,9 +100,9 @@ def tap_encoders(family: Family, model: Any, layers: int | None = None) -> Itera
             of all, for strategies that are not known yet: a row per layer is little.
 
     Raises:
-        UnsupportedModelError: the vision attention or the KV cache cannot be observed.
+        UnsupportedModelError: the vision attention cannot be observed.
     """
-    check_upstream(family.decoder(model))
+    warn_if_untested()
     backbone = family.backbone(model)
     tap = EncoderTap()
     with (

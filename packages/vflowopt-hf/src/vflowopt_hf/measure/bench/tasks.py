@@ -216,7 +216,7 @@ class HollowDecoder(nn.Module):
 
 
 class _HollowLayer(nn.Module):
-    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, cache: Any = None, **_: Any) -> Tensor:  # noqa: ARG002
         return hidden_states
 
 
