@@ -148,7 +148,7 @@ def test_what_cannot_be_measured_is_refused(model):
     silent |= {name: silent[name][:, :last] for name in ("input_ids", "attention_mask")}
     with pytest.raises(InputError, match="sample 1 ends with a visual token"):
         flow(model, [*data, silent], {"s": STRATEGY})
-    padded = image_inputs(model, [[(42, 42)]])
-    padded["attention_mask"][:, -1] = 0
-    with pytest.raises(InputError, match="padded on the right"):
-        flow(model, [padded], {"s": STRATEGY})
+    holes = image_inputs(model, [[(42, 42)]])
+    holes["attention_mask"][:, -2] = 0
+    with pytest.raises(InputError, match="sample 0: the attention mask hides 1 tokens between others"):
+        flow(model, [holes], {"s": STRATEGY})

@@ -1,9 +1,40 @@
-"""Which tokens of a forward are padding, told by whatever mask upstream passes around."""
+"""Which tokens are padding: of a sample, and of a forward, told by whatever mask upstream passes around."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from vflowopt.adapter import Inputs
+from vflowopt.errors import InputError
+
+
+def without_padding(inputs: Inputs) -> dict[str, Any]:
+    """A sample without the padding at its ends, so that its last row is its last token.
+
+    Args:
+        inputs: processor output of batch size 1 with input_ids [1, queries]. Whatever goes along the tokens (ids, mask,
+            token types, positions) has the last two axes of the ids.
+
+    Raises:
+        InputError: the attention mask hides all tokens, or some between others.
+    """
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.shape != ids.shape:
+        return dict(inputs)
+    present = mask[0].bool().cpu().numpy().nonzero()[0]
+    if not len(present):
+        raise InputError(f"the attention mask hides all {ids.shape[1]} tokens; pass the mask that the processor made")
+    first, end = int(present[0]), int(present[-1]) + 1
+    if end - first > len(present):
+        raise InputError(
+            f"the attention mask hides {end - first - len(present)} tokens between others; padding may stand only at "
+            f"the ends of a sample"
+        )
+    return {
+        name: value[..., first:end] if isinstance(value, Tensor) and value.shape[-2:] == ids.shape else value
+        for name, value in inputs.items()
+    }
 
 
 def token_mask(mask: Any, queries: int, cache: Any) -> Any:

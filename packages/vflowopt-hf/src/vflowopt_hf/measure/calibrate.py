@@ -17,6 +17,7 @@ from vflowopt.budgets.curve_fitting import fit_curve
 from vflowopt.budgets.lengths import SampleSize
 from vflowopt.errors import InputError
 from vflowopt.search.result import installed_versions
+from vflowopt_hf.decoder.padding import without_padding
 from vflowopt_hf.decoder.staged import StagedDecoder
 from vflowopt_hf.family import Family
 from vflowopt_hf.measure.bench.tasks import synchronised
@@ -58,12 +59,17 @@ class Subject:
     """One sample to measure on.
 
     Attributes:
-        inputs: of the whole model.
+        inputs: of the whole model, without padding.
         sample: its unpruned forward.
     """
 
     inputs: Inputs
     sample: Sample
+
+    @classmethod
+    def of(cls, inputs: Inputs, sample: Sample) -> "Subject":
+        """A sample and what it was observed with."""
+        return cls(without_padding(inputs), sample)
 
     @cached_property
     def size(self) -> SampleSize:
@@ -105,7 +111,7 @@ class Calibration:
         self._layers = num_layers(family, model)
         self._strategies = {Kind.of(strategy): strategy for strategy in strategies}
         observed = (
-            Subject(inputs, observe_sample(family, model, index, inputs, statistics))
+            Subject.of(inputs, observe_sample(family, model, index, inputs, statistics))
             for index, inputs in enumerate(samples)
         )
         self._subjects = _spread(observed)

@@ -115,13 +115,11 @@ def _text_rows(index: int, sample: Sample) -> int:
     """How many rows follow the last visual token.
 
     Raises:
-        InputError: none, or padding is among them.
+        InputError: none.
     """
-    present, rows = sample.prefill.present[0], sample.following
+    rows = sample.following
     if rows == 0:
         raise InputError(f"sample {index} ends with a visual token; its hidden states need text after the images")
-    if not present[-rows:].all():
-        raise InputError(f"sample {index} is padded on the right; pad on the left, or not at all")
     return rows
 
 

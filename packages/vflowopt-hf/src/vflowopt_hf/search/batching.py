@@ -20,8 +20,6 @@ def batch_key(sample: Sample) -> Hashable:
 
     Counts of all stages follow from the units' sizes, so equal sizes mean equal counts and no filler at any stage.
     """
-    if not sample.prefill.present.all():
-        return None
     arguments: list[Hashable] = []
     for name, value in sample.call.items():
         if name in BATCH_AXIS and isinstance(value, Tensor):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vflowopt.adapter import Inputs
 from vflowopt.errors import InputError
+from vflowopt_hf.decoder.padding import without_padding
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.prefill import Prefill, place_units
@@ -90,16 +91,20 @@ def observe_sample(family: Family, model: Any, index: int, inputs: Inputs, stati
         family: the model's family.
         model: the model; left as it was found.
         index: of the sample, for messages.
-        inputs: processor output of batch size 1.
+        inputs: processor output of batch size 1; padding at its ends is left away.
         statistics: pixel normalisation to invert for patch entropy.
 
     Raises:
-        InputError: no processor output, another batch size, or nothing visual.
+        InputError: no processor output, another batch size, nothing visual, or padding between tokens.
     """
     if not isinstance(inputs, Mapping) or not isinstance(inputs.get("input_ids"), Tensor):
         raise InputError(f"sample {index} is not a processor output with input_ids: {type(inputs).__name__}")
     if inputs["input_ids"].shape[0] != 1:
         raise InputError(f"sample {index} has batch size {inputs['input_ids'].shape[0]}; pass samples one by one")
+    try:
+        inputs = without_padding(inputs)
+    except InputError as error:
+        raise InputError(f"sample {index}: {error}") from None
     backbone, decoder = family.backbone(model), family.decoder(model)
     calls: list[dict[str, Any]] = []
     handle = decoder.register_forward_pre_hook(lambda _m, _a, kwargs: calls.append(dict(kwargs)), with_kwargs=True)

@@ -8,22 +8,30 @@ from torch import Tensor
 
 from vflowopt.adapter import Inputs
 from vflowopt.errors import InputError
+from vflowopt_hf.decoder.padding import without_padding
 
 
-def text_length(inputs: Inputs, placeholders: Mapping[str, int]) -> int:
-    """Tokens of a prompt of batch size 1 that are not visual, padding included.
-
-    Args:
-        inputs: processor output.
-        placeholders: token id of each modality.
+def single(inputs: Inputs) -> dict[str, Any]:
+    """Processor output of one sample, without padding.
 
     Raises:
-        InputError: no token ids, or a batch size other than 1.
+        InputError: no token ids, a batch size other than 1, or padding between tokens.
     """
     ids = inputs.get("input_ids")
     if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.shape[0] != 1:
         shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
         raise InputError(f"a benchmark takes processor output with input_ids [1, queries], not {shape}")
+    return without_padding(inputs)
+
+
+def text_length(inputs: Inputs, placeholders: Mapping[str, int]) -> int:
+    """Tokens of a prompt that are not visual.
+
+    Args:
+        inputs: see :func:`single`.
+        placeholders: token id of each modality.
+    """
+    ids = inputs["input_ids"]
     visual = sum(int((ids == token).sum()) for token in placeholders.values())
     return int(ids.shape[1]) - visual
 
@@ -32,7 +40,7 @@ def lengthened(inputs: Inputs, placeholders: Mapping[str, int], text_tokens: int
     """The prompt with so many text tokens: its last one is repeated.
 
     Args:
-        inputs: processor output of batch size 1 that ends in text.
+        inputs: see :func:`single`; it ends in text.
         placeholders: token id of each modality.
         text_tokens: text tokens wanted.
 

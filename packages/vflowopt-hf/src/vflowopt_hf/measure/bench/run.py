@@ -12,7 +12,7 @@ from vflowopt.benchmark import UNPRUNED, Benchmark, BenchRow, Memory, Part, Work
 from vflowopt.benchmark.timing import Timing, interleaved
 from vflowopt.errors import InputError
 from vflowopt_hf.family import Family
-from vflowopt_hf.measure.bench.inputs import lengthened, repeated, text_length
+from vflowopt_hf.measure.bench.inputs import lengthened, repeated, single, text_length
 from vflowopt_hf.measure.bench.memory import MemoryMeter
 from vflowopt_hf.measure.bench.observed import observe
 from vflowopt_hf.measure.bench.tasks import DECODE_STEPS, Candidate, Subject, Task, synchronised
@@ -39,7 +39,8 @@ class Bench:
         text_tokens: text tokens that the prompt is lengthened to; ``None`` leaves it as it is.
 
     Raises:
-        InputError: batch size other than 1, nothing visual, or a prompt that cannot be lengthened so.
+        InputError: batch size other than 1, nothing visual, padding between tokens, or a prompt that cannot be
+            lengthened so.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Bench:
         text_tokens: int | None = None,
     ) -> None:
         placeholders = family.placeholder_ids(model)
+        inputs = single(inputs)
         if text_tokens is not None:
             inputs = lengthened(inputs, placeholders, text_tokens)
         self._batch, self._text_tokens = batch, text_length(inputs, placeholders)
