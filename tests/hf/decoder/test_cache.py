@@ -15,7 +15,7 @@ def layer():
     layer = PrunedLayer(DynamicLayer())
     states = torch.arange(3.0)[:, None, None, None].expand(3, 1, 2, 4)
     valid = torch.tensor([[True, True], [True, True], [False, True]])
-    layer.skip(Slots(torch.tensor([[0, 3], [1, 3], [2, 3]]), valid), skipped=2, stage=0)
+    layer.skip(Slots(torch.tensor([[0, 3], [1, 3], [2, 3]]), valid), skipped=2, fixed=4, stage=0)
     layer.expect(2)
     layer.update(states, states)
     return layer

@@ -317,7 +317,7 @@ def filled(discarding):
     slots = torch.tensor([[1, 4], [0, 4]]) + start
     if discarding:
         slots = torch.cat([torch.arange(7, 10).expand(2, -1), slots], dim=1)
-    layer.skip(Slots(slots), skipped=3, stage=0)
+    layer.skip(Slots(slots), skipped=3, fixed=0, stage=0)
     layer.expect(2)
     layer.update(*[torch.arange(2.0)[:, None, None, None].expand(2, 1, 2, 2)] * 2)
     return layer

@@ -17,6 +17,7 @@ from vflowopt.errors import PruningStateError, StrategyError, UnsupportedOperati
 from vflowopt.report import BreakEven, UnitReport
 from vflowopt.strategies.strategy import components_of
 from vflowopt_hf.decoder.compiling import eager_prefills, require_step
+from vflowopt_hf.decoder.generation import checked_generation
 from vflowopt_hf.decoder.kv_cache import cache_shape
 from vflowopt_hf.decoder.padding import token_mask
 from vflowopt_hf.decoder.staged import StagedDecoder
@@ -83,6 +84,7 @@ class Session:
             staged = StagedDecoder(decoder, self._begin, self._family.take_residuals, observed)
             stack.enter_context(staged.installed())
             stack.enter_context(eager_prefills(self._model))
+            stack.enter_context(checked_generation(self._model))
             yield self
 
     def recall(self, encodings: Iterable[Encoding]) -> None:

@@ -20,7 +20,6 @@ class PrunedLayer(PrunedState, DynamicLayer):
     """A dynamic cache layer of which some tokens were never stored."""
 
     def __init__(self, layer: DynamicLayer) -> None:
-        super().__init__()
         self._adopt(layer)
 
     def slots_after(self, queries: int, retained: Slots | None, batch: int, device: torch.device) -> Slots:
@@ -79,15 +78,13 @@ class PrunedLayer(PrunedState, DynamicLayer):
         """Remove tokens from the end (a negative number, as upstream).
 
         Raises:
-            UnsupportedOperationError: the cut would reach into the pruned prompt.
+            UnsupportedOperationError: the cut would reach visual tokens.
         """
-        complete = self.stored_length() - self.width
-        if -tokens_to_remove > complete:
-            raise UnsupportedOperationError(
-                f"cannot remove {-tokens_to_remove} tokens from a pruned KV cache: only the last {complete} are "
-                f"known to be complete; start from a fresh cache"
-            )
+        self._require_removable(-tokens_to_remove)
+        known = self.stored_length() + tokens_to_remove
         super().crop(tokens_to_remove)
+        if known < self.width:
+            self._select(lambda state: state[:, :known])
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Reorder the batch, as beam search does."""
@@ -158,8 +155,9 @@ class PrunedSlidingLayer(PrunedLayer):
         """Remove tokens from the end (a negative number, as upstream), and what the window does not need.
 
         Raises:
-            UnsupportedOperationError: the cut would reach into the pruned prompt, or back to discarded tokens.
+            UnsupportedOperationError: the cut would reach visual tokens, or back to discarded ones.
         """
+        self._require_removable(-tokens_to_remove)
         left = self.stored_length() + tokens_to_remove
         if tokens_to_remove < 0 and self._discarded and left < self.sliding_window - 1:
             raise UnsupportedOperationError(

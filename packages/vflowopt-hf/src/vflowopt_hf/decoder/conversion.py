@@ -2,10 +2,11 @@
 
 from typing import Any, TypeAlias
 
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.decoder.cache import PrunedLayer, PrunedSlidingLayer
+from vflowopt_hf.decoder.quantized_cache import QUANTIZED, pruned_quantized
 from vflowopt_hf.decoder.slots import PrunedState
 from vflowopt_hf.decoder.static_cache import PrunedStaticLayer
 
@@ -18,23 +19,38 @@ PRUNED: dict[type, Any] = {
 }
 
 
-def layer_of(cache: Cache, index: int) -> Any:
+def layer_of(cache: Any, index: int) -> Any:
     """The cache's layer, created if the cache grows lazily.
 
     Raises:
         UnsupportedOperationError: there is no such layer that can skip tokens.
     """
-    blank = getattr(cache, "layer_class_to_replicate", None)
-    while blank is not None and len(cache.layers) <= index:
-        cache.layers.append(blank())
-    layer: Any = cache.layers[index]
-    if type(layer) in PRUNED or isinstance(layer, PrunedState):
+    layer = _layer_of(cache, index)
+    if _can_skip(layer):
         return layer
+    what = f"has no layer {index}" if layer is None else f"has a {type(layer).__name__} for layer {index}"
     raise UnsupportedOperationError(
-        f"pruning inside the decoder needs cache layers that keep keys and values of every token or of a sliding "
-        f"window, dynamic, or static without a window, but layer {index} of {type(cache).__name__} is a "
-        f"{type(layer).__name__}; use DynamicCache() (cache_implementation='dynamic')"
+        f"this {type(cache).__name__} {what}, where a pruned prefill cannot be kept; use DynamicCache() "
+        f"(cache_implementation='dynamic')"
     )
+
+
+def _layer_of(cache: Any, index: int) -> Any:
+    layers: Any = getattr(cache, "layers", ())
+    blank = getattr(cache, "layer_class_to_replicate", None)
+    while blank is not None and len(layers) <= index:
+        layers.append(blank())
+    return layers[index] if index < len(layers) else None
+
+
+def _can_skip(layer: Any) -> bool:
+    return isinstance(layer, PrunedState) or _pruned_kind(layer) is not None
+
+
+def _pruned_kind(layer: Any) -> Any:
+    """The class that stands for the layer's; ``None`` if there is none."""
+    kind: Any = type(layer)
+    return pruned_quantized(kind) if issubclass(kind, QUANTIZED) else PRUNED.get(kind)
 
 
 def require_readable(layer: Any, implementation: str) -> None:
@@ -50,18 +66,31 @@ def require_readable(layer: Any, implementation: str) -> None:
         )
 
 
-def convert(cache: Cache, index: int) -> AnyPrunedLayer:
+def hold_whole(cache: Any, index: int, fixed: int) -> None:
+    """Let a layer before the first stage know that those behind it are pruned, see :meth:`PrunedState.hold`.
+
+    Args:
+        cache: the cache.
+        index: of the layer; one of another kind is left as it is.
+        fixed: tokens of the forward before the text at its end.
+    """
+    if _can_skip(_layer_of(cache, index)):
+        convert(cache, index).hold(fixed)
+
+
+def convert(cache: Any, index: int) -> AnyPrunedLayer:
     """Replace the cache's layer by one that can skip tokens, its content kept."""
     layer = layer_of(cache, index)
     if not isinstance(layer, PrunedState):
-        layer = cache.layers[index] = PRUNED[type(layer)](layer)
+        layer = cache.layers[index] = _pruned_kind(layer)(layer)
     found: AnyPrunedLayer = layer
     return found
 
 
-def pruned_layer(cache: Cache | None, index: int) -> AnyPrunedLayer | None:
-    """The cache's layer if tokens are missing in it, else ``None``."""
-    if cache is None or index >= len(cache.layers):
+def pruned_layer(cache: Any, index: int) -> AnyPrunedLayer | None:
+    """The cache's layer if it was filled while tokens were pruned, else ``None``."""
+    layers = getattr(cache, "layers", ())
+    if index >= len(layers):
         return None
-    layer = cache.layers[index]
+    layer = layers[index]
     return layer if isinstance(layer, PrunedLayer | PrunedStaticLayer) and layer.history else None

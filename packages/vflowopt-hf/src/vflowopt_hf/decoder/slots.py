@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
 
-from vflowopt.errors import PruningStateError
+from vflowopt.errors import PruningStateError, UnsupportedOperationError
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +56,22 @@ class Slots:
         return self.each(lambda state: state.to(device))
 
 
-class PrunedState:
+class PrunedState(CacheLayerMixin):
     """What a cache layer of which some tokens were never stored knows about them, besides its keys and values.
 
     Attributes:
         known: the tokens of the first slots; those that follow are consecutive. ``None``: all are.
         dropped: logical length minus stored length: tokens never stored, or discarded.
-        history: stages that produced the layer's content; layers with equal history hold the same tokens.
+        history: stages that produced the layer's content, -1 for a pruned prefill of which the layer holds all;
+            layers with equal history hold the same tokens.
+        fixed: logical length that no cut may go below: there the text after the last visual token begins. All of a
+            sample's text is stored, so the layer can be cut within it as if nothing had been pruned.
     """
 
     known: Slots | None
     dropped: int
     history: tuple[int, ...]
+    fixed: Any
     _expected: int | None
 
     def _adopt(self, layer: Any) -> None:
@@ -76,7 +81,7 @@ class PrunedState:
         self._forget()
 
     def _forget(self) -> None:
-        self.known, self.dropped, self.history = None, 0, ()
+        self.known, self.dropped, self.history, self.fixed = None, 0, (), 0
 
     @property
     def has_filler(self) -> bool:
@@ -87,15 +92,25 @@ class PrunedState:
         """Let the next update append so many rows."""
         self._expected = rows
 
-    def skip(self, slots: Slots, skipped: int, stage: int) -> None:
+    def skip(self, slots: Slots, skipped: int, fixed: int, stage: int) -> None:
         """State what the next update does in a pruned prefill.
 
         Args:
             slots: what the layer holds afterwards.
             skipped: tokens of the forward that are not stored.
+            fixed: tokens of the forward before the text at its end.
             stage: number of the stage.
         """
-        self.known, self.dropped, self.history = slots, self.dropped + skipped, (*self.history, stage)
+        self.hold(fixed, stage)
+        self.known, self.dropped = slots, self.dropped + skipped
+
+    def hold(self, fixed: int, stage: int = -1) -> None:
+        """State that the next update is that of a pruned prefill, of which the layer may hold all tokens.
+
+        Such a layer is then continued and cut where the others can be, or not at all: else a refusal by one of them
+        would come when the layers before it have changed already.
+        """
+        self.fixed, self.history = self.get_seq_length() + fixed, (*self.history, stage)
 
     def _require_expected(self, rows: int) -> None:
         if self.history and self._expected != rows:
@@ -104,6 +119,21 @@ class PrunedState:
                 "`with prune(model, strategy):`; enter it again, or start from a fresh cache"
             )
         self._expected = None
+
+    def _require_removable(self, tokens: int) -> None:
+        """Check that so many tokens at the end are all stored; waits for the device where the length is on it.
+
+        Raises:
+            UnsupportedOperationError: the cut would reach visual tokens.
+        """
+        if not self.history or not tokens:
+            return
+        removable = int(self.get_seq_length() - self.fixed)
+        if tokens > removable:
+            raise UnsupportedOperationError(
+                f"cannot remove {tokens} tokens from a pruned KV cache: only the last {removable}, which follow the "
+                f"last image, can be removed; start from a fresh cache, or from a copy.deepcopy() made before it"
+            )
 
     def _select(self, choose: Callable[[Tensor], Tensor]) -> None:
         self.known = None if self.known is None else self.known.each(choose)

@@ -13,7 +13,7 @@ from transformers.cache_utils import StaticLayer
 
 from vflowopt.errors import UnsupportedModelError
 from vflowopt_hf.decoder.compiling import require_step
-from vflowopt_hf.decoder.conversion import convert, layer_of, pruned_layer, require_readable
+from vflowopt_hf.decoder.conversion import convert, hold_whole, layer_of, pruned_layer, require_readable
 from vflowopt_hf.decoder.layer_views import Views
 from vflowopt_hf.decoder.residuals import residuals_after
 from vflowopt_hf.decoder.windows import sliding_window
@@ -141,6 +141,9 @@ class StagedDecoder:
             self._window(index)
             if cache is not None:
                 require_readable(layer_of(cache, index), self._implementation)
+        if cache is not None:
+            for index in range(plan.boundaries[0]):
+                hold_whole(cache, index, plan.table.queries - plan.table.tail)
 
     def before_layer(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]] | None:
         """Hidden states and changed arguments for one decoder layer; ``None`` leaves them as they are."""
@@ -158,8 +161,8 @@ class StagedDecoder:
         mask, embeddings = kwargs.get("attention_mask"), kwargs.get("position_embeddings")
         view = forward.views.of_stage(stage, layer, hidden, mask, embeddings, self._window(index))
         if layer is not None and view.slots is not None:
-            rows = hidden.shape[1]
-            layer.skip(view.slots, forward.views.queries - rows, number)
+            rows, queries = hidden.shape[1], forward.views.queries
+            layer.skip(view.slots, skipped=queries - rows, fixed=queries - stage.tail, stage=number)
             layer.expect(rows)
         # Gaps in positions read as packed sequences to flash attention; rotary embeddings carry them already.
         changes = {"attention_mask": view.mask, "position_embeddings": view.embeddings, "position_ids": None}
@@ -181,7 +184,7 @@ class StagedDecoder:
             return None
         layer.expect(hidden.shape[1])
         mask, window = kwargs.get("attention_mask"), self._window(index)
-        if mask is None and window is None and not layer.has_filler:
+        if window is None and (layer.known is None or (mask is None and not layer.has_filler)):
             return None
         view = forward.views.of_continued(layer, hidden, mask, window)
         return None if view.mask is mask else (hidden, {"attention_mask": view.mask})

@@ -22,8 +22,9 @@ class PrunedStaticLayer(PrunedState, StaticLayer):
     ``known`` covers the whole room: where the tokens to come will be is certain.
     """
 
+    is_croppable = True
+
     def __init__(self, layer: StaticLayer) -> None:
-        super().__init__(layer.max_cache_len)
         self._adopt(layer)
         self._longest: int = layer.max_cache_len
 
@@ -47,13 +48,10 @@ class PrunedStaticLayer(PrunedState, StaticLayer):
         valid = (held.known_valid[:, :room] | (place >= start)).index_copy(1, rows, retained.known_valid)
         return Slots(logical, valid)
 
-    def skip(self, slots: Slots, skipped: int, stage: int) -> None:
+    def skip(self, slots: Slots, skipped: int, fixed: int, stage: int) -> None:
         """See :meth:`PrunedState.skip`; gives back the room of the tokens that will not be stored."""
-        super().skip(slots, skipped, stage)
+        super().skip(slots, skipped, fixed, stage)
         self.max_cache_len = self._longest - self.dropped
-        if self.keys is None or self.values is None or self.keys.shape[2] == self.max_cache_len:
-            return
-        self.keys, self.values = self._shortened(self.keys), self._shortened(self.values)
 
     def _shortened(self, states: Tensor) -> Tensor:
         left = states[:, :, : self.max_cache_len].clone()
@@ -67,6 +65,9 @@ class PrunedStaticLayer(PrunedState, StaticLayer):
             PruningStateError: called outside ``prune``, whose hooks say which tokens these are.
         """
         self._require_expected(key_states.shape[-2])
+        # Not before: an offloaded cache has its states in place only now.
+        if self.keys is not None and self.values is not None and self.keys.shape[2] > self.max_cache_len:
+            self.keys, self.values = self._shortened(self.keys), self._shortened(self.values)
         keys, values = super().update(key_states, value_states, *args, **kwargs)
         return keys, values
 
@@ -96,6 +97,18 @@ class PrunedStaticLayer(PrunedState, StaticLayer):
         self._forget()
         self.keys = self.values = None
         self.is_initialized, self.max_cache_len = False, self._longest
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove tokens from the end (a negative number), whose slots are then written anew.
+
+        Raises:
+            ValueError: a positive number, as upstream.
+            UnsupportedOperationError: the cut would reach visual tokens.
+        """
+        if tokens_to_remove > 0:
+            raise ValueError(f"crop takes how many tokens to remove as a negative number, not {tokens_to_remove}")
+        self._require_removable(-tokens_to_remove)
+        self.cumulative_length.sub_(-tokens_to_remove)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Reorder the batch, as beam search does."""

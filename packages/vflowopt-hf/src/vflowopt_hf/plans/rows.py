@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class StageRows:
         logical: int64 [batch, rows], row in the unpruned forward.
         valid: bool [batch, rows], False for filler on the left of samples with fewer rows; ``None`` if there is none.
         queries: rows of the unpruned forward.
+        tail: rows at its end that are text in every sample, and so are retained.
     """
 
     boundary: int
@@ -42,6 +44,7 @@ class StageRows:
     logical: Tensor
     valid: Tensor | None
     queries: int
+    tail: int
 
     def places(self, sample: int, rows: Tensor) -> Tensor:
         """Where rows of a sample's unpruned forward are among the stage's; any place for those that it does not hold.
@@ -72,6 +75,7 @@ class BatchRows:
         rows: the same on the device.
         present: as given.
         textual: bool [batch, queries], what is present and belongs to no unit; on the host.
+        tail: rows at the end that are text in every sample.
     """
 
     def __init__(self, places: Sequence[tuple[int, HostInts]], present: HostBools, device: torch.device | str) -> None:
@@ -80,6 +84,7 @@ class BatchRows:
         self.present, self.textual = present, present.copy()
         for sample, rows in zip(self.samples, self.visual, strict=True):
             self.textual[sample, rows] = False
+        self.tail = int(np.logical_and.accumulate(self.textual[:, ::-1], axis=1).sum(axis=1).min())
         self._counts, self._textual = self.textual.sum(axis=1), _on(device, self.textual)
         self.rows = tuple(_on(device, rows) for rows in self.visual)
 
@@ -116,7 +121,8 @@ class BatchRows:
         # Stable sort of a mask: what is kept moves to the right end, in order.
         gather = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, -width:] if width else logical[:, :0]
         valid = None if (counts == width).all() else keep.gather(1, gather)
-        return StageRows(plans[0].plan.boundaries[number], gather, logical.gather(1, gather), valid, self.queries)
+        boundary = plans[0].plan.boundaries[number]
+        return StageRows(boundary, gather, logical.gather(1, gather), valid, self.queries, self.tail)
 
 
 def _on(device: torch.device | str, host: HostInts | HostBools) -> Tensor:

@@ -1,0 +1,106 @@
+"""What ``generate`` cannot do while its model is pruned, said before anything runs."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from transformers.cache_utils import Cache
+
+from vflowopt.errors import UnsupportedOperationError
+from vflowopt_hf.upstream import cache_in
+
+_PICTURES = ("pixel_values", "mm_encoder_outputs")
+
+
+@contextmanager
+def checked_generation(model: Any) -> Iterator[None]:
+    """Inside the block, a model refuses generation that would go wrong, or in which nothing could be pruned.
+
+    Args:
+        model: a model of transformers; methods that it lacks are not checked.
+    """
+    model = getattr(model, "_orig_mod", model)  # of a compiled model, which hands on what it is asked for
+    checks: dict[str, Callable[[Mapping[str, Any]], None]] = {
+        "generate": partial(_check_generate, model),
+        "generate_batch": _refuse_continuous_batching,
+        "init_continuous_batching": _refuse_continuous_batching,
+    }
+    with ExitStack() as stack:
+        for name, check in checks.items():
+            if hasattr(model, name):
+                stack.enter_context(_replaced(model, name, _checked(getattr(model, name), check)))
+        yield
+
+
+def _checked(method: Callable[..., Any], check: Callable[[Mapping[str, Any]], None]) -> Callable[..., Any]:
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind_partial(*args, **kwargs).arguments
+        check({**given, **given.get("kwargs", {})})
+        return method(*args, **kwargs)
+
+    return call
+
+
+def _check_generate(model: Any, given: Mapping[str, Any]) -> None:
+    """Refuse what ``generate`` would do wrong.
+
+    Raises:
+        UnsupportedOperationError: continuous batching, a chunked prefill of visual tokens, early exit, or assisted
+            decoding on a cache that holds tokens or is quantised.
+    """
+
+    def option(name: str) -> Any:
+        configs = (given.get("generation_config"), getattr(model, "generation_config", None))
+        values = (given.get(name), *(getattr(config, name, None) for config in configs))
+        return next((value for value in values if value is not None), None)
+
+    if option("cache_implementation") == "paged":
+        _refuse_continuous_batching()
+    chunk = option("prefill_chunk_size")
+    if chunk is not None and any(given[name] is not None for name in given if name.startswith(_PICTURES)):
+        raise UnsupportedOperationError(
+            f"prefill_chunk_size={chunk} would prune an image in pieces, but its tokens are ranked against each other; "
+            f"leave it out while pruning (layers behind the first stage have shorter prompts anyhow)"
+        )
+    if option("assistant_early_exit") is not None:
+        raise UnsupportedOperationError(
+            "assistant_early_exit drafts with the first layers of this model, as if it had no others to prune before; "
+            "use assistant_model or prompt_lookup_num_tokens"
+        )
+    if given.get("assistant_model") is not None or option("prompt_lookup_num_tokens") is not None:
+        if option("cache_implementation") == "quantized":
+            raise UnsupportedOperationError(
+                "rejected drafts cannot be removed from a quantised KV cache; use cache_implementation='dynamic'"
+            )
+        cache = cache_in(given)
+        if isinstance(cache, Cache) and cache.get_seq_length() > 0:
+            raise UnsupportedOperationError(
+                f"transformers begins assisted decoding with the whole prompt, on top of the {cache.get_seq_length()} "
+                f"tokens that the cache holds already; pass no cache, or decode without an assistant"
+            )
+
+
+def _refuse_continuous_batching(*_: Any) -> None:
+    raise UnsupportedOperationError(
+        "continuous batching takes token ids and no pixels, so there is nothing to prune; call generate() with a batch "
+        "instead, or leave the prune block"
+    )
+
+
+@contextmanager
+def _replaced(model: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Inside the block, this one instance has another method of that name."""
+    before = vars(model).get(name)
+    setattr(model, name, method)
+    try:
+        yield
+    finally:
+        delattr(model, name)
+        if before is not None:
+            setattr(model, name, before)
