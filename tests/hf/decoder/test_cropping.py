@@ -8,13 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import DynamicCache, StaticCache
+from transformers import StaticCache
 
 from support.cases import gemma3, llava_onevision, qwen2_vl
+from support.conversation import Conversation, shortened
 from support.waiting import Waits
 from vflowopt.errors import PruningStateError, UnsupportedOperationError
-from vflowopt_hf.testing.batches import with_extra_inputs
 from vflowopt_hf.testing.subject import Subject
+from vflowopt_hf.upstream import with_cache
 
 CASES = {"onevision": llava_onevision.CASE, "qwen2-vl": qwen2_vl.CASE, "gemma3": gemma3.CASE}
 STAGES = {"from the first layer": None, "inside the decoder": (2, 4)}
@@ -27,61 +28,6 @@ stages = pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
 @functools.cache
 def subject(family):
     return Subject(CASES[family], "sdpa")
-
-
-def dynamic(own):
-    cache = DynamicCache(config=own.family.decoder(own.model).config)
-    cache.activate_past_recording()  # sliding windows forget otherwise
-    return cache
-
-
-class Conversation:
-    """A pruned cache and the prompts that it holds; continued by words or by another prompt."""
-
-    def __init__(self, own, inputs, cache=None):
-        self.own, self.cache = own, cache or dynamic(own)
-        self.text = {name: inputs[name][:, :0] for name in ("input_ids", "attention_mask")}
-        self.grids = {}
-        self.add(inputs)
-
-    def add(self, inputs):
-        """Run a prompt; gives the logits of its last token."""
-        self.text = {name: torch.cat([known, inputs[name]], dim=1) for name, known in self.text.items()}
-        for name in {"image_grid_thw"} & set(inputs):
-            self.grids[name] = torch.cat([*([self.grids[name]] if name in self.grids else []), inputs[name]])
-        whole = with_extra_inputs(self.own.case, self.own.model, self.text | self.grids)
-        positions = self.own.model._prepare_position_ids_for_generation(self.text["input_ids"], whole)
-        arguments = {
-            **inputs,
-            "attention_mask": self.text["attention_mask"],
-            "position_ids": positions[..., -inputs["input_ids"].shape[1] :],
-            "use_cache": True,
-            "logits_to_keep": 1,
-        }
-        with torch.no_grad():
-            return self.own.model(**arguments, past_key_values=self.cache).logits[:, -1]
-
-    def write(self, words):
-        """Run the same words in every sample."""
-        ids = torch.tensor([words] * len(self.text["input_ids"]))
-        return self.add({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-
-    def cut(self, tokens):
-        self.cache.crop(-tokens)
-        self.text = shortened(self.text, tokens)
-
-    def lengths(self):
-        """Logical and stored length of every layer; what a sliding window still holds besides does not count."""
-        return [
-            (int(layer.get_seq_length()), None if layer.is_sliding else int(layer.stored_length()))
-            for layer in self.cache.layers
-        ]
-
-
-def shortened(inputs, tokens):
-    """The prompts without their last tokens."""
-    shape = inputs["input_ids"].shape
-    return {name: part[:, : shape[1] - tokens] if part.shape == shape else part for name, part in inputs.items()}
 
 
 def tail_of(batch):
@@ -230,7 +176,7 @@ def test_questions_on_copies_of_one_prefill(family, stages):
             expected = Conversation(own, batch.inputs).write(words)
             assert torch.equal(asked.write(words), expected)
             assert prefix.lengths() == before
-    step = {"input_ids": torch.tensor([[20]]), "past_key_values": copy.deepcopy(prefix.cache)}
+    step = with_cache(own.model, {"input_ids": torch.tensor([[20]])}, copy.deepcopy(prefix.cache))
     with pytest.raises(PruningStateError, match="only be continued inside"):
         own.model(**step)
 

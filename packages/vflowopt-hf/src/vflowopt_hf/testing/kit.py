@@ -51,6 +51,7 @@ RUNTIME = (
     Check("beam search", generating.beam_search),
     Check("sampling", generating.sampling),
     Check("conversation", generating.conversation),
+    Check("drafts", generating.drafts),
     Check("outside the block", generating.outside_the_block),
     Check("clean exit", restoring.clean_exit),
 )

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from vflowopt.errors import PruningStateError
 from vflowopt.testing import require
-from vflowopt_hf.testing.batches import Sample, with_extra_inputs
+from vflowopt_hf.testing.batches import Batch, Sample, with_extra_inputs
 from vflowopt_hf.testing.generation import EXACT, generate, require_oracle_logits
 from vflowopt_hf.testing.oracle import Oracle
 from vflowopt_hf.testing.subject import Subject
@@ -61,15 +62,38 @@ def conversation(subject: Subject) -> None:
     require_oracle_logits(Oracle(subject, batch, plans), second, "second turn")
 
 
+def drafts(subject: Subject) -> None:
+    """Drafts that are rejected leave no trace in the cache: prompt lookup finds what greedy decoding finds."""
+    batch, lookup = subject.batch(subject.several()), {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}
+    with subject.prune(subject.strategy(batch)) as pruning:
+        output = generate(subject, batch.inputs, 8, **lookup)
+        plans = pruning.plan
+        expected = generate(subject, batch.inputs, 8)
+    require_oracle_logits(Oracle(subject, batch, plans), output, "prompt lookup")
+    require(torch.equal(output.sequences, expected.sequences), "prompt lookup finds other tokens than greedy decoding")
+
+
 def outside_the_block(subject: Subject) -> None:
-    """A pruned cache that is continued outside ``prune`` raises the typed error, and can still be continued inside."""
+    """A pruned cache that is continued outside ``prune`` raises the typed error, and nothing is lost by trying."""
     batch = subject.batch(subject.image())
-    strategy = subject.strategy(batch)
-    with subject.prune(strategy), torch.no_grad():
-        cache = cache_from(subject.model(**batch.inputs, use_cache=True))
-    step = with_cache(subject.model, {"input_ids": torch.tensor([[subject.case.first_word]])}, cache)
-    with torch.no_grad():
-        with pytest.raises(PruningStateError):
-            subject.model(**step)
-        with subject.prune(strategy):
-            subject.model(**step)
+    strategy = subject.strategy(batch, (subject.num_layers // 2,))  # layers before it lack nothing
+    with subject.prune(strategy):
+        first = generate(subject, batch.inputs, 2)
+        expected = generate(subject, batch.inputs, 4)
+    answered = {"input_ids": first.sequences, "attention_mask": _seen(batch, first.sequences)}
+    answered = with_extra_inputs(subject.case, subject.model, answered)
+    longer = with_cache(subject.model, answered, cache_from(first))
+    with pytest.raises(PruningStateError):
+        generate(subject, dict(longer), 2)
+    with subject.prune(strategy):
+        found = generate(subject, dict(longer), 2)
+    require(
+        torch.equal(found.sequences, expected.sequences),
+        "a pruned cache that was tried outside the block decodes other tokens inside it than before",
+    )
+
+
+def _seen(batch: Batch, sequences: Tensor) -> Tensor:
+    """The attention mask of prompts and what follows them."""
+    mask = batch.inputs["attention_mask"]
+    return torch.cat([mask, mask.new_ones(len(mask), sequences.shape[1] - mask.shape[1])], dim=1)
