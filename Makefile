@@ -2,18 +2,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PACKAGES := $(wildcard packages/*/pyproject.toml)
 SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src \
 	packages/vflowopt-lmms/src examples/vflowopt-mistral3/src
 
-.PHONY: demo test test-slow test-gpu test-lmms lint types docs smoke core-alone check clean
+.PHONY: demo test test-slow test-gpu test-lmms test-newest test-oldest lint types docs smoke core-alone check clean
 
 demo: $(VENV)/.run
 	$(BIN)/vflowopt demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not gpu"
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
@@ -29,6 +30,31 @@ test-lmms:
 		--requirement requirements.txt --editable ./packages/vflowopt-lmms hypothesis pytest
 	build/lmms/bin/python -m pip uninstall --quiet --yes torchvision
 	build/lmms/bin/python -m pytest -m lmms tests/lmms
+
+# What pip resolves without constraints.txt, torch excepted: of its other releases there is no build without CUDA at hand.
+test-newest: build/torch.txt
+	cp build/torch.txt build/newest.txt
+	$(call against,newest)
+
+# The lower bounds of the packages' metadata, torch excepted.
+test-oldest: build/torch.txt $(VENV)/.run
+	($(BIN)/python .ci/lower_bounds.py | grep -v '^torch=='; cat build/torch.txt) > build/oldest.txt
+	$(call against,oldest)
+
+build/torch.txt: constraints.txt
+	mkdir -p build
+	grep '^torch==' constraints.txt > $@
+
+# The conformance kit and the smoke run, in an environment of their own.
+define against
+	rm -rf build/$(1)
+	$(PYTHON) -m venv build/$(1)
+	build/$(1)/bin/python -m pip install --quiet --disable-pip-version-check --constraint build/$(1).txt \
+		--requirement requirements.txt hypothesis pytest pytest-xdist
+	build/$(1)/bin/python -m pip list --disable-pip-version-check
+	build/$(1)/bin/python -m pytest --numprocesses $(WORKERS) tests/conformance tests/hf/test_upstream.py
+	build/$(1)/bin/vflowopt demo --quick --out build/$(1)/demo
+endef
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -54,7 +80,7 @@ core-alone:
 	build/core-alone/bin/vflowopt adapters
 	build/core-alone/bin/python -c "import importlib.util as u; assert not u.find_spec('torch'), 'torch came along'"
 
-check: lint types test docs smoke core-alone
+check: lint types test docs smoke core-alone test-newest
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), 'Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...'"
