@@ -27,14 +27,17 @@ REFUSED = Result(Cell("m", "fastv", 0.1, None), cannot="too small", budget=0.1)
 
 @pytest.fixture
 def file(tmp_path):
-    store = Store.open(tmp_path / "cells.jsonl", SETTINGS, MODELS)
-    store.add(RESULT)
-    store.add(REFUSED)
+    with Store.open(tmp_path / "cells.jsonl", SETTINGS, MODELS) as store:
+        store.add(RESULT)
+        store.add(REFUSED)
     return store.path
 
 
-def reopened(file, settings=SETTINGS, models=MODELS):
-    return Store.open(file, settings, models)
+def reopened(file, settings=SETTINGS, models=MODELS, *further):
+    with Store.open(file, settings, models) as store:
+        for result in further:
+            store.add(result)
+    return store
 
 
 def test_results_come_back_exactly(file):
@@ -54,7 +57,7 @@ def test_a_line_cut_at_any_byte_costs_that_cell_only(file):
         assert list(store.results) == [RESULT.cell]
         assert len(store.notes) == 1
         assert file.read_bytes() == content[:last]
-        store.add(REFUSED)
+        reopened(file, SETTINGS, MODELS, REFUSED)
         assert file.read_bytes() == content
 
 
@@ -112,3 +115,15 @@ def test_a_line_is_one_json_object(file):
     assert [next(iter(json.loads(line))) for line in file.read_text().splitlines()] == [
         "format", "model", "result", "result",
     ]  # fmt: skip
+
+
+def test_one_process_at_a_time(file):
+    with Store.open(file, SETTINGS, MODELS), pytest.raises(JournalError, match="in use by another process"):
+        reopened(file)
+    assert len(reopened(file).results) == 2
+
+
+def test_an_edited_result_is_refused(file):
+    file.write_bytes(file.read_bytes().replace(b'"budget": 0.25', b'"budget": 0.5', 1))
+    with pytest.raises(JournalError, match=r"line 3 .* checksum does not fit"):
+        reopened(file)

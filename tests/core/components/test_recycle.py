@@ -5,13 +5,12 @@ import itertools
 import numpy as np
 import pytest
 from hypothesis import assume, given
-from pydantic import ValidationError
 
 from oracles import pruning as oracle
 from support.backends import both_backends, host, to_backend
 from vflowopt import GridRecycler, TokenLayout
 from vflowopt.components.recycle import grid_cells, member_table
-from vflowopt.errors import BudgetError
+from vflowopt.errors import BudgetError, StrategyError
 from vflowopt.testing import positions, pruning_cases, sides
 
 
@@ -162,5 +161,5 @@ def test_fewer_slots_than_structural_tokens_are_refused():
 
 @pytest.mark.parametrize("cell", [0.99, 0, -1, float("inf"), float("nan")])
 def test_cells_smaller_than_a_token_are_refused(cell):
-    with pytest.raises(ValidationError, match="cell"):
+    with pytest.raises(StrategyError, match="cell"):
         GridRecycler(cell=cell)

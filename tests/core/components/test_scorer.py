@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from oracles import importance as oracle
 from support.backends import Attention, both_backends, host, to_backend
 from vflowopt import CalibratedAttention
 from vflowopt.arrays import namespace
 from vflowopt.components.scorer import calibrated_attention, calibration_patches, entropy_term
+from vflowopt.errors import StrategyError
 from vflowopt.testing import attention_matrices, exact_attention, seeds
 
 thresholds = st.one_of(st.just(0.0), st.floats(0.1, 3.0), st.floats(3.0, 50.0))
@@ -141,5 +141,5 @@ def test_a_scorer_declares_what_it_reads():
     "options", [{"threshold": -1}, {"entropy_weight": -0.1}, {"diversity": 1.1}, {"threshold": float("nan")}, {"t": 1}]
 )
 def test_options_out_of_range_are_refused_by_name(options):
-    with pytest.raises(ValidationError, match=next(iter(options))):
+    with pytest.raises(StrategyError, match=next(iter(options))):
         CalibratedAttention(**options)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from oracles import pruning as oracle
 from support.backends import both_backends, host, to_backend
@@ -95,7 +94,7 @@ def test_budgets_that_layers_before_the_first_stage_use_up(scorer, budget, bound
 
 @pytest.mark.parametrize("scorer", STAGED)
 def test_nothing_is_ranked_before_the_llm(scorer):
-    with pytest.raises(ValidationError, match="none before the LLM"):
+    with pytest.raises(StrategyError, match="none before the LLM"):
         Strategy(scorer=scorer, schedule=Progressive.flat(0.5))
     written = Strategy(scorer=scorer, schedule=scorer.schedule(0.6, 8)).to_json()
     assert Strategy.parse(written).scorer == scorer

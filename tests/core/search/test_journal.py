@@ -13,7 +13,7 @@ import pytest
 from core.search.synthetic import Synthetic, grid
 from vflowopt.errors import JournalError
 from vflowopt.search import random_search, search
-from vflowopt.search.journal import FORMAT, Journal
+from vflowopt.search.journal import FORMAT, Journal, JournalBeside, check_journal
 from vflowopt.search.result import HistoryEntry
 
 TESTS = Path(__file__).parents[2]
@@ -77,7 +77,10 @@ search(Synthetic(noise=0.01, pause=0.15), 0.25, journal=sys.argv[1], iterations=
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_survives_kill_9(finished, tmp_path):
     path = tmp_path / "run.jsonl"
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], env={**os.environ, "PYTHONPATH": str(TESTS)})
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
+    )
     deadline = time.monotonic() + 60
     while not path.exists() or path.read_bytes().count(b"\n") < 4:
         assert child.poll() is None, "the search ended before it could be killed"
@@ -154,7 +157,7 @@ def test_another_budget_or_method_is_refused(finished, tmp_path):
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    with pytest.raises(JournalError, match="is not a vflowopt/journal/1 journal"):
+    with pytest.raises(JournalError, match="is not a vflowopt/journal/2 journal"):
         run(path)
     assert path.read_bytes() == content
 
@@ -165,23 +168,68 @@ def test_an_empty_file_becomes_a_journal(finished, tmp_path):
     assert run(path).history == finished[0].history
 
 
-@pytest.mark.parametrize("damage", ["swap", "garbage", "field", "strategy"])
+@pytest.mark.parametrize("damage", ["swap", "garbage", "field", "strategy", "score", "space"])
 def test_damage_before_the_last_line_names_the_line(finished, tmp_path, damage):
     lines = finished[1].splitlines(keepends=True)
     if damage == "swap":
         lines[3], lines[4] = lines[4], lines[3]
+    elif damage == "garbage":
+        lines[3] = b'{"ind\n'
+    elif damage == "space":
+        lines[3] = lines[3].replace(b": ", b":", 1)
     else:
         row = json.loads(lines[3])
-        row.pop("score" if damage == "field" else "strategy") if damage != "garbage" else None
-        lines[3] = b'{"ind\n' if damage == "garbage" else json.dumps(row).encode() + b"\n"
+        if damage == "score":
+            row["score"] = 0.999
+        else:
+            del row["score" if damage == "field" else "strategy"]
+        lines[3] = json.dumps(row).encode() + b"\n"
     path = tmp_path / "run.jsonl"
     path.write_bytes(b"".join(lines))
-    with pytest.raises(JournalError, match="line 4 of the journal"):
+    with pytest.raises(JournalError, match=r"line 4 of the journal .* its checksum does not fit; restore the file"):
         run(path)
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_a_line_taken_out_or_put_in_is_noticed(finished, tmp_path):
+    lines = finished[1].splitlines(keepends=True)
+    path = tmp_path / "run.jsonl"
+    for edited, number in ((lines[:3] + lines[4:], 4), (lines[:5] + lines[4:], 6), ([lines[0], *lines[2:]], 2)):
+        path.write_bytes(b"".join(edited))
+        with pytest.raises(JournalError, match=f"line {number} of the journal"):
+            run(path)
+
+
+def test_an_edited_first_line_is_noticed(finished, tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(finished[1].replace(b'"seed": 3', b'"seed": 4', 1))
+    with pytest.raises(JournalError, match="line 1 of the journal"):
+        run(path, seed=4)
+
+
+def test_searches_for_one_file_have_journals_of_their_own(finished, tmp_path):
+    beside, other = JournalBeside(tmp_path / "ov.json"), Synthetic(noise=0.01)
+    assert run(beside).history == finished[0].history
+    again = run(beside, other, seed=4)
+    assert "ov.journal-2.jsonl" in again.notes[0]
+    assert run(beside, other, seed=4).history == again.history
+    assert run(beside, other).history == finished[0].history
+    assert len(other.calls) == 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ov.journal-2.jsonl", "ov.journal.jsonl"]
+    (tmp_path / "ov.journal.jsonl").write_bytes(b"notes\n")
+    with pytest.raises(JournalError, match="left alone"):
+        run(beside, other)
+
+
+def test_another_objective_is_not_taken_for_another_model(finished, tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(finished[1])
+    with pytest.raises(JournalError, match="another objective: its objective is 'last-token'"):
+        run(path, Synthetic(fingerprint="that of the other objective"), objective="first-token")
 
 
 def test_paths_that_cannot_be_a_journal(tmp_path):
-    with pytest.raises(JournalError, match="create the folder first"):
+    with pytest.raises(JournalError, match="make the directory first"):
         run(tmp_path / "none" / "run.jsonl")
     with pytest.raises(JournalError, match="cannot read"):
         run(tmp_path)
@@ -220,5 +268,11 @@ def test_entries_of_an_open_journal(finished, tmp_path):
     path = tmp_path / "run.jsonl"
     path.write_bytes(finished[1])
     header = json.loads(finished[1].splitlines()[0])
-    header.pop("format")
-    assert Journal.open(path, header).entries == list(finished[0].history)
+    settings = {name: value for name, value in header.items() if name not in ("format", "check")}
+    with Journal.open(path, settings) as journal:
+        assert journal.entries == list(finished[0].history)
+        with pytest.raises(JournalError, match="in use by another process"):
+            run(path)
+        with pytest.raises(JournalError, match="in use by another process"):
+            check_journal(path)
+    check_journal(path)

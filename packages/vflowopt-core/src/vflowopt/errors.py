@@ -51,3 +51,16 @@ class PluginError(VFlowOptError):
 
 class JournalError(VFlowOptError, ValueError):
     """A search journal is unreadable or belongs to another search."""
+
+
+class OutputError(VFlowOptError, ValueError):
+    """A file cannot be written, or something that vflowopt did not write would be lost."""
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value as it may stand in a message: on one line, its middle left out if it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a value of which not even this can be told
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[: limit - 20]} ... {text[-15:]}"

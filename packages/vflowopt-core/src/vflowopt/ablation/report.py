@@ -1,6 +1,7 @@
 """What ablations leave behind: Markdown, CSV, and a picture per study."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ from vflowopt.ablation.studies import STUDIES
 from vflowopt.ablation.table import Table
 from vflowopt.compare.chart import draw
 from vflowopt.compare.report import blocks, csv_of, escaped, record
+from vflowopt.files.output import FileKind, Output
+from vflowopt.picture.png import PNG_FILE, png
+
+_KINDS = {
+    "md": FileKind("an ablation", re.compile(rb"# Ablations\n")),
+    "csv": FileKind("an ablation", re.compile(rb"study,search,")),
+}
 
 LEGEND = """\
 Accuracy: exact match, mean over seeds (lowest to highest); its interval is Wilson's over questions. *against*: paired
@@ -22,25 +30,41 @@ own samples.
 """
 
 
-def write_report(out: Path, tables: Sequence[Table], introduction: str) -> list[Path]:
+def claim_report(out: Path, studies: Iterable[str], *, force: bool = False) -> list[Output]:
+    """Claim ablate.md, ablate.csv and a picture per study, in this order.
+
+    Args:
+        out: an existing directory.
+        studies: their names.
+        force: replace files of that name whatever they hold.
+
+    Raises:
+        OutputError: one of them cannot be written, or is somebody else's.
+    """
+    claimed = [Output.claim(out / f"ablate.{suffix}", kind, force=force) for suffix, kind in _KINDS.items()]
+    return claimed + [Output.claim(out / f"ablate-{name}.png", PNG_FILE, force=force) for name in studies]
+
+
+def write_report(out: Path, tables: Sequence[Table], introduction: str, *, force: bool = False) -> list[Path]:
     """Write ablate.md, ablate.csv and a picture per study.
 
     Args:
         out: an existing directory.
         tables: studies in order, of one study model by model.
         introduction: what was done, in Markdown.
+        force: replace files of that name whatever they hold.
 
     Returns:
         The files.
+
+    Raises:
+        OutputError: see :func:`claim_report`.
     """
-    text, lines = out / "ablate.md", out / "ablate.csv"
-    text.write_text(markdown(tables, introduction), encoding="utf-8")
-    lines.write_text(csv_of(records(tables)), encoding="utf-8")
-    files = [text, lines]
-    for name in dict.fromkeys(table.study.name for table in tables):
-        files.append(out / f"ablate-{name}.png")
-        _picture([table for table in tables if table.study.name == name]).save(files[-1])
-    return files
+    studies = list(dict.fromkeys(table.study.name for table in tables))
+    pictures = [png(_picture([table for table in tables if table.study.name == name])) for name in studies]
+    contents = [markdown(tables, introduction), csv_of(records(tables)), *pictures]
+    claimed = claim_report(out, studies, force=force)
+    return [output.write(content) for output, content in zip(claimed, contents, strict=True)]
 
 
 def markdown(tables: Sequence[Table], introduction: str) -> str:

@@ -37,7 +37,7 @@ class BenchReport:
     def to_data(self) -> dict[str, Any]:
         """The report in terms of JSON."""
         data: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        return data
+        return {"format": data.pop("format"), **data}
 
     @classmethod
     def from_data(cls, data: Any) -> "BenchReport":

@@ -8,17 +8,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt
 
 from vflowopt.budgets.curve import Curve
 from vflowopt.budgets.lengths import SampleSize, batch_lengths
-from vflowopt.errors import CostError
+from vflowopt.errors import CostError, VFlowOptError
+from vflowopt.files.documents import parse_document, read_text
+from vflowopt.files.output import FileKind, Output
 from vflowopt.report import BreakEven
 from vflowopt.strategies.strategy import Strategy, components_of
+from vflowopt.values import Value
 
 FORMAT: Literal["vflowopt/cost/1"] = "vflowopt/cost/1"
+COST_FILE = FileKind.json("a cost model", FORMAT)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Setting:
     num_layers: int
 
 
-class Kind(BaseModel):
+class Kind(Value):
     """What the work of pruning depends on besides the number of tokens.
 
     Attributes:
@@ -47,7 +51,7 @@ class Kind(BaseModel):
         needs: what both read (:attr:`vflowopt.components.Component.needs`), sorted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    refusal: ClassVar[type[VFlowOptError]] = CostError
 
     scorer: str
     recycler: str | None = None
@@ -69,7 +73,7 @@ class Kind(BaseModel):
         return f"{self.scorer} (reads {', '.join(self.needs) or 'nothing'}), recycler {self.recycler or 'none'}"
 
 
-class PruningCost(BaseModel):
+class PruningCost(Value):
     """What pruning itself takes for one image or video, by its visual tokens: capture, scoring, planning, gathers.
 
     Attributes:
@@ -77,13 +81,13 @@ class PruningCost(BaseModel):
         curve: seconds by visual tokens N of one unit.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    refusal: ClassVar[type[VFlowOptError]] = CostError
 
     kind: Kind
     curve: Curve
 
 
-class CostModel(BaseModel):
+class CostModel(Value):
     """Times of one model on one machine (``vflowopt calibrate``).
 
     Attributes:
@@ -101,7 +105,7 @@ class CostModel(BaseModel):
         versions: of the packages that were measured.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    refusal: ClassVar[type[VFlowOptError]] = CostError
 
     format: Literal["vflowopt/cost/1"] = FORMAT
     model: str | None = None
@@ -199,12 +203,20 @@ class CostModel(BaseModel):
         """The text of its file."""
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
 
-    def save(self, path: str | Path) -> Path:
-        """Write the file, replacing it in one step; returns its path."""
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        return temporary.replace(path)
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the file, whole or not at all.
+
+        Args:
+            path: the file; another cost model in it is replaced.
+            force: replace whatever is there.
+
+        Returns:
+            The path.
+
+        Raises:
+            OutputError: it cannot be written, or something else is there.
+        """
+        return Output.claim(path, COST_FILE, force=force).write(self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> "CostModel":
@@ -213,11 +225,12 @@ class CostModel(BaseModel):
         Raises:
             CostError: it cannot be read, or does not hold a cost model.
         """
+        remedy = "give one that vflowopt calibrate wrote"
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "file"
-            raise CostError(f"{str(path)!r} is not a {FORMAT} file: {where}: {first['msg']}") from error
-        except (OSError, ValueError) as error:
-            raise CostError(f"cannot read the cost model {str(path)!r}: {error}") from error
+            text = read_text(path)
+        except ValueError as error:
+            raise CostError(f"cannot read the cost model {str(path)!r}: {error}; {remedy}") from error
+        try:
+            return cls.model_validate(parse_document(text, FORMAT))
+        except ValueError as error:
+            raise CostError(f"{str(path)!r} is not a {FORMAT} file: {error}; {remedy}") from error

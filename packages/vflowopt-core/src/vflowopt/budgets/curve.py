@@ -1,14 +1,18 @@
 """Time by number of tokens: a polynomial with non-negative coefficients, and the measurements behind it."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat
+from pydantic import NonNegativeFloat
+
+from vflowopt.errors import CostError, VFlowOptError
+from vflowopt.values import Value
 
 SMALL = 0.01
 """Errors of times below this share of the largest one measured are relative to that share: they are mostly noise."""
 
 
-class Curve(BaseModel):
+class Curve(Value):
     """Seconds by tokens n: the larger of ``floor`` and ``constant + linear * n + quadratic * n ** 2``.
 
     Attributes:
@@ -20,7 +24,7 @@ class Curve(BaseModel):
         measured: what the curve was fitted to: tokens of each part, and seconds of all of them (:meth:`total`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    refusal: ClassVar[type[VFlowOptError]] = CostError
 
     constant: NonNegativeFloat = 0.0
     linear: NonNegativeFloat = 0.0

@@ -27,8 +27,10 @@ from vflowopt.cli.evaluate import is_right
 from vflowopt.cli.fixed import FixOption
 from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import Chosen, DeviceOption, DtypeOption, choose
+from vflowopt.cli.outputs import ForceOption
 from vflowopt.cli.sample_sets import file_sets, own_sets
 from vflowopt.errors import InputError
+from vflowopt.files.output import claim_folder, make_folder
 
 if TYPE_CHECKING:
     from vflowopt.ablation import Plan, Table
@@ -85,6 +87,7 @@ def ablate(
     ] = None,
     max_new_tokens: LengthOption = 16,
     low_memory: LowMemoryOption = False,
+    force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
     as_json: CellsAsJsonOption = False,
@@ -95,6 +98,7 @@ def ablate(
     after any end, and may add models, studies, budgets and seeds.
     """
     from vflowopt.ablation import MAIN_SET, Ablation, Plan, run, studies_of
+    from vflowopt.ablation.report import claim_report
     from vflowopt.ablation.studies import EVALUATION_COUNTS, SAMPLE_COUNTS
     from vflowopt.compare import Effort, Subject
     from vflowopt.compare.identity import identity_of_file
@@ -120,7 +124,7 @@ def ablate(
         "search_data": [identity_of_file(file) for file in search_data or ()], "initial": initial, "fixed": fixed,
         "device": device, "dtype": dtype, "versions": installed_versions(),
     }  # fmt: skip
-    store = open_store(out, settings, chosen.values())
+    claim_report(make_folder(claim_folder(out)), asked, force=force)
     effort = Effort(max_new_tokens, rounds=0, keep=not low_memory)
     bar, ablations = Bar(), []
     for label, one in chosen.items():
@@ -130,11 +134,12 @@ def ablate(
             notes().print(f"{label}: no search has more than {there} samples, as there are no more", highlight=False)
         studies = studies_of(asked, plan.within(there), list(sampled[label]), others)
         ablations.append(Ablation(subject, sampled[label], studies, budgets, seeds))
-    with bar.over([cell for own in ablations for cell in own.cells], store):
+    cells = [cell for own in ablations for cell in own.cells]
+    with open_store(out, settings, chosen.values()) as store, bar.over(cells, store):
         tables = run(ablations, plan, store, judge=is_right, effort=effort, out=out, watch=bar)
     told = ", ".join(f"{len(own)} for {label}" for label, own in questions.items())
     search = f"{samples} samples, {initial} + {iterations} evaluations, {seeds} seeds, unless a row says otherwise"
-    _report(tables, f"Questions: {told}. Searches: {search}.", out, as_json=as_json)
+    _report(tables, f"Questions: {told}. Searches: {search}.", out, as_json=as_json, force=force)
 
 
 def _studies(given: list[str] | None, models: int) -> list[str]:
@@ -161,12 +166,12 @@ def _samples(
     return file_sets([samples_of(chosen, data, None, plan.most_samples, frames)], plan.samples, 1)
 
 
-def _report(tables: "list[Table]", introduction: str, out: Path, *, as_json: bool) -> None:
+def _report(tables: "list[Table]", introduction: str, out: Path, *, as_json: bool, force: bool) -> None:
     """Write the files, and print the figures."""
     from vflowopt.ablation import STUDIES, write_report
     from vflowopt.ablation.report import records
 
-    files = write_report(out, tables, introduction)
+    files = write_report(out, tables, introduction, force=force)
     if as_json:
         print_json(records(tables))
     for one in () if as_json else tables:

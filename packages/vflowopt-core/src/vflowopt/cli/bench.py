@@ -8,12 +8,13 @@ from typing import Annotated, TypeVar
 import typer
 
 from vflowopt.benchmark import Benchmark, Growth
-from vflowopt.cli.bench_reports import report, show, write
+from vflowopt.budgets.cost import COST_FILE
+from vflowopt.cli.bench_reports import claim_report, report, show, write
 from vflowopt.cli.bench_subjects import Subject, from_model, from_shape, growing, shapes
 from vflowopt.cli.calibrate import measure
 from vflowopt.cli.console import notes, percent, print_json, results, steps
-from vflowopt.cli.data import check_out
 from vflowopt.cli.models import DeviceOption, DtypeOption
+from vflowopt.cli.outputs import ForceOption, claim
 from vflowopt.cli.strategies import HELP as STRATEGY_HELP
 from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import InputError
@@ -75,6 +76,7 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="Directory for bench.json, bench.md and bench.png; made if it is not there.")
     ] = None,
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time every part of a pruned prefill, and decoding, against the unpruned model.
@@ -92,11 +94,10 @@ def bench(
         known = ", ".join(sorted(shapes())) or "none installed"
         raise InputError(f"give one of --model, --shape and --growth; shapes: {known}")
     if out is not None:
-        check_out(out)
-    if calibrate is not None:
-        if growth:
-            raise InputError("--calibrate goes with --model or --shape: --growth has no model to calibrate")
-        check_out(calibrate)
+        claim_report(out, force)
+    if calibrate is not None and growth:
+        raise InputError("--calibrate goes with --model or --shape: --growth has no model to calibrate")
+    claimed = None if calibrate is None else claim(calibrate, COST_FILE, force, image)
     if growth:
         made = report("growth", "planning and attention capture", grown=_growth(rounds, limit, device, dtype))
     else:
@@ -106,7 +107,7 @@ def bench(
         strategies |= {given: strategy_for(layers) for given, strategy_for in further.items()}
         runs = [_run(subject, strategies, rounds, *sizes) for sizes in product(visual, text, batches)]
         made = report(subject.name, subject.summary, tuple(runs))
-        if calibrate is not None:
+        if claimed is not None:
             inputs = [subject.inputs(*sizes) for sizes in product(visual, text)]
             cost = measure(
                 subject.adapter,
@@ -117,11 +118,9 @@ def bench(
                 processor=subject.processor,
                 name=subject.name,
             )
-            cost.save(calibrate)
-            notes().print(f"wrote {calibrate}", highlight=False)
+            notes().print(f"wrote {claimed.write(cost.to_json())}", highlight=False)
     if out is not None:
-        out.mkdir(exist_ok=True)
-        files = write(made, out)
+        files = write(made, out, force=force)
         notes().print(f"wrote {', '.join(map(str, files.values()))}", highlight=False)
     if as_json:
         print_json(made.to_data())

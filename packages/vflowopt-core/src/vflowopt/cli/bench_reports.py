@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shlex
 import sys
 from importlib import metadata
@@ -10,8 +11,13 @@ from pathlib import Path
 from rich.console import Console
 
 from vflowopt.benchmark import Benchmark, BenchReport, Growth
+from vflowopt.benchmark.report import FORMAT
 from vflowopt.cli.bench_tables import Table, growth, sweep, tables
 from vflowopt.cli.console import table
+from vflowopt.files.output import FileKind, Output, claim_folder, make_folder
+from vflowopt.picture.png import PNG_FILE, png
+
+_MARKDOWN = FileKind("a benchmark", re.compile(rb"# [^\n]*\n\n[^\n]*\n\n```bash\nvflowopt "))
 
 PACKAGES = ("vflowopt-core", "vflowopt-hf", "torch", "transformers")
 
@@ -40,17 +46,34 @@ def show(made: BenchReport, console: Console) -> None:
         _print(growth(made.growth), console)
 
 
-def write(made: BenchReport, out: Path) -> dict[str, Path]:
-    """Write bench.json, bench.md and bench.png into an existing directory; returns them by suffix."""
+def claim_report(out: Path, force: bool = False) -> None:
+    """Check, before any work, that bench.json, bench.md and bench.png can be written into a directory.
+
+    Raises:
+        OutputError: they cannot, or others would be lost.
+    """
+    if claim_folder(out).is_dir():
+        _claimed(out, force)
+
+
+def write(made: BenchReport, out: Path, *, force: bool = False) -> dict[str, Path]:
+    """Write bench.json, bench.md and bench.png into a directory, which is made if need be; returns them by suffix.
+
+    Raises:
+        OutputError: they cannot be written, or others would be lost.
+    """
     from vflowopt.picture.bench_chart import draw_runs
     from vflowopt.picture.growth_chart import draw_growth
 
-    files = {suffix: out / f"bench.{suffix}" for suffix in ("json", "md", "png")}
-    files["json"].write_text(json.dumps(made.to_data(), indent=1) + "\n", encoding="utf-8")
-    files["md"].write_text(markdown(made), encoding="utf-8")
     picture = draw_runs(made.runs, made.subject) if made.growth is None else draw_growth(made.growth)
-    picture.save(files["png"])
-    return files
+    contents = {"json": json.dumps(made.to_data(), indent=1) + "\n", "md": markdown(made), "png": png(picture)}
+    claimed = _claimed(make_folder(out), force)
+    return {suffix: claimed[suffix].write(content) for suffix, content in contents.items()}
+
+
+def _claimed(out: Path, force: bool) -> dict[str, Output]:
+    kinds = {"json": FileKind.json("a benchmark", FORMAT), "md": _MARKDOWN, "png": PNG_FILE}
+    return {suffix: Output.claim(out / f"bench.{suffix}", kind, force=force) for suffix, kind in kinds.items()}
 
 
 def markdown(made: BenchReport) -> str:

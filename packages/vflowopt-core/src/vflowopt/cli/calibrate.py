@@ -9,12 +9,13 @@ from PIL import Image
 
 from vflowopt.adapter import Adapter, Inputs
 from vflowopt.budgets.calibration import calibrating, usual_strategies
-from vflowopt.budgets.cost import CostModel
+from vflowopt.budgets.cost import COST_FILE, CostModel
 from vflowopt.budgets.curve import Curve
 from vflowopt.cli.console import percent, print_json, results, seconds, steps, table
-from vflowopt.cli.data import DEFAULT_PROMPT, Question, SampleDataOption, SampleImagesOption, check_out, gather
+from vflowopt.cli.data import DEFAULT_PROMPT, Question, SampleDataOption, SampleImagesOption, gather
 from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, open_image
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
+from vflowopt.cli.outputs import ForceOption, claim
 from vflowopt.cli.strategies import HELP as STRATEGY_HELP
 from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import InputError
@@ -53,6 +54,7 @@ def calibrate(
         int | None, typer.Option(min=1, help="Longest prefill to measure; by default the longest sample's.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Measured rounds, after one that warms up.")] = 7,
+    force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the cost model.")] = False,
@@ -65,7 +67,7 @@ def calibrate(
     if image and (images or data):
         raise InputError("give --image, or --images, or --data")
     given = [read_strategy(text) for text in strategy or ()]
-    check_out(out)
+    claimed = claim(out, COST_FILE, force, image, images, data)
     chosen = choose(model)
     questions = (
         list(_sizes(image))
@@ -84,7 +86,7 @@ def calibrate(
         processor=loaded.processor,
         name=chosen.label,
     )
-    cost.save(out)
+    claimed.write(cost.to_json())
     if as_json:
         print_json(cost.model_dump(mode="json"))
         return

@@ -78,20 +78,15 @@ def samples_of(
 
 
 def open_store(out: Path, settings: Mapping[str, Any], chosen: Iterable[Chosen]) -> "Store":
-    """The finished cells of a directory, which is made if there is none.
+    """The finished cells of an existing directory; leave the ``with`` block to let other processes have them.
 
     Raises:
-        InputError: the directory cannot be made.
-        JournalError: it holds something else.
+        JournalError: it holds something else, or another process has them.
     """
     from vflowopt.compare import Store
     from vflowopt.compare.identity import identity_of_weights
 
     weights = {one.label: identity_of_weights(one.source) for one in chosen}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {str(out)!r}: {error}") from error
     store = Store.open(out / "cells.jsonl", settings, weights)
     for note in store.notes:
         notes().print(note, highlight=False)

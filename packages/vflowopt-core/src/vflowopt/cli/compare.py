@@ -1,6 +1,7 @@
 """``vflowopt compare``: models x methods x budgets x seeds on the same questions."""
 
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,9 @@ from vflowopt.cli.console import notes, print_json, results, table
 from vflowopt.cli.evaluate import is_right
 from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, choose
+from vflowopt.cli.outputs import ForceOption
 from vflowopt.cli.strategies import read_strategy
+from vflowopt.files.output import claim_folder, make_folder
 
 if TYPE_CHECKING:
     from vflowopt.compare import Row
@@ -73,6 +76,7 @@ def compare(
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Do not measure latency.")] = False,
     max_new_tokens: LengthOption = 16,
     low_memory: LowMemoryOption = False,
+    force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
     as_json: CellsAsJsonOption = False,
@@ -84,6 +88,7 @@ def compare(
     """
     from vflowopt.compare import UNPRUNED, Effort, Subject, by_method, cells_of, fill, read_method, rows_of
     from vflowopt.compare.identity import identity_of_file
+    from vflowopt.compare.report import claim_report
     from vflowopt.search.result import installed_versions
 
     # Everything that can be refused without loading a model is refused first.
@@ -102,13 +107,13 @@ def compare(
         "iterations": iterations, "rounds": 0 if no_latency else rounds, "device": device, "dtype": dtype,
         "versions": installed_versions(),
     }  # fmt: skip
-    store = open_store(out, settings, chosen.values())
+    claim_report(make_folder(claim_folder(out)), force=force)
     names = {one.identity: one.name for one in read}
     source = by_method({one.identity: one for one in read}, read_strategy)
     cells = {label: list(cells_of(label, read, budgets, seeds)) for label in chosen}
     effort = Effort(max_new_tokens, 0 if no_latency else rounds, initial, iterations, keep=not low_memory)
     bar = Bar()
-    with bar.over([cell for own in cells.values() for cell in own], store):
+    with open_store(out, settings, chosen.values()) as store, bar.over(list(chain(*cells.values())), store):
         for label, one in chosen.items():
             load = partial(bar.paused, partial(one.load, device, dtype))
             subject = Subject(label, load, questions[label], sampled[label])
@@ -121,15 +126,15 @@ def compare(
     search = f" Searches: {samples} samples, {initial} + {iterations} evaluations." if are_searched else ""
     fitted = ", ".join(own.name for own in read if own.fitted)
     fit = f" Fitted to {samples} samples: {fitted}." if fitted else ""
-    _report(tables, f"Questions: {asked}.{search}{fit}", out, as_json=as_json)
+    _report(tables, f"Questions: {asked}.{search}{fit}", out, as_json=as_json, force=force)
 
 
-def _report(tables: "dict[str, list[Row]]", introduction: str, out: Path, *, as_json: bool) -> None:
+def _report(tables: "dict[str, list[Row]]", introduction: str, out: Path, *, as_json: bool, force: bool) -> None:
     """Write the files, and print the figures."""
     from vflowopt.compare import COLUMNS, write_report
     from vflowopt.compare.report import record
 
-    files = write_report(out, tables, introduction)
+    files = write_report(out, tables, introduction, force=force)
     if as_json:
         print_json([record(row, one) for rows in tables.values() for row in rows for one in row.results])
     for label, rows in tables.items():

@@ -31,16 +31,6 @@ SampleDataOption = Annotated[
 ]
 
 
-def check_out(out: Path) -> None:
-    """Fail before any work if a file could not be written.
-
-    Raises:
-        InputError: its directory does not exist.
-    """
-    if not out.parent.is_dir():
-        raise InputError(f"cannot write {str(out)!r}: there is no directory {str(out.parent)!r}")
-
-
 @dataclass(frozen=True)
 class Question:
     """A question about images and videos, with the answers that count as right.

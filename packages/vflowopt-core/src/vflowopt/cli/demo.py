@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 from rich.table import Table
 
 from vflowopt.adapter import LoadedModel
@@ -14,8 +15,11 @@ from vflowopt.cli.console import notes, percent, print_json, results, size, step
 from vflowopt.cli.data import Question, gather
 from vflowopt.cli.evaluate import UNPRUNED, Outcome, compare, is_right
 from vflowopt.cli.models import choose
+from vflowopt.cli.outputs import ForceOption, claim
 from vflowopt.errors import InputError
-from vflowopt.strategies.strategy import Strategy
+from vflowopt.files.output import claim_folder, make_folder
+from vflowopt.picture.png import PNG_FILE, png
+from vflowopt.strategies.strategy import STRATEGY_FILE, Strategy
 
 EXAMPLES = """
 [b]Example[/b]
@@ -59,6 +63,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Directory for strategies, picture and figures.")] = Path("vflowopt-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke test in seconds; its figures mean little.")] = False,
+    force: ForceOption = False,
     model: Annotated[str, typer.Option(hidden=True)] = "reference",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -71,10 +76,9 @@ def demo(
     chosen = choose(model)
     if not (chosen.named and chosen.named.examples):
         raise InputError(f"the demo needs a named model with examples, such as reference; {model!r} is none")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {str(out)!r}: {error}") from error
+    make_folder(claim_folder(out))
+    files = {budget: claim(out / _file(chosen.label, budget), STRATEGY_FILE, force) for budget in BUDGETS}
+    picture = claim(out / f"{chosen.label}-{100 * DRAWN:.0f}.png", PNG_FILE, force)
     loaded = chosen.load()
     say.print(
         f"[b]1/4 Search[/b] on {effort.samples} examples of {chosen.label}: one prefill per example and evaluation",
@@ -82,7 +86,7 @@ def demo(
     )
     strategies = search_all(loaded, gather(chosen, data=None, split="search", count=effort.samples), effort, seed)
     for budget, strategy in strategies.items():
-        strategy.save(out / _file(chosen.label, budget))
+        files[budget].write(strategy.to_json())
     say.print(f"[b]2/4 Accuracy[/b] on {effort.questions} held-out questions that the search never saw", markup=True)
     questions = gather(chosen, data=None, split="test", count=effort.questions)
     named = {percent(budget, 0): strategy for budget, strategy in strategies.items()}
@@ -91,14 +95,14 @@ def demo(
     largest = max(questions, key=lambda question: question.images()[0].width * question.images()[0].height)
     measured = measure(loaded, largest, named, effort.rounds)
     say.print("[b]4/4 Picture[/b]", markup=True)
-    picture = draw(loaded, questions, strategies[DRAWN], out / f"{chosen.label}-{100 * DRAWN:.0f}.png")
+    picture.write(png(draw(loaded, questions, strategies[DRAWN])))
     figures = _figures(outcomes, measured)
     if as_json:
         print_json(figures)
     else:
         results().print(summary(chosen.label, outcomes, measured))
-    files = ", ".join(_file(chosen.label, budget) for budget in strategies)
-    say.print(f"strategies: {files}; picture: {picture.name}; all in {out}/", highlight=False, soft_wrap=True)
+    names = ", ".join(file.path.name for file in files.values())
+    say.print(f"strategies: {names}; picture: {picture.path.name}; all in {out}/", highlight=False, soft_wrap=True)
     say.print(f"took {time.perf_counter() - started:.0f} s", highlight=False)
 
 
@@ -133,7 +137,7 @@ def measure(loaded: LoadedModel, question: Question, strategies: dict[str, Strat
         )
 
 
-def draw(loaded: LoadedModel, questions: list[Question], strategy: Strategy, path: Path) -> Path:
+def draw(loaded: LoadedModel, questions: list[Question], strategy: Strategy) -> Image.Image:
     """The picture of one of the larger images whose question is answered right."""
     from vflowopt.picture import draw_plans
 
@@ -145,8 +149,7 @@ def draw(loaded: LoadedModel, questions: list[Question], strategy: Strategy, pat
         if is_right(answer, question.answers):
             break
     subtitle = f"{loaded.name} answers {answer!r} with {strategy.average_retention(layers):.0%} of the visual tokens"
-    draw_plans(plans, question.images(), num_layers=layers, title=question.text, subtitle=subtitle).save(path)
-    return path
+    return draw_plans(plans, question.images(), num_layers=layers, title=question.text, subtitle=subtitle)
 
 
 def _file(label: str, budget: float) -> str:

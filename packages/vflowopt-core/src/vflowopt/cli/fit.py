@@ -6,11 +6,13 @@ from typing import Annotated
 import typer
 
 from vflowopt.cli.console import percent, print_json, results, tracked
-from vflowopt.cli.data import PromptOption, SampleDataOption, SampleImagesOption, check_out, gather
+from vflowopt.cli.data import PromptOption, SampleDataOption, SampleImagesOption, gather
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
+from vflowopt.cli.outputs import ForceOption, claim
 from vflowopt.cli.strategies import read_fitting
 from vflowopt.search.fitting import check_observable, observe
+from vflowopt.strategies.strategy import STRATEGY_FILE
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -37,6 +39,7 @@ def fit(
     prompt: PromptOption = None,
     data: SampleDataOption = None,
     samples: Annotated[int, typer.Option(min=1, help="How many samples to use: the first ones.")] = 10,
+    force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -49,7 +52,7 @@ def fit(
 
     # Everything that can be refused without loading a model is refused first.
     fitting = read_fitting(method, budget)
-    check_out(out)
+    claimed = claim(out, STRATEGY_FILE, force, images, video, data)
     chosen = choose(model)
     questions = gather(
         chosen, data=data, split="search", count=samples, images=images, videos=video, frames=frames, prompt=prompt
@@ -61,7 +64,7 @@ def fit(
     inputs = tracked([question.prepare(loaded) for question in questions], f"observing {len(questions)} samples")
     provenance = fitting.provenance(chosen.label, layers, len(questions), "vflowopt fit")
     strategy = fitting.fit(observe(loaded, inputs, ranks=fitting.scorer.fits_to_ranks), provenance)
-    strategy.save(out)
+    claimed.write(strategy.to_json())
     retention, stages = strategy.average_retention(layers), strategy.schedule.boundaries
     if as_json:
         print_json({"strategy": strategy.model_dump(mode="json"), "file": str(out), "retention": retention})

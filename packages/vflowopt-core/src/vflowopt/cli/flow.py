@@ -9,9 +9,10 @@ import typer
 from vflowopt.adapter import FlowAdapter
 from vflowopt.benchmark.flow import MEASURES, TOKENS, Flow, Measure, Tokens
 from vflowopt.cli.console import percent, print_json, results, steps, table, tracked
-from vflowopt.cli.data import PromptOption, SampleImagesOption, check_out, gather
+from vflowopt.cli.data import PromptOption, SampleImagesOption, gather
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
+from vflowopt.cli.outputs import ForceOption, claim
 from vflowopt.cli.strategies import StrategiesOption, read_strategy
 from vflowopt.errors import InputError, UnsupportedOperationError
 
@@ -48,16 +49,17 @@ def flow(
     frames: FramesOption = FRAMES,
     prompt: PromptOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Samples at most: the first ones.")] = 20,
+    force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: all tokens and measures.")] = False,
 ) -> None:
     """Compare text tokens' hidden states with and without pruning, after every decoder layer (paper Figure 5)."""
+    from vflowopt.picture.png import PNG_FILE, png
     from vflowopt.plugins import load_adapter
 
     shown, unit = _one_of(TOKENS, "--tokens", tokens), _one_of(MEASURES, "--measure", measure)
-    if out is not None:
-        check_out(out)
+    claimed = None if out is None else claim(out, PNG_FILE, force, images, video, data)
     given = {text: read_strategy(text) for text in strategy}
     chosen = choose(model)
     questions = gather(
@@ -81,11 +83,11 @@ def flow(
             processor=loaded.processor,
             on_task=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    if out is not None:
+    if claimed is not None:
         from vflowopt.picture.curves import draw_flow
 
         subtitle = f"{found.samples} samples, with pruning against without"
-        draw_flow(found, measure=unit, title=chosen.label, subtitle=subtitle).save(out, format="PNG")
+        claimed.write(png(draw_flow(found, measure=unit, title=chosen.label, subtitle=subtitle)))
     if as_json:
         print_json({**found.describe(), "file": None if out is None else str(out)})
         return

@@ -19,10 +19,13 @@ from vflowopt.cli.budgets import (
     read_budget,
 )
 from vflowopt.cli.console import notes, percent, print_json, results, tracked
-from vflowopt.cli.data import PromptOption, SampleDataOption, SampleImagesOption, check_out, gather
+from vflowopt.cli.data import PromptOption, SampleDataOption, SampleImagesOption, gather
 from vflowopt.cli.fixed import FixOption
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
+from vflowopt.cli.outputs import ForceOption, claim
+from vflowopt.errors import OutputError
+from vflowopt.strategies.strategy import STRATEGY_FILE
 
 if TYPE_CHECKING:
     from vflowopt.adapter import Evaluator
@@ -70,11 +73,16 @@ def optimize(
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     fix: FixOption = None,
     journal: Annotated[
-        Path | None, typer.Option(help="Record of every evaluation; the same command resumes it, also after a crash.")
+        Path | None,
+        typer.Option(
+            help="Record of every evaluation; the same command resumes it, also after a crash. By default "
+            "NAME.journal.jsonl beside --out NAME.json."
+        ),
     ] = None,
     objective: Annotated[
         str, typer.Option(help="What to keep: last-token, first-token, mean-pooling or top-3-tokens.")
     ] = "last-token",
+    force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -86,7 +94,7 @@ def optimize(
     """
     from vflowopt.plugins import load_adapter
     from vflowopt.search import RichProgress, SearchSpace, search
-    from vflowopt.search.journal import check_journal
+    from vflowopt.search.journal import JournalBeside, check_journal
     from vflowopt.search.processes import processes_of
     from vflowopt.search.settings import Settings
     from vflowopt.strategies.variables import read_fixed
@@ -95,9 +103,11 @@ def optimize(
     fixed = read_fixed(fix or ())
     wanted = read_budget(budget, kv_cache, prefill_latency, cost, worst)
     Settings.of(wanted, iterations, initial, seed, None, None, fixed)
-    if journal is not None:
-        check_journal(journal)
-    check_out(out)
+    claimed = claim(out, STRATEGY_FILE, force, images, video, data, cost)
+    if journal is not None and journal.resolve() == out.resolve():
+        raise OutputError(f"{str(out)!r} is --out and --journal; name another file for one of them")
+    place = journal or JournalBeside(out)
+    check_journal(place)
     chosen = choose(model)
     questions = gather(
         chosen, data=data, split="search", count=samples, images=images, videos=video, frames=frames, prompt=prompt
@@ -121,7 +131,7 @@ def optimize(
                 iterations=iterations,
                 initial=initial,
                 seed=seed,
-                journal=journal,
+                journal=place,
                 objective=objective,
                 fixed=fixed,
                 progress=progress,
@@ -129,12 +139,15 @@ def optimize(
             )
 
     with processes_of(load_adapter(chosen.model_type)) as processes:
+        if journal is None and processes.rank == 0:
+            said = f"every evaluation is recorded in {JournalBeside(out).path()}; the same command resumes"
+            notes().print(said, highlight=False, soft_wrap=True)
         with nullcontext() if processes.rank == 0 else redirect_stderr(StringIO()):  # one bar is enough
             evaluator = processes.evaluator(lambda: encoded(processes))
         result = processes.lead(evaluator, lambda: searched(evaluator))
     if result is None:
         return
-    result.strategy.save(out)
+    claimed.write(result.strategy.to_json())
     for note in (*result.notes, *([str(result.cost)] if result.cost else [])):
         notes().print(note, highlight=False, soft_wrap=True)
     if as_json:

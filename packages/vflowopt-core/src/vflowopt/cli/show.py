@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from vflowopt.cli.console import results
-from vflowopt.cli.data import ask, check_out
+from vflowopt.cli.data import ask
 from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
+from vflowopt.cli.outputs import ForceOption, claim
 from vflowopt.cli.strategies import StrategyOption, read_strategy
 
 EXAMPLES = """
@@ -33,6 +34,7 @@ def show(
     image: ImagesOption = None,
     video: VideosOption = None,
     frames: FramesOption = FRAMES,
+    force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
 ) -> None:
@@ -41,8 +43,9 @@ def show(
     A video becomes a contact sheet of its frames.
     """
     from vflowopt.picture import draw_plans
+    from vflowopt.picture.png import PNG_FILE, png
 
-    check_out(out)
+    claimed = claim(out, PNG_FILE, force, image, video)
     strategy_for, chosen = read_strategy(strategy), choose(model)
     question = ask(image, video, frames, prompt)
     loaded = chosen.load(device, dtype)
@@ -52,5 +55,5 @@ def show(
         answer = loaded.generate(inputs, 16)
         layers = pruning.report.num_layers
         picture = draw_plans(pruning.plan, question.media(), num_layers=layers, title=prompt, subtitle=answer)
-    picture.save(out, format="PNG")
+    claimed.write(png(picture))
     results().print(str(out), highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from vflowopt.adapter import Inputs, LoadedModel
 from vflowopt.compare.cells import Cell
 from vflowopt.components.stage_scoring import ReceivedAttention
 from vflowopt.errors import StrategyError
+from vflowopt.files.output import make_folder
 from vflowopt.search.fitting import Fitting, observe
 from vflowopt.strategies.strategy import Strategy
 
@@ -47,7 +48,7 @@ class Fitter:
             if (kept.scorer, kept.recycler, kept.provenance) == (fitting.scorer, fitting.recycler, provenance):
                 return kept
         strategy = fitting.fit(self._seen(fitting.scorer.fits_to_ranks), provenance)
-        self._folder.mkdir(exist_ok=True)
+        make_folder(self._folder)
         strategy.save(path)
         return strategy
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,13 @@ from vflowopt.compare.cells import Result
 from vflowopt.compare.chart import Axes, Point, Series, draw
 from vflowopt.compare.intervals import wilson
 from vflowopt.compare.table import COLUMNS, Row, percent
+from vflowopt.files.output import FileKind, Output
+from vflowopt.picture.png import PNG_FILE, png
+
+_KINDS = {
+    "md": FileKind("a comparison", re.compile(rb"# Comparison\n")),
+    "csv": FileKind("a comparison", re.compile(rb"model,method,")),
+}
 
 LEGEND = """\
 Accuracy: exact match, mean over seeds (lowest to highest); its interval is Wilson's over questions; *against unpruned*
@@ -28,22 +36,44 @@ _PARTS: dict[str, Part] = {
 }  # fmt: skip
 
 
-def write_report(out: Path, tables: Mapping[str, Sequence[Row]], introduction: str) -> dict[str, Path]:
+def claim_report(out: Path, *, force: bool = False) -> dict[str, Output]:
+    """Claim compare.md, compare.csv and compare.png.
+
+    Args:
+        out: an existing directory.
+        force: replace files of that name whatever they hold.
+
+    Returns:
+        The files by suffix.
+
+    Raises:
+        OutputError: one of them cannot be written, or is somebody else's.
+    """
+    kinds = {**_KINDS, "png": PNG_FILE}
+    return {suffix: Output.claim(out / f"compare.{suffix}", kind, force=force) for suffix, kind in kinds.items()}
+
+
+def write_report(
+    out: Path, tables: Mapping[str, Sequence[Row]], introduction: str, *, force: bool = False
+) -> dict[str, Path]:
     """Write compare.md, compare.csv and compare.png.
 
     Args:
         out: an existing directory.
         tables: rows by model.
         introduction: what was compared, in Markdown.
+        force: replace files of that name whatever they hold.
 
     Returns:
         The files by suffix.
+
+    Raises:
+        OutputError: see :func:`claim_report`.
     """
-    files = {suffix: out / f"compare.{suffix}" for suffix in ("md", "csv", "png")}
-    files["md"].write_text(markdown(tables, introduction), encoding="utf-8")
-    files["csv"].write_text(as_csv(tables), encoding="utf-8")
-    draw([axes for model, rows in tables.items() for axes in plots(model, rows)]).save(files["png"])
-    return files
+    picture = draw([axes for model, rows in tables.items() for axes in plots(model, rows)])
+    contents = {"md": markdown(tables, introduction), "csv": as_csv(tables), "png": png(picture)}
+    claimed = claim_report(out, force=force)
+    return {suffix: claimed[suffix].write(content) for suffix, content in contents.items()}
 
 
 def markdown(tables: Mapping[str, Sequence[Row]], introduction: str) -> str:

@@ -1,7 +1,7 @@
-"""Finished cells on disk: one JSON line each, there before the next cell begins.
+"""Finished cells on disk: one line each, there before the next cell begins.
 
-The first line says what all cells depend on, a line per model which weights it has. A process may be killed at any
-byte: only a line that ends in a newline counts.
+The first line says what all cells depend on, a line per model which weights it has; what a kill or an editor
+can do to the file: see :mod:`vflowopt.files.record`.
 """
 
 import hashlib
@@ -9,32 +9,33 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from vflowopt.compare.cells import Cell, Result
-from vflowopt.errors import JournalError
-from vflowopt.files.durable import append_durably
+from vflowopt.errors import JournalError, shown
+from vflowopt.files.record import RecordFile, RecordKind
 
-FORMAT = "vflowopt/compare/1"
+FORMAT = "vflowopt/compare/2"
+
+_KIND = RecordKind(FORMAT, "file of cells", "choose another --out")
 
 
 @dataclass
 class Store:
-    """An append-only file of results.
+    """Results that this process has open; leave the ``with`` block to let others have them.
 
     Attributes:
-        path: the file.
+        record: their file.
         settings: JSON values on which all cells depend.
         results: by cell.
         models: the identity of each model's weights.
-        notes: what happened to the file on opening.
     """
 
-    path: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    record: RecordFile
+    settings: Mapping[str, Any]
     results: dict[Cell, Result] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: Path, settings: Mapping[str, Any], models: Mapping[str, str]) -> "Store":
@@ -47,37 +48,40 @@ class Store:
 
         Raises:
             JournalError: the file holds a comparison with other settings or weights (names what differs), something
-                else, or is damaged before its last line; or it cannot be read or written.
+                else, was edited or damaged before its last line, is in use by another process, or cannot be read or
+                written.
         """
-        store = cls(path, settings)
+
+        def compare(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+            _compare(path, found["settings"], expected["settings"])
+
+        store = cls(RecordFile.open(path, _KIND, {"settings": settings}, compare), settings)
         try:
-            content = path.read_bytes() if path.exists() else b""
-        except OSError as error:
-            raise JournalError(f"cannot read {str(path)!r}: {error}") from error
-        complete, torn = content[: content.rfind(b"\n") + 1], content[content.rfind(b"\n") + 1 :]
-        lines = complete.splitlines()
-        header = {"format": FORMAT, "settings": settings}
-        if lines:
-            store._check_header(lines[0], header)
-        for number, line in enumerate(lines[1:], start=2):
-            store._read(number, line)
-        for label, identity in models.items():
-            if store.models.get(label, identity) != identity:
-                raise JournalError(
-                    f"{str(path)!r} holds results of a model {label!r} with other weights; choose another --out"
-                )
-        if torn:
-            if not lines and not _line(header).startswith(torn):
-                raise JournalError(_refusal(path))
-            store._write(b"", truncate_to=len(complete))
-            store.notes.append(f"{str(path)!r} ended in the middle of a line; that cell is done again")
-        if not lines:
-            store._write(_line(header))
-        for label, identity in models.items():
-            if label not in store.models:
-                store.models[label] = identity
-                store._write(_line({"model": label, "identity": identity}))
+            for number, row in enumerate(store.record.rows, start=2):
+                store._read(number, row)
+            for label, identity in models.items():
+                if store.models.get(label, identity) != identity:
+                    raise JournalError(
+                        f"{str(path)!r} holds results of a model {label!r} with other weights; choose another --out"
+                    )
+            for label, identity in models.items():
+                if label not in store.models:
+                    store.models[label] = identity
+                    store.record.append({"model": label, "identity": identity})
+        except BaseException:
+            store.record.close()
+            raise
         return store
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.record.path
+
+    @property
+    def notes(self) -> list[str]:
+        """What happened to the file on opening."""
+        return self.record.notes
 
     def add(self, result: Result) -> None:
         """Add a finished cell; it is on disk when this returns.
@@ -85,51 +89,37 @@ class Store:
         Raises:
             JournalError: it cannot be written.
         """
-        self._write(_line({"result": result.to_json()}))
+        self.record.append({"result": result.to_json()})
         self.results[result.cell] = result
 
     def identity(self, model: str) -> str:
         """Identifies the settings together with a model's weights, for what is kept besides the cells."""
-        line = _line({"settings": self.settings, "model": model, "identity": self.models[model]})
-        return hashlib.sha256(line).hexdigest()[:12]
+        line = json.dumps({"settings": self.settings, "model": model, "identity": self.models[model]})
+        return hashlib.sha256(line.encode()).hexdigest()[:12]
 
-    def _check_header(self, line: bytes, expected: Mapping[str, Any]) -> None:
-        try:
-            found = json.loads(line)
-            settings = dict(found["settings"]) if found["format"] == FORMAT else None
-        except (ValueError, KeyError, TypeError):
-            settings = None
-        if settings is None:
-            raise JournalError(_refusal(self.path))
-        wanted = json.loads(_line(expected))["settings"]
-        for name in (*wanted, *settings):
-            if name not in settings or name not in wanted or settings[name] != wanted[name]:
-                raise JournalError(
-                    f"{str(self.path)!r} holds a comparison with other settings: its {name} is {settings.get(name)!r}, "
-                    f"now it is {wanted.get(name)!r}; choose another --out"
-                )
+    def __enter__(self) -> "Store":
+        return self
 
-    def _read(self, number: int, line: bytes) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.record.close()
+
+    def _read(self, number: int, row: Mapping[str, Any]) -> None:
         try:
-            entry = json.loads(line)
-            if "model" in entry:
-                self.models[entry["model"]] = entry["identity"]
+            if "model" in row:
+                self.models[row["model"]] = row["identity"]
                 return
-            result = Result.from_json(entry["result"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise JournalError(f"line {number} of {str(self.path)!r} is damaged: {error}") from error
+            result = Result.from_json(row["result"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise JournalError(
+                f"line {number} of {str(self.path)!r} is of another version: {error}; choose another --out"
+            ) from error
         self.results[result.cell] = result
 
-    def _write(self, data: bytes, truncate_to: int | None = None) -> None:
-        try:
-            append_durably(self.path, data, truncate_to)
-        except OSError as error:
-            raise JournalError(f"cannot write {str(self.path)!r}: {error}") from error
 
-
-def _line(data: Mapping[str, Any]) -> bytes:
-    return json.dumps(data, ensure_ascii=False).encode() + b"\n"
-
-
-def _refusal(path: Path) -> str:
-    return f"{str(path)!r} exists and is not a {FORMAT} file; it was left alone: choose another --out"
+def _compare(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for name in (*expected, *found):
+        if name not in found or name not in expected or found[name] != expected[name]:
+            raise JournalError(
+                f"{str(path)!r} holds a comparison with other settings: its {name} is {shown(found.get(name))}, now it "
+                f"is {shown(expected.get(name))}; choose another --out"
+            )

@@ -21,6 +21,7 @@ from vflowopt.errors import (
     UnsupportedModelError,
     UnsupportedOperationError,
 )
+from vflowopt.files.output import make_folder
 from vflowopt.report import UnitReport
 from vflowopt.search import OptimizeResult, SearchProgress, search
 from vflowopt.search.fitting import Fitting
@@ -163,8 +164,7 @@ class Workbench:
             KeyboardInterrupt: Ctrl-C; the journal keeps what was found.
         """
         self._watch.begin(label, evaluations)
-        folder = self._out / "searches"
-        folder.mkdir(exist_ok=True)
+        folder = make_folder(self._out / "searches")
         result = run(journal=folder / f"{journal}.jsonl", progress=lambda _: self._watch.advance())
         if result.interrupted:
             raise KeyboardInterrupt
@@ -172,8 +172,7 @@ class Workbench:
 
     def save(self, strategy: Strategy, name: str) -> None:
         """Write a strategy file into the folder ``strategies``."""
-        (self._out / "strategies").mkdir(exist_ok=True)
-        strategy.save(self._out / "strategies" / f"{name}.json")
+        strategy.save(make_folder(self._out / "strategies") / f"{name}.json")
 
     def fit(self, cell: Cell, fitting: Fitting) -> Strategy:
         """The strategy fitted for a cell, see :meth:`Fitter.fit`."""

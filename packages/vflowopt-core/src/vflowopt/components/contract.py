@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from vflowopt.arrays import Array
 from vflowopt.components.attention import AttentionSource
 from vflowopt.errors import InputError, PluginError
 from vflowopt.layout import TokenLayout
+from vflowopt.values import Value
 
 
-class Component(BaseModel, ABC):
+class Component(Value, ABC):
     """Base of scorers, schedules and recyclers. Subclasses declare ``name: Literal["..."] = "..."``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: ClassVar[str]
     """The field of a strategy that the component fills: "scorer", "schedule" or "recycler"."""

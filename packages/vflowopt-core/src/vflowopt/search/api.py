@@ -6,7 +6,7 @@ from typing import Any
 
 from vflowopt.adapter import Evaluator, Inputs
 from vflowopt.plugins import find_adapter
-from vflowopt.search.journal import check_journal
+from vflowopt.search.journal import Place, check_journal
 from vflowopt.search.loop import Run
 from vflowopt.search.progress import SearchProgress
 from vflowopt.search.result import OptimizeResult
@@ -90,7 +90,7 @@ def search(
     iterations: int = 50,
     initial: int = 10,
     seed: int = 0,
-    journal: str | Path | None = None,
+    journal: Place | None = None,
     objective: str = "last-token",
     stages: Sequence[int] | None = None,
     starts: Iterable[Strategy] | None = None,
@@ -113,7 +113,7 @@ def random_search(
     *,
     evaluations: int = 60,
     seed: int = 0,
-    journal: str | Path | None = None,
+    journal: Place | None = None,
     objective: str = "last-token",
     stages: Sequence[int] | None = None,
     fixed: Mapping[str, float] | None = None,
@@ -136,7 +136,7 @@ def random_search(
 def _search(
     evaluator: Evaluator,
     settings: Settings,
-    journal: str | Path | None,
+    journal: Place | None,
     progress: SearchProgress | bool | None,
     objective: str,
     model_name: str | None,

@@ -1,21 +1,24 @@
-"""The search's journal: one JSON line per evaluation, on disk before the next evaluation begins.
+"""The search's journal: one line per evaluation, on disk before the next evaluation begins.
 
-The first line says which search it is. A process may be killed at any byte: only a line that ends in a newline
-counts, and what comes after the last newline is dropped. Emukit's own state is not kept; proposals are a pure
-function of these lines.
+The first line says which search it is; what a kill or an editor can do to the file: see :mod:`vflowopt.files.record`.
+Emukit's own state is not kept; proposals are a pure function of these lines.
 """
 
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeAlias
 
-from vflowopt.errors import JournalError
-from vflowopt.files.durable import append_durably
+from vflowopt.errors import JournalError, shown
+from vflowopt.files.record import RecordFile, RecordKind, check_record
 from vflowopt.search.result import HistoryEntry
 
-FORMAT = "vflowopt/journal/1"
+FORMAT = "vflowopt/journal/2"
+
+_KIND = RecordKind(FORMAT, "journal", "name another journal")
 
 EXPLANATIONS = {
     "fingerprint": "another model or other samples",
@@ -34,50 +37,87 @@ EXPLANATIONS = {
 }
 
 
-@dataclass
-class Journal:
-    """An append-only journal file.
+class OtherSearchError(JournalError):
+    """The journal is sound, but of another search."""
+
+
+@dataclass(frozen=True)
+class JournalBeside:
+    """Where a search has its journal if nobody names one: beside the file that it is to write.
 
     Attributes:
-        path: the file; :meth:`open` makes sure that it exists.
-        entries: evaluations that were found in it.
-        notes: what happened to it on opening.
+        out: that file.
     """
 
-    path: Path
+    out: Path
+
+    def path(self, number: int = 1) -> Path:
+        """The first, or a later one, for a search that differs from those before: ``ov-25.journal-2.jsonl``."""
+        return self.out.with_name(f"{self.out.stem}.journal{'' if number == 1 else f'-{number}'}.jsonl")
+
+
+Place: TypeAlias = str | Path | JournalBeside
+"""The file of a journal, or where to look for it."""
+
+
+@dataclass
+class Journal:
+    """A journal that this process has open; leave the ``with`` block to let others have it.
+
+    Attributes:
+        record: its file.
+        entries: evaluations that were found in it.
+    """
+
+    record: RecordFile
     entries: list[HistoryEntry] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: str | Path, settings: Mapping[str, Any]) -> "Journal":
+    def open(cls, place: Place, settings: Mapping[str, Any]) -> "Journal":
         """Open the journal of the search with these settings, or begin it.
 
         Args:
-            path: the file; its folder must exist.
+            place: the file, whose folder must exist; or where to look for it: a journal of another search is passed by.
             settings: JSON values that identify the search.
 
         Raises:
             JournalError: the file is not a journal (it is left alone), belongs to another search (names what
-                differs), is damaged before its last line, or cannot be read or written.
+                differs), was edited or damaged before its last line, is in use by another process, or cannot be read
+                or written.
         """
-        journal = cls(Path(path))
-        header = _line({"format": FORMAT, **settings})
-        content = check_journal(path)
-        complete, torn = content[: content.rfind(b"\n") + 1], content[content.rfind(b"\n") + 1 :]
-        if not complete:
-            if not header.startswith(torn):
-                raise JournalError(_refusal(path))
-            journal._write(header, truncate_to=0)
-            return journal
-        first, *lines = complete.splitlines()
-        _compare(path, json.loads(first), json.loads(header))
-        journal.entries = [_entry(path, number, line) for number, line in enumerate(lines)]
-        if torn:
-            journal._write(b"", truncate_to=len(complete))
-            journal.notes.append(
-                f"the journal {str(path)!r} ended in the middle of a line; that evaluation was dropped and is repeated"
-            )
-        return journal
+        if not isinstance(place, JournalBeside):
+            return cls._open(Path(place), settings)
+        for number in count(1):
+            with suppress(OtherSearchError):
+                journal = cls._open(place.path(number), settings)
+                if number > 1:
+                    journal.notes.append(
+                        f"{str(place.path())!r} is of another search; this one's is {journal.path.name!r}"
+                    )
+                return journal
+        raise AssertionError("some name is free")
+
+    @classmethod
+    def _open(cls, path: Path, settings: Mapping[str, Any]) -> "Journal":
+        def compare(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+            _compare(path, found, expected)
+
+        record = RecordFile.open(path, _KIND, settings, compare)
+        try:
+            return cls(record, [_entry(path, number, row) for number, row in enumerate(record.rows)])
+        except BaseException:
+            record.close()
+            raise
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.record.path
+
+    @property
+    def notes(self) -> list[str]:
+        """What happened to it on opening."""
+        return self.record.notes
 
     def append(self, entry: HistoryEntry) -> None:
         """Add a line; it is on disk when this returns.
@@ -85,61 +125,41 @@ class Journal:
         Raises:
             JournalError: it cannot be written.
         """
-        self._write(_line(entry.to_json()))
+        self.record.append(entry.to_json())
 
-    def _write(self, data: bytes, truncate_to: int | None = None) -> None:
-        try:
-            append_durably(self.path, data, truncate_to)
-        except OSError as error:
-            raise JournalError(f"cannot write the journal {str(self.path)!r}: {error}") from error
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.record.close()
 
 
-def check_journal(path: str | Path) -> bytes:
-    """Content of a file that is a journal, or may become one; empty if there is none.
+def check_journal(place: Place) -> None:
+    """Check, before any work, that a file is a journal, or may become one.
 
     Raises:
-        JournalError: it is something else, its folder does not exist, or it cannot be read.
+        JournalError: it is something else, in use by another process, or cannot be read or written.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise JournalError(f"the journal {str(path)!r} lies in a folder that does not exist; create the folder first")
-    try:
-        content = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise JournalError(f"cannot read the journal {str(path)!r}: {error}") from error
-    first, newline, _ = content.partition(b"\n")
-    if newline:
-        try:
-            is_journal = json.loads(first)["format"] == FORMAT
-        except (ValueError, KeyError, TypeError):
-            is_journal = False
-        if not is_journal:
-            raise JournalError(_refusal(path))
-    return content
+    check_record(place.path() if isinstance(place, JournalBeside) else Path(place), _KIND)
 
 
-def _line(data: Mapping[str, Any]) -> bytes:
-    return json.dumps(data, ensure_ascii=False).encode() + b"\n"
-
-
-def _refusal(path: str | Path) -> str:
-    return f"{str(path)!r} exists and is not a {FORMAT} journal; it was left alone: name another file"
-
-
-def _compare(path: str | Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    for name in (*expected, *found):
+def _compare(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    names = [name for name in (*expected, *found) if name != "fingerprint"]
+    for name in (*names, "fingerprint"):  # at last: whatever else differs may show in it
         if name not in found or name not in expected or found[name] != expected[name]:
-            raise JournalError(
+            raise OtherSearchError(
                 f"the journal {str(path)!r} belongs to {EXPLANATIONS.get(name, 'another search')}: its {name} is "
-                f"{found.get(name)!r}, this search's is {expected.get(name)!r}; name another journal to start anew"
+                f"{shown(found.get(name))}, this search's is {shown(expected.get(name))}; name another one"
             )
 
 
-def _entry(path: str | Path, number: int, line: bytes) -> HistoryEntry:
+def _entry(path: Path, number: int, row: dict[str, Any]) -> HistoryEntry:
     try:
-        entry = HistoryEntry.from_json(json.loads(line))
+        entry = HistoryEntry.from_json(row)
         if entry.index != number:
-            raise ValueError(f"evaluation {entry.index} stands where {number} should; did two searches write to it?")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise JournalError(f"line {number + 2} of the journal {str(path)!r} is damaged: {error}") from error
+            raise ValueError(f"evaluation {entry.index} stands where {number} should")
+    except (ValueError, KeyError, TypeError) as error:
+        raise JournalError(
+            f"line {number + 2} of the journal {str(path)!r} is of another version: {error}; name another journal"
+        ) from error
     return entry

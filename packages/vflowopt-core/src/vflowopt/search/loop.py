@@ -4,13 +4,13 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from vflowopt.adapter import Evaluator
 from vflowopt.budgets.requests import Workload
-from vflowopt.search.journal import Journal
+from vflowopt.search.journal import Journal, Place
 from vflowopt.search.progress import SearchProgress, SearchStep, watching
 from vflowopt.search.result import HistoryEntry, OptimizeResult, best_of, installed_versions
 from vflowopt.search.settings import Settings
@@ -50,19 +50,22 @@ class Run:
     model_name: str | None
 
     def __call__(
-        self, path: str | Path | None, method: dict[str, Any], progress: SearchProgress | bool | None
+        self, place: Place | None, method: dict[str, Any], progress: SearchProgress | bool | None
     ) -> OptimizeResult:
         """Run to the end or to Ctrl-C.
 
         Args:
-            path: the journal, if any.
+            place: of the journal, if any.
             method: JSON values that identify the proposer, for the journal's first line.
             progress: see :func:`vflowopt.optimize`.
 
         Raises:
             JournalError: see :meth:`Journal.open`; raised before any evaluation.
         """
-        journal = None if path is None else Journal.open(path, self._identity(method))
+        with nullcontext() if place is None else Journal.open(place, self._identity(method)) as journal:
+            return self._evaluated(journal, progress)
+
+    def _evaluated(self, journal: Journal | None, progress: SearchProgress | bool | None) -> OptimizeResult:
         total = self.settings.total
         history = journal.entries[:total] if journal else []
         interrupted = False

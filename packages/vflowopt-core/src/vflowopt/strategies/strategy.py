@@ -6,15 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from vflowopt.components import Component, Recycler, Schedule, Scorer, ScoringContext
 from vflowopt.components.recycle import GridRecycler
@@ -23,12 +15,16 @@ from vflowopt.components.scorer import CalibratedAttention
 from vflowopt.components.stage_recycling import StageRecycler
 from vflowopt.components.stage_scoring import StageScorer
 from vflowopt.discovery.registry import component_types
-from vflowopt.errors import StrategyError
+from vflowopt.errors import StrategyError, shown
+from vflowopt.files.documents import parse_document, read_text
+from vflowopt.files.output import FileKind, Output
 from vflowopt.layout import TokenLayout
 from vflowopt.plans.plan import PruningPlan
 from vflowopt.plans.planning import PlanDraft, make_plan
+from vflowopt.values import Value
 
 FORMAT: Literal["vflowopt/strategy/1"] = "vflowopt/strategy/1"
+STRATEGY_FILE = FileKind.json("a strategy", FORMAT)
 _PRESETS = resources.files("vflowopt.strategies") / "presets"
 
 
@@ -41,13 +37,13 @@ def _resolve(kind: str) -> BeforeValidator:
         known = component_types(kind)
         name = value.get("name")
         if not isinstance(name, str) or name not in known:
-            raise ValueError(f"no {kind} is called {name!r}; installed: {', '.join(sorted(known))}")
-        return known[name].model_validate(dict(value))
+            raise ValueError(f"no {kind} is called {shown(name)}; installed: {', '.join(sorted(known))}")
+        return known[name].as_part(dict(value))
 
     return BeforeValidator(resolve)
 
 
-class RequestedBudget(BaseModel):
+class RequestedBudget(Value):
     """A budget in a unit of its own, from which the average retention was computed (:mod:`vflowopt.budgets.requests`).
 
     Attributes:
@@ -58,8 +54,6 @@ class RequestedBudget(BaseModel):
         used: what the strategy uses of it, likewise.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     kind: str
     value: float
     unit: str
@@ -67,10 +61,8 @@ class RequestedBudget(BaseModel):
     used: float
 
 
-class Provenance(BaseModel):
+class Provenance(Value):
     """Where a strategy comes from. Free of meaning for pruning; all fields optional."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str | None = None
     budget: float | None = None
@@ -85,7 +77,7 @@ class Provenance(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
-class Strategy(BaseModel):
+class Strategy(Value):
     """What to prune, when and how: the unit of exchange between the search, files and :func:`vflowopt.prune`.
 
     Attributes:
@@ -95,8 +87,6 @@ class Strategy(BaseModel):
         recycler: merges what the first stage prunes, or what every stage does; ``None`` drops it.
         provenance: where the strategy comes from.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal["vflowopt/strategy/1"] = FORMAT
     scorer: Annotated[SerializeAsAny[Scorer], _resolve("scorer")]
@@ -138,12 +128,12 @@ class Strategy(BaseModel):
         """Read a strategy from JSON text.
 
         Raises:
-            StrategyError: not JSON, or not a strategy; names every wrong field.
+            StrategyError: not JSON, of another format or of none, or not a strategy; names wrong fields.
         """
         try:
-            return cls.model_validate(json.loads(text))
-        except (ValidationError, ValueError, RecursionError) as error:
-            raise StrategyError(f"{origin} is not a {FORMAT} strategy: {_reason(error)}") from error
+            return cls.model_validate(parse_document(text, FORMAT))
+        except ValueError as error:
+            raise StrategyError(f"{origin} is not a {FORMAT} strategy: {error}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> "Strategy":
@@ -153,9 +143,11 @@ class Strategy(BaseModel):
             StrategyError: the file cannot be read or does not hold a strategy.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that no system accepts
-            raise StrategyError(f"cannot read the strategy file {str(path)!r}: {error}") from error
+            text = read_text(path)
+        except ValueError as error:
+            raise StrategyError(
+                f"cannot read the strategy file {str(path)!r}: {error}; give one that vflowopt wrote"
+            ) from error
         return cls.parse(text, origin=f"the file {str(path)!r}")
 
     @classmethod
@@ -166,7 +158,7 @@ class Strategy(BaseModel):
             StrategyError: there is none of that name; lists those that exist.
         """
         if name not in preset_names():
-            raise StrategyError(f"no preset is called {name!r}; there are: {', '.join(preset_names())}")
+            raise StrategyError(f"no preset is called {shown(name)}; there are: {', '.join(preset_names())}")
         return cls.parse((_PRESETS / f"{name}.json").read_text(encoding="utf-8"), origin=f"preset {name!r}")
 
     def to_json(self) -> str:
@@ -178,12 +170,20 @@ class Strategy(BaseModel):
             data["provenance"] = self.provenance.model_dump(mode="json", exclude_none=True)
         return json.dumps(data, indent=1) + "\n"
 
-    def save(self, path: str | Path) -> Path:
-        """Write the strategy file, replacing it in one step; returns its path."""
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        return temporary.replace(path)
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the strategy file, whole or not at all.
+
+        Args:
+            path: the file; another strategy in it is replaced.
+            force: replace whatever is there.
+
+        Returns:
+            The path.
+
+        Raises:
+            OutputError: it cannot be written, or something else is there.
+        """
+        return Output.claim(path, STRATEGY_FILE, force=force).write(self.to_json())
 
     def with_provenance(self, provenance: Provenance) -> "Strategy":
         """The same strategy with another provenance."""
@@ -229,18 +229,3 @@ def components_of(strategy: Strategy) -> tuple[Component, ...]:
     """The strategy's components in the order in which they act."""
     parts: tuple[Component | None, ...] = (strategy.scorer, strategy.schedule, strategy.recycler)
     return tuple(part for part in parts if part is not None)
-
-
-def _reason(error: Exception) -> str:
-    """One line that names every wrong field of a validation error."""
-    if not isinstance(error, ValidationError):
-        return str(error) or type(error).__name__
-    return "; ".join(
-        f"{'.'.join(map(_printable, entry['loc'])) or 'strategy'}: {entry['msg'].removeprefix('Value error, ')}"
-        for entry in error.errors(include_url=False)
-    )
-
-
-def _printable(key: int | str) -> str:
-    """A key of a file as it may stand in one line on a terminal: whatever else it holds is escaped."""
-    return str(key) if str(key).isprintable() else ascii(key)

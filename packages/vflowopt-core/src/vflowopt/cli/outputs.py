@@ -1,0 +1,41 @@
+"""``--out`` and ``--force``: what a command writes, claimed before it does anything else."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vflowopt.files.output import FileKind, Output
+from vflowopt.files.video import IMAGE_SUFFIXES
+
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace what is there even if vflowopt did not write it, or it is an input.")
+]
+
+
+def claim(out: Path, kind: FileKind, force: bool, *inputs: Path | Iterable[Path] | None) -> Output:
+    """Claim the output of a command.
+
+    Args:
+        out: the file.
+        kind: what it will hold.
+        force: replace whatever is there.
+        inputs: what the command's other options name; of a directory its images.
+
+    Raises:
+        OutputError: it cannot be written, or something would be lost.
+    """
+    return Output.claim(out, kind, inputs=_files(inputs), force=force)
+
+
+def _files(inputs: Iterable[Path | Iterable[Path] | None]) -> Iterator[Path]:
+    for one in inputs:
+        if isinstance(one, Path):
+            yield from _images(one) if one.is_dir() else [one]
+        elif one is not None:
+            yield from _files(one)
+
+
+def _images(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
