@@ -62,7 +62,7 @@ def write_report(out: Path, tables: Sequence[Table], introduction: str, *, force
     """
     studies = list(dict.fromkeys(table.study.name for table in tables))
     pictures = [png(_picture([table for table in tables if table.study.name == name])) for name in studies]
-    contents = [markdown(tables, introduction), csv_of(records(tables)), *pictures]
+    contents: list[str | bytes] = [markdown(tables, introduction), csv_of(records(tables)), *pictures]
     claimed = claim_report(out, studies, force=force)
     return [output.write(content) for output, content in zip(claimed, contents, strict=True)]
 

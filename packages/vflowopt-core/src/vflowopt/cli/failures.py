@@ -1,12 +1,15 @@
 """One place where the command line turns errors into one line and an exit code."""
 
+import re
 import sys
 from typing import Any
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from vflowopt.errors import VFlowOptError
+from vflowopt.values import explained
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -20,22 +23,41 @@ class OneLineErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
+        if hasattr(sys.stdout, "reconfigure"):  # a path may hold what the terminal's encoding does not
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except VFlowOptError as error:
             fail(str(error))
         except _UsageError as error:
-            fail(error.format_message(), hint=f"see {_path(error)} --help")
+            fail(_usage(error), hint=f"see {_path(error)} --help")
+        except BrokenPipeError:  # whoever reads the results has enough: Typer ends quietly
+            raise
+        except OSError as error:
+            where = "" if error.filename is None else f"{str(error.filename)!r}: "
+            fail(f"{where}{error.strerror or error}; make room, or name another place")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)  # noqa: T201
             raise typer.Exit(INTERRUPTED) from None
 
 
 def fail(message: str, hint: str = "") -> None:
-    """Print one line on standard error and leave with exit code 2."""
-    line = " ".join(message.split())
+    """Print one line on standard error and leave with exit code 2; very long words lose their middle."""
+    line = re.sub(r"\S{121,}", lambda found: f"{found[0][:70]}...{found[0][-40:]}", " ".join(message.split()))
     print(f"vflowopt: error: {line}{f' ({hint})' if hint else ''}", file=sys.stderr)  # noqa: T201
     raise typer.Exit(BAD_INPUT) from None
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with an option, its value included, and what the option takes."""
+    parameter, cause = getattr(error, "param", None), error.__cause__
+    message = str(error.format_message()).rstrip(".")
+    if parameter is None:
+        return message
+    if isinstance(cause, ValidationError):  # of newer versions of Typer, whose own message leaves out the value
+        message = f"{parameter.opts[-1]}: {explained(cause)}"
+    told = re.sub(r"\[/?\w+\]", "", getattr(parameter, "help", None) or "").rstrip(".")
+    return f"{message}; it takes: {told}" if told else message
 
 
 def _path(error: Any) -> str:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from vflowopt.files.images import image_files
 from vflowopt.files.output import FileKind, Output
-from vflowopt.files.video import IMAGE_SUFFIXES
 
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace what is there even if vflowopt did not write it, or it is an input.")
@@ -32,10 +32,6 @@ def claim(out: Path, kind: FileKind, force: bool, *inputs: Path | Iterable[Path]
 def _files(inputs: Iterable[Path | Iterable[Path] | None]) -> Iterator[Path]:
     for one in inputs:
         if isinstance(one, Path):
-            yield from _images(one) if one.is_dir() else [one]
+            yield from image_files(one) if one.is_dir() else [one]
         elif one is not None:
             yield from _files(one)
-
-
-def _images(directory: Path) -> list[Path]:
-    return [path for path in directory.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]

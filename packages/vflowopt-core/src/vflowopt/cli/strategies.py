@@ -1,17 +1,17 @@
 """``--strategy``: a file, a published preset, or a short specification of a hand-set strategy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from pydantic import ValidationError
 
 from vflowopt.components import Component, Recycler, Scorer
 from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive, check_budget
 from vflowopt.components.stage_scoring import FittedScorer, StageScorer
-from vflowopt.errors import InputError, StrategyError
+from vflowopt.errors import BudgetError, InputError, StrategyError
 from vflowopt.plugins import component_types
 from vflowopt.search.fitting import Fitting
 from vflowopt.strategies.strategy import Strategy
@@ -85,28 +85,24 @@ def _from_specification(text: str, name: str, rest: str) -> Callable[[int], Stra
     stages = options.pop("stages", None) if staged else None
     try:
         retention = check_budget(float(budget))
-        scorer = cast("Scorer", _build(kind, options))
+        scorer = cast("Scorer", _build(text, kind, options))
         recycler = _recycler(text, scorer, named, recycling)
         numbers = None if stages is None else [int(stage) for stage in stages.split("/")]
-    except ValidationError as error:
-        raise _wrong_value(text, error) from error
+    except (StrategyError, BudgetError):
+        raise
     except ValueError as error:
-        if isinstance(error, StrategyError) or "budget" in str(error):
-            raise
         raise StrategyError(f"{text!r} is not SCORER@BUDGET[,OPTION=VALUE...]: {error}") from error
 
     if isinstance(scorer, FittedScorer):
         return Fitting(scorer, retention, recycler)
 
     def for_depth(num_layers: int) -> Strategy:
-        try:
+        with _named(text):
             if isinstance(scorer, StageScorer):
                 schedule = scorer.schedule(retention, num_layers, numbers)
             else:
                 schedule = Progressive.flat(retention)
             return Strategy(scorer=scorer, schedule=schedule, recycler=recycler)
-        except ValidationError as error:
-            raise _wrong_value(text, error) from error
 
     return for_depth
 
@@ -114,10 +110,10 @@ def _from_specification(text: str, name: str, rest: str) -> Callable[[int], Stra
 def _recycler(text: str, scorer: Scorer, name: str | None, options: dict[str, str]) -> Recycler | None:
     """What ``recycler=NAME`` and ``cell=`` say; without them the method's own."""
     if name is None:
-        return cast("Recycler", _build(GridRecycler, options)) if options else scorer.usual_recycler
+        return cast("Recycler", _build(text, GridRecycler, options)) if options else scorer.usual_recycler
     known = component_types("recycler")
     if name in known:
-        return cast("Recycler", _build(known[name], options))
+        return cast("Recycler", _build(text, known[name], options))
     if name != "none":
         raise StrategyError(f"no recycler is called {name!r} in {text!r}; there are: {', '.join(sorted(known))}, none")
     if options:
@@ -125,15 +121,18 @@ def _recycler(text: str, scorer: Scorer, name: str | None, options: dict[str, st
     return None
 
 
-def _wrong_value(text: str, error: ValidationError) -> StrategyError:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "strategy"
-    return StrategyError(f"{text!r}: {where}: {first['msg']}")
+@contextmanager
+def _named(text: str) -> Iterator[None]:
+    """Errors name the argument that they are about."""
+    try:
+        yield
+    except StrategyError as error:
+        raise StrategyError(f"{text!r}: {error}") from error
 
 
-def _build(kind: type[Component], options: dict[str, str]) -> Component:
-    # Option values are text; pydantic turns them into numbers.
-    return kind.model_validate(options)
+def _build(text: str, kind: type[Component], options: dict[str, str]) -> Component:
+    with _named(text):
+        return kind.model_validate(options)  # option values are text; pydantic turns them into numbers
 
 
 def _option(text: str, pair: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from vflowopt.components.contract import Schedule
-from vflowopt.errors import BudgetError, StrategyError
+from vflowopt.errors import BudgetError, StrategyError, shown
 
 
 def default_stages(num_layers: int) -> tuple[int, ...]:
@@ -41,8 +41,12 @@ def check_budget(budget: float) -> float:
     Raises:
         BudgetError: it is not.
     """
-    if not (math.isfinite(budget) and 0 < budget <= 1):
-        raise BudgetError(f"a budget is an average retention in (0, 1], for example 0.25; got {budget!r}")
+    try:
+        is_retention = 0 < float(budget) <= 1 and not isinstance(budget, str)
+    except (TypeError, ValueError, OverflowError):
+        is_retention = False
+    if not is_retention:
+        raise BudgetError(f"a budget is an average retention in (0, 1], for example 0.25; got {shown(budget)}")
     return float(budget)
 
 

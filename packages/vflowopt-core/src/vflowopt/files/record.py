@@ -136,24 +136,22 @@ class RecordFile:
 
     def _begin(self, header: Header, compare: Callable[[Header, Header], None]) -> None:
         first: Header = {"format": self._kind.format, **header}
-        content = self._content()
-        *lines, torn = content.split(b"\n")
-        if not lines:
+        rows, torn = self._read_all()
+        if not rows:
             if not _line(first, "")[0].startswith(torn):
                 raise self._refusal("")
             self._file.truncate(0)
             self._write(first)
             return
-        found, *self.rows = [self._read(number, line) for number, line in enumerate(lines, start=1)]
+        found, *self.rows = rows
         found.pop("format")
         compare(found, json.loads(json.dumps(header)))
-        self._end = len(content) - len(torn)
         if torn:
             self._file.truncate(self._end)
             self.notes.append(f"{self._kind.named(self.path)} ended in the middle of a line, which was dropped")
 
-    def _content(self) -> bytes:
-        """All bytes, if what the first line says is right, or there is none yet."""
+    def _read_all(self) -> tuple[list[dict[str, Any]], bytes]:
+        """All whole lines, and what comes after them; refused if the first is another's, or one does not fit."""
         self._file.seek(0)
         content = self._file.readall()
         first, newline, _ = content.partition(b"\n")
@@ -164,7 +162,9 @@ class RecordFile:
                 stated = None
             if stated != self._kind.format:
                 raise self._refusal("" if stated is None else f": its format is {shown(stated)}")
-        return content
+        *lines, torn = content.split(b"\n")
+        self._end = len(content) - len(torn)
+        return [self._read(number, line) for number, line in enumerate(lines, start=1)], torn
 
     def _refusal(self, why: str) -> JournalError:
         return JournalError(
@@ -216,7 +216,7 @@ def check_record(path: Path, kind: RecordKind) -> None:
         if not stat.S_ISREG(mode):
             raise JournalError(f"cannot read {kind.named(path)}: it is no regular file; {kind.remedy}")
         with RecordFile(path, kind) as record:
-            record._content()
+            record._read_all()
 
 
 def _require_folder(path: Path, kind: RecordKind) -> None:

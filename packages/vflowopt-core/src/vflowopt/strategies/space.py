@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from vflowopt.components.schedule import Progressive, check_budget, default_stages, stage_widths
 from vflowopt.errors import BudgetError, InputError, StrategyError
@@ -67,10 +66,7 @@ class SearchSpace:
     def __post_init__(self) -> None:
         check_budget(self.budget)
         check_values(self.fixed)
-        try:
-            Progressive(stages=self.stages, retention=(1.0,) * len(self.stages))
-        except ValidationError as error:
-            raise StrategyError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        Progressive(stages=self.stages, retention=(1.0,) * len(self.stages))
         if self.budget < self.smallest_budget:
             shown = math.ceil(self.smallest_budget * 1e4) / 1e4  # rounded up, so that it can be typed in
             raise BudgetError(
