@@ -64,3 +64,8 @@ def shown(value: object, limit: int = 60) -> str:
     except Exception:  # a value of which not even this can be told
         text = f"a {type(value).__name__}"
     return text if len(text) <= limit else f"{text[: limit - 20]} ... {text[-15:]}"
+
+
+def named(path: object) -> str:
+    """A path as it may stand in a message."""
+    return shown(str(path), limit=200)

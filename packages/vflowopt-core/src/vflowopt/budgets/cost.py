@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 
 from vflowopt.budgets.curve import Curve
 from vflowopt.budgets.lengths import SampleSize, batch_lengths
-from vflowopt.errors import CostError, VFlowOptError
+from vflowopt.errors import CostError, VFlowOptError, named
 from vflowopt.files.documents import parse_document, read_text
 from vflowopt.files.output import FileKind, Output
 from vflowopt.report import BreakEven
@@ -229,8 +229,8 @@ class CostModel(Value):
         try:
             text = read_text(path)
         except ValueError as error:
-            raise CostError(f"cannot read the cost model {str(path)!r}: {error}; {remedy}") from error
+            raise CostError(f"cannot read the cost model {named(path)}: {error}; {remedy}") from error
         try:
             return cls.model_validate(parse_document(text, FORMAT))
         except ValueError as error:
-            raise CostError(f"{str(path)!r} is not a {FORMAT} file: {error}; {remedy}") from error
+            raise CostError(f"{named(path)} is not a {FORMAT} file: {error}; {remedy}") from error

@@ -10,6 +10,7 @@ from vflowopt.budgets.cost import CostModel, Kind
 from vflowopt.budgets.lengths import SampleSize
 from vflowopt.budgets.requests import RequestBudget, Workload, require_positive
 from vflowopt.components import Schedule
+from vflowopt.errors import CostError, shown
 from vflowopt.strategies.space import SearchSpace
 
 SEARCHED = Kind(scorer="calibrated-attention", recycler="grid", needs=("attention", "entropy", "features"))
@@ -32,6 +33,7 @@ class PrefillLatency(RequestBudget):
 
     Raises:
         BudgetError: the seconds are not a positive number.
+        CostError: the cost model is none.
     """
 
     kind: ClassVar[str] = "prefill-latency"
@@ -42,6 +44,8 @@ class PrefillLatency(RequestBudget):
 
     def __post_init__(self) -> None:
         require_positive(self.kind, self.seconds)
+        if not isinstance(self.cost, CostModel):
+            raise CostError(f"a {self.kind} budget needs a CostModel (CostModel.load), got {shown(self.cost)}")
 
     @property
     def amount(self) -> float:

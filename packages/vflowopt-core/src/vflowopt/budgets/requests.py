@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from vflowopt.budgets.kv_cache import CacheShape
 from vflowopt.budgets.lengths import SampleSize
 from vflowopt.components import Schedule
-from vflowopt.errors import BudgetError, UnsupportedOperationError
+from vflowopt.errors import BudgetError, UnsupportedOperationError, shown
 from vflowopt.layout import TokenLayout
 from vflowopt.strategies.space import SearchSpace
 from vflowopt.strategies.strategy import RequestedBudget, Strategy
@@ -130,7 +130,8 @@ class RequestBudget(ABC):
             space: where strategies come from: stages, and the least that they may retain; its own budget is ignored.
 
         Raises:
-            BudgetError: the budget is below what the smallest retention uses, or above what the unpruned model does.
+            BudgetError: the budget is below what the smallest retention uses, or above what the unpruned model does; or
+                pruning itself costs more than it saves.
         """
 
         def most(retention: float) -> float:
@@ -138,6 +139,12 @@ class RequestBudget(ABC):
 
         whole = self.of_request([self.unpruned(size, workload) for size in workload.samples])
         smallest = space.smallest_budget
+        if most(smallest) > whole:
+            raise BudgetError(
+                f"pruning does not help to meet a {self.kind} budget of {self.shown(self.amount)} on these samples: at "
+                f"the least retention ({smallest:.4f}) they take {self.shown(most(smallest), math.ceil)}, unpruned "
+                f"{self.shown(whole, math.floor)}; give larger images, or an average retention as the budget"
+            )
         if not most(smallest) <= self.amount <= whole:
             remedy = "the model meets it unpruned" if self.amount > whole else "ask for more, or give shorter prompts"
             raise BudgetError(
@@ -220,5 +227,9 @@ def require_positive(kind: str, amount: float) -> None:
     Raises:
         BudgetError: it is not a number above 0.
     """
-    if not (math.isfinite(amount) and amount > 0):
-        raise BudgetError(f"a {kind} budget is a number above 0, got {amount!r}")
+    try:
+        is_positive = math.isfinite(amount) and amount > 0
+    except (TypeError, ValueError, OverflowError):
+        is_positive = False
+    if not is_positive:
+        raise BudgetError(f"a {kind} budget is a number above 0, got {shown(amount)}")

@@ -127,16 +127,19 @@ def ablate(
     claim_report(make_folder(claim_folder(out)), asked, force=force)
     effort = Effort(max_new_tokens, rounds=0, keep=not low_memory)
     bar, ablations = Bar(), []
-    for label, one in chosen.items():
-        subject = Subject(label, partial(bar.paused, partial(one.load, device, dtype)), questions[label])
-        there, others = len(sampled[label][MAIN_SET]), [other for other in chosen if other != label]
-        if "effort" in asked and there < plan.most_samples:
-            notes().print(f"{label}: no search has more than {there} samples, as there are no more", highlight=False)
-        studies = studies_of(asked, plan.within(there), list(sampled[label]), others)
-        ablations.append(Ablation(subject, sampled[label], studies, budgets, seeds))
-    cells = [cell for own in ablations for cell in own.cells]
-    with open_store(out, settings, chosen.values()) as store, bar.over(cells, store):
-        tables = run(ablations, plan, store, judge=is_right, effort=effort, out=out, watch=bar)
+    with open_store(out, settings, chosen.values()) as store:
+        for label, one in chosen.items():
+            subject = Subject(label, partial(bar.paused, partial(one.load, device, dtype)), questions[label])
+            there, others = len(sampled[label][MAIN_SET]), [other for other in chosen if other != label]
+            if "effort" in asked and there < plan.most_samples:
+                notes().print(
+                    f"{label}: no search has more than {there} samples, as there are no more", highlight=False
+                )
+            studies = studies_of(asked, plan.within(there), list(sampled[label]), others)
+            ablations.append(Ablation(subject, sampled[label], studies, budgets, seeds))
+        cells = [cell for own in ablations for cell in own.cells]
+        with bar.over(cells, store):
+            tables = run(ablations, plan, store, judge=is_right, effort=effort, out=out, watch=bar)
     told = ", ".join(f"{len(own)} for {label}" for label, own in questions.items())
     search = f"{samples} samples, {initial} + {iterations} evaluations, {seeds} seeds, unless a row says otherwise"
     _report(tables, f"Questions: {told}. Searches: {search}.", out, as_json=as_json, force=force)

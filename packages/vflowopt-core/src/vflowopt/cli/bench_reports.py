@@ -66,7 +66,11 @@ def write(made: BenchReport, out: Path, *, force: bool = False) -> dict[str, Pat
     from vflowopt.picture.growth_chart import draw_growth
 
     picture = draw_runs(made.runs, made.subject) if made.growth is None else draw_growth(made.growth)
-    contents: dict[str, str | bytes] = {"json": json.dumps(made.to_data(), indent=1) + "\n", "md": markdown(made), "png": png(picture)}
+    contents: dict[str, str | bytes] = {
+        "json": json.dumps(made.to_data(), indent=1) + "\n",
+        "md": markdown(made),
+        "png": png(picture),
+    }
     claimed = _claimed(make_folder(out), force)
     return {suffix: claimed[suffix].write(content) for suffix, content in contents.items()}
 

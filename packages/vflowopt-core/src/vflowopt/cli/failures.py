@@ -55,7 +55,7 @@ def _usage(error: Any) -> str:
     if parameter is None:
         return message
     if isinstance(cause, ValidationError):  # of newer versions of Typer, whose own message leaves out the value
-        message = f"{parameter.opts[-1]}: {explained(cause)}"
+        message = f"{max(parameter.opts, key=len)}: {explained(cause)}"
     told = re.sub(r"\[/?\w+\]", "", getattr(parameter, "help", None) or "").rstrip(".")
     return f"{message}; it takes: {told}" if told else message
 

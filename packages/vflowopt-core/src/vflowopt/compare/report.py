@@ -71,7 +71,11 @@ def write_report(
         OutputError: see :func:`claim_report`.
     """
     picture = draw([axes for model, rows in tables.items() for axes in plots(model, rows)])
-    contents: dict[str, str | bytes] = {"md": markdown(tables, introduction), "csv": as_csv(tables), "png": png(picture)}
+    contents: dict[str, str | bytes] = {
+        "md": markdown(tables, introduction),
+        "csv": as_csv(tables),
+        "png": png(picture),
+    }
     claimed = claim_report(out, force=force)
     return {suffix: claimed[suffix].write(content) for suffix, content in contents.items()}
 

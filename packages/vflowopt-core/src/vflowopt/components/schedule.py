@@ -17,7 +17,12 @@ def default_stages(num_layers: int) -> tuple[int, ...]:
 
     >>> default_stages(28), default_stages(32)
     ((0, 9, 18), (0, 10, 20))
+
+    Raises:
+        StrategyError: that is no number of layers.
     """
+    if not isinstance(num_layers, int):
+        raise StrategyError(f"a decoder has a whole number of layers, for example 28, not {shown(num_layers)}")
     return (0, num_layers // 3, 2 * (num_layers // 3))
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vflowopt.errors import OutputError
+from vflowopt.errors import OutputError, named
 
 _BEGINNING = 1024
 """Bytes of a file by which its kind is told."""
@@ -107,13 +107,13 @@ class Output:
         return Path(os.path.realpath(self.path))
 
     def _check(self) -> None:
-        shown, target = repr(str(self.path)), self._target
+        shown, target = named(self.path), self._target
         try:
             mode = target.stat().st_mode
         except FileNotFoundError:
             if not target.parent.is_dir():
                 raise OutputError(
-                    f"cannot write {shown}: there is no directory {str(self.path.parent)!r}; make it first"
+                    f"cannot write {shown}: there is no directory {named(self.path.parent)}; make it first"
                 ) from None
             return
         if stat.S_ISDIR(mode):
@@ -147,7 +147,7 @@ def claim_folder(path: str | Path) -> Path:
         while not _exists(there):
             there = there.parent
         if not there.is_dir():
-            raise OutputError(f"cannot write to {str(path)!r}: {str(there)!r} is no directory; name another one")
+            raise OutputError(f"cannot write to {named(path)}: {named(there)} is no directory; name another one")
         probe(there)
     return folder
 
@@ -230,7 +230,7 @@ def _kept(data: bytes, name: str) -> str:
         path.write_bytes(data)
     except OSError as error:
         return f"nor can it be kept elsewhere: {error.strerror}"
-    return f"it was kept as {str(path)!r}"
+    return f"it was kept as {named(path)}"
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -252,8 +252,8 @@ def _refused(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}; name another file") from error
+        raise OutputError(f"cannot write {named(path)}: {error.strerror or error}; name another file") from error
     except (ValueError, TypeError) as error:  # a name that no system accepts
         if isinstance(error, OutputError):
             raise
-        raise OutputError(f"cannot write {str(path)!r}: {error}; name another file") from error
+        raise OutputError(f"cannot write {named(path)}: {error}; name another file") from error

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import lock_descriptor
 
-from vflowopt.errors import JournalError, shown
+from vflowopt.errors import JournalError, named, shown
 from vflowopt.files.output import probe, sync_folder
 
 Header = Mapping[str, Any]
@@ -46,7 +46,7 @@ class RecordKind:
 
     def named(self, path: Path) -> str:
         """A file of this kind, as messages name it."""
-        return f"the {self.noun} {str(path)!r}"
+        return f"the {self.noun} {named(path)}"
 
 
 class RecordFile:
@@ -168,7 +168,7 @@ class RecordFile:
 
     def _refusal(self, why: str) -> JournalError:
         return JournalError(
-            f"{str(self.path)!r} exists and is not a {self._kind.format} {self._kind.noun}{why}; it was left alone: "
+            f"{named(self.path)} exists and is not a {self._kind.format} {self._kind.noun}{why}; it was left alone: "
             f"{self._kind.remedy}"
         )
 

@@ -3,15 +3,17 @@
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from vflowopt.adapter import Evaluator
 from vflowopt.budgets.requests import RequestBudget, Workload
 from vflowopt.components.schedule import check_budget
-from vflowopt.errors import InputError
+from vflowopt.errors import InputError, StrategyError, shown
 from vflowopt.strategies.space import SearchSpace
 from vflowopt.strategies.strategy import Strategy
 from vflowopt.strategies.variables import check_values
+
+Item = TypeVar("Item")
 
 Budget: TypeAlias = float | RequestBudget
 """An average retention in (0, 1], or what one request may use."""
@@ -55,11 +57,16 @@ class Settings:
             iterations=whole("iterations", iterations, least=0),
             initial=whole("initial", initial, least=1),
             seed=whole("seed", seed, least=0),
-            stages=None if stages is None else tuple(whole("a stage", stage, least=0) for stage in stages),
-            starts=None if starts is None else tuple(starts),
-            fixed={name: float(value) for name, value in (fixed or {}).items()},
+            stages=None
+            if stages is None
+            else tuple(whole("a stage", one, least=0) for one in _listed("stages", stages)),
+            starts=None if starts is None else _listed("starts", starts),
+            fixed=_numbers(fixed or {}),
         )
         check_values(settings.fixed)
+        for start in settings.starts or ():
+            if not isinstance(start, Strategy):
+                raise StrategyError(f"starts must be strategies, got {shown(start)}")
         if settings.starts and len(settings.starts) > settings.initial:
             raise InputError(
                 f"{len(settings.starts)} starting strategies do not fit into initial={settings.initial} evaluations; "
@@ -100,6 +107,22 @@ class Settings:
         return SearchSpace.of(self.budget, evaluator.num_layers, units, self.stages, self.fixed)
 
 
+def _listed(name: str, values: Iterable[Item]) -> tuple[Item, ...]:
+    try:
+        return tuple(values)
+    except TypeError:
+        raise InputError(f"{name} must be a sequence, got {shown(values)}") from None
+
+
+def _numbers(fixed: Mapping[str, float]) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in fixed.items()}
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise StrategyError(
+            f'fixed must be numbers by variable, for example {{"diversity": 0}}, got {shown(fixed)}'
+        ) from None
+
+
 def whole(name: str, value: int, *, least: int) -> int:
     """``value`` as an int of at least ``least``.
 
@@ -111,5 +134,5 @@ def whole(name: str, value: int, *, least: int) -> int:
     except TypeError:
         number = least - 1
     if number < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        raise InputError(f"{name} must be a whole number of at least {least}, got {shown(value)}")
     return number

@@ -15,7 +15,7 @@ from vflowopt.components.scorer import CalibratedAttention
 from vflowopt.components.stage_recycling import StageRecycler
 from vflowopt.components.stage_scoring import StageScorer
 from vflowopt.discovery.registry import component_types
-from vflowopt.errors import StrategyError, shown
+from vflowopt.errors import StrategyError, named, shown
 from vflowopt.files.documents import parse_document, read_text
 from vflowopt.files.output import FileKind, Output
 from vflowopt.layout import TokenLayout
@@ -146,9 +146,9 @@ class Strategy(Value):
             text = read_text(path)
         except ValueError as error:
             raise StrategyError(
-                f"cannot read the strategy file {str(path)!r}: {error}; give one that vflowopt wrote"
+                f"cannot read the strategy file {named(path)}: {error}; give one that vflowopt wrote"
             ) from error
-        return cls.parse(text, origin=f"the file {str(path)!r}")
+        return cls.parse(text, origin=f"the file {named(path)}")
 
     @classmethod
     def preset(cls, name: str) -> "Strategy":
