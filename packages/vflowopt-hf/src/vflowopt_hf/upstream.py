@@ -95,3 +95,9 @@ def require_cache_arguments(layers: Iterable[Any]) -> None:
     """
     for layer in {type(layer): layer for layer in layers}.values():
         cache_argument(layer)
+
+
+def continues_in_chunks() -> bool:
+    """Whether ``generate`` with ``prefill_chunk_size`` skips what the cache holds: 5.20 does not, 5.23 does."""
+    major, minor, *_ = transformers.__version__.split(".")
+    return (int(major), int(minor)) >= (5, 23)

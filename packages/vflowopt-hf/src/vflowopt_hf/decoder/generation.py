@@ -10,7 +10,7 @@ from typing import Any
 from transformers.cache_utils import Cache
 
 from vflowopt.errors import UnsupportedOperationError
-from vflowopt_hf.upstream import cache_in
+from vflowopt_hf.upstream import cache_in, continues_in_chunks
 
 _PICTURES = ("pixel_values", "mm_encoder_outputs")
 
@@ -60,30 +60,44 @@ def _check_generate(model: Any, given: Mapping[str, Any]) -> None:
         values = (given.get(name), *(getattr(config, name, None) for config in configs))
         return next((value for value in values if value is not None), None)
 
+    cache = cache_in(given)
+    held = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
     if option("cache_implementation") == "paged":
         _refuse_continuous_batching()
-    chunk = option("prefill_chunk_size")
-    if chunk is not None and any(given[name] is not None for name in given if name.startswith(_PICTURES)):
-        raise UnsupportedOperationError(
-            f"prefill_chunk_size={chunk} would prune an image in pieces, but its tokens are ranked against each other; "
-            f"leave it out while pruning (layers behind the first stage have shorter prompts anyhow)"
-        )
+    if option("prefill_chunk_size") is not None:
+        _check_chunks(option("prefill_chunk_size"), given, held)
     if option("assistant_early_exit") is not None:
         raise UnsupportedOperationError(
             "assistant_early_exit drafts with the first layers of this model, as if it had no others to prune before; "
             "use assistant_model or prompt_lookup_num_tokens"
         )
     if given.get("assistant_model") is not None or option("prompt_lookup_num_tokens") is not None:
-        if option("cache_implementation") == "quantized":
-            raise UnsupportedOperationError(
-                "rejected drafts cannot be removed from a quantised KV cache; use cache_implementation='dynamic'"
-            )
-        cache = cache_in(given)
-        if isinstance(cache, Cache) and cache.get_seq_length() > 0:
-            raise UnsupportedOperationError(
-                f"transformers begins assisted decoding with the whole prompt, on top of the {cache.get_seq_length()} "
-                f"tokens that the cache holds already; pass no cache, or decode without an assistant"
-            )
+        _check_drafts(option("cache_implementation"), held)
+
+
+def _check_chunks(size: int, given: Mapping[str, Any], held: int) -> None:
+    if any(given[name] is not None for name in given if name.startswith(_PICTURES)):
+        raise UnsupportedOperationError(
+            f"prefill_chunk_size={size} would prune an image in pieces, but its tokens are ranked against each other; "
+            f"leave it out while pruning (layers behind the first stage have shorter prompts anyhow)"
+        )
+    if held and not continues_in_chunks():
+        raise UnsupportedOperationError(
+            f"this transformers runs a prompt in chunks from its beginning, on top of the {held} tokens that the cache "
+            f"holds already; leave prefill_chunk_size out, or install transformers 5.23 or newer"
+        )
+
+
+def _check_drafts(implementation: str | None, held: int) -> None:
+    if implementation == "quantized":
+        raise UnsupportedOperationError(
+            "rejected drafts cannot be removed from a quantised KV cache; use cache_implementation='dynamic'"
+        )
+    if held:
+        raise UnsupportedOperationError(
+            f"transformers begins assisted decoding with the whole prompt, on top of the {held} tokens that the cache "
+            f"holds already; pass no cache, or decode without an assistant"
+        )
 
 
 def _refuse_continuous_batching(*_: Any) -> None:
