@@ -199,6 +199,7 @@ def test_a_long_sweep_says_that_not_all_is_drawn():
         (["--shape", "mid", "--text-tokens", ""], "--text-tokens"),
         (["--shape", "mid", "--visual-tokens", "2.5"], "--visual-tokens"),
         (["--shape", "nowhere"], "nowhere"),
+        (["--shape", "mid", "--device", "meta"], "--device meta holds no numbers"),
         (["--shape", "mid", "--out", "no/such/directory"], "no directory"),
     ],
 )

@@ -4,6 +4,7 @@ from typing import Any
 
 from vflowopt.adapter import Adapter
 from vflowopt.discovery.registry import Plugins, Registration, cause_of, component_types, discover, installed
+from vflowopt.discovery.wrapping import unwrap
 from vflowopt.errors import UnsupportedModelError
 
 __all__ = [
@@ -19,13 +20,14 @@ __all__ = [
 
 
 def find_adapter(model: Any) -> Adapter:
-    """The adapter for a loaded model, by its ``config.model_type``.
+    """The adapter for a loaded model, by its ``config.model_type``; the model may be wrapped, for example by PEFT.
 
     Raises:
+        UnsupportedOperationError: it is wrapped in what cannot be pruned through.
         UnsupportedModelError: the object has no ``config.model_type``, or not exactly one adapter claims it, or its
             adapter cannot be imported.
     """
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    model_type = getattr(getattr(unwrap(model), "config", None), "model_type", None)
     if not isinstance(model_type, str):
         raise UnsupportedModelError(
             f"{type(model).__name__} has no config.model_type; pass a model loaded with transformers' from_pretrained"

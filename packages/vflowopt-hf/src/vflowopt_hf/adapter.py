@@ -1,7 +1,7 @@
 """A :class:`Family` made into the core's :class:`vflowopt.adapter.Adapter`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Growth, Part
 from vflowopt.benchmark.flow import Flow
 from vflowopt.budgets.cost import CostModel, Kind, Setting
 from vflowopt.components.stage_scoring import ReceivedAttention
+from vflowopt.discovery.wrapping import shells, unwrap
 from vflowopt.search.processes import Processes
 from vflowopt_hf.checkpoint.loading import load_checkpoint
+from vflowopt_hf.decoder.compiling import eager_prefills
 from vflowopt_hf.family import Family, statistics_of
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.search.evaluator import HiddenStateEvaluator
@@ -22,7 +24,10 @@ from vflowopt_hf.session import Session, check_fits, num_layers
 
 
 class TransformersAdapter:
-    """Everything the core asks of an adapter, for any :class:`Family`."""
+    """Everything the core asks of an adapter, for any :class:`Family`.
+
+    Models may be wrapped (:mod:`vflowopt.discovery.wrapping`), for example by PEFT.
+    """
 
     def __init__(self, family: Family) -> None:
         self.family = family
@@ -30,7 +35,7 @@ class TransformersAdapter:
 
     def num_layers(self, model: Any) -> int:
         """Decoder layers L."""
-        return num_layers(self.family, model)
+        return num_layers(self.family, unwrap(model))
 
     def statistics(self, processor: Any) -> PixelStatistics:
         """The processor's pixel statistics, or the family's usual ones without a processor."""
@@ -40,16 +45,17 @@ class TransformersAdapter:
         self, model: Any, strategy: Strategy, *, processor: Any = None, guard: CostModel | None = None
     ) -> AbstractContextManager[Pruning]:
         """See :func:`vflowopt.prune`."""
-        check_fits(self.family, model, strategy)
+        *wrappers, bare = shells(model)
+        check_fits(self.family, bare, strategy)
         if guard is not None:
-            guard.require(self.setting(model), Kind.of(strategy))
-        return Session(self.family, model, strategy, self.statistics(processor), guard).installed()
+            guard.require(self.setting(bare), Kind.of(strategy))
+        return _inside(wrappers, Session(self.family, bare, strategy, self.statistics(processor), guard).installed())
 
     def setting(self, model: Any) -> Setting:
         """See :func:`vflowopt_hf.measure.calibrate.setting`."""
         from vflowopt_hf.measure.calibrate import setting
 
-        return setting(self.family, model)
+        return setting(self.family, unwrap(model))
 
     def calibrate(
         self,
@@ -67,7 +73,9 @@ class TransformersAdapter:
         from vflowopt_hf.measure.calibrate import Calibration
 
         statistics = self.statistics(processor)
-        return Calibration(self.family, model, samples, strategies, statistics, max_rows).run(rounds, name, on_task)
+        return Calibration(self.family, unwrap(model), samples, strategies, statistics, max_rows).run(
+            rounds, name, on_task
+        )
 
     def evaluator(
         self,
@@ -82,7 +90,7 @@ class TransformersAdapter:
         """See :func:`vflowopt.optimize` and :class:`vflowopt_hf.search.evaluator.HiddenStateEvaluator`."""
         statistics = self.statistics(processor)
         return HiddenStateEvaluator(
-            self.family, model, samples, objective, statistics, limits=limits, batch_tokens=batch_tokens
+            self.family, unwrap(model), samples, objective, statistics, limits=limits, batch_tokens=batch_tokens
         )
 
     def processes(self) -> AbstractContextManager[Processes]:
@@ -95,7 +103,7 @@ class TransformersAdapter:
         self, model: Any, samples: Iterable[Inputs], *, processor: Any = None, ranks: bool = False
     ) -> list[ReceivedAttention]:
         """See :func:`vflowopt_hf.search.received_attention.received_attention`."""
-        return received_attention(self.family, model, samples, self.statistics(processor), ranks=ranks)
+        return received_attention(self.family, unwrap(model), samples, self.statistics(processor), ranks=ranks)
 
     def shapes(self) -> Sequence[BenchShape]:
         """The family's random-weight models for benchmarks."""
@@ -119,7 +127,7 @@ class TransformersAdapter:
         """See :class:`vflowopt_hf.measure.bench.Bench`."""
         from vflowopt_hf.measure.bench import Bench
 
-        bench = Bench(self.family, model, inputs, self.statistics(processor), batch, text_tokens)
+        bench = Bench(self.family, unwrap(model), inputs, self.statistics(processor), batch, text_tokens)
         return bench.run(strategies, parts, rounds, planning_layout, on_task, details=details)
 
     def growth(
@@ -150,8 +158,17 @@ class TransformersAdapter:
         """See :func:`vflowopt_hf.measure.flow.measure_flow`."""
         from vflowopt_hf.measure.flow import measure_flow
 
-        return measure_flow(self.family, model, samples, strategies, self.statistics(processor), on_task)
+        return measure_flow(self.family, unwrap(model), samples, strategies, self.statistics(processor), on_task)
 
     def load(self, source: str | Path, **options: Any) -> LoadedModel:
         """See :func:`vflowopt_hf.checkpoint.loading.load_checkpoint`."""
         return load_checkpoint(self, self.family, source, **options)
+
+
+@contextmanager
+def _inside(wrappers: Iterable[Any], block: AbstractContextManager[Session]) -> Iterator[Session]:
+    """A session of a model inside wrappers, whose compiled entrances it cannot see."""
+    with ExitStack() as stack:
+        for wrapper in wrappers:
+            stack.enter_context(eager_prefills(wrapper))
+        yield stack.enter_context(block)

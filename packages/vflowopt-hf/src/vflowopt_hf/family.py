@@ -63,6 +63,10 @@ class Family(ABC):
     pixel_statistics: ClassVar[PixelStatistics]
     """Mean and standard deviation that the family's processors usually normalise with."""
 
+    repeats_placeholders: ClassVar[bool] = False
+    """Whether upstream's processor does nothing to a prompt with images but repeat each placeholder, once per visual
+    token; only then can images be asked about without that processor."""
+
     class_tokens: ClassVar[int] = 0
     """Leading positions of the vision sequence that are no patches; the first of them is the class token."""
 

@@ -20,10 +20,16 @@ def last_used_layer(layers: Sequence[nn.Module] | nn.ModuleList, vision_feature_
             layers (entry 0 is the embedding, entry i the output of layer i - 1), or several indices.
 
     Raises:
-        UnsupportedModelError: the projector uses the embedding only.
+        UnsupportedModelError: the projector uses the embedding only, or the tower lacks a layer.
     """
     chosen = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
-    entries = [entry % (len(layers) + 1) for entry in chosen]
+    states = len(layers) + 1
+    if not all(-states <= entry < states for entry in chosen):
+        raise UnsupportedModelError(
+            f"vision_feature_layer={vision_feature_layer} is none of the tower's {states} hidden states; correct the "
+            f"model's config.json"
+        )
+    entries = [entry % states for entry in chosen]
     if not any(entries):
         raise UnsupportedModelError(
             f"vision_feature_layer={vision_feature_layer} selects the tower's embedding, which no attention has reached"

@@ -219,6 +219,19 @@ class CostModel(Value):
         return Output.claim(path, COST_FILE, force=force).write(self.to_json())
 
     @classmethod
+    def read(cls, source: "CostModel | str | Path") -> "CostModel":
+        """A cost model as it is, or from the path of its file.
+
+        Raises:
+            CostError: it is neither, or the file cannot be read or does not hold a cost model.
+        """
+        if isinstance(source, CostModel):
+            return source
+        if not isinstance(source, (str, Path)):
+            raise CostError(f"{source!r} is no cost model: give a CostModel or the path of its file")
+        return cls.load(source)
+
+    @classmethod
     def load(cls, path: str | Path) -> "CostModel":
         """Read a file.
 

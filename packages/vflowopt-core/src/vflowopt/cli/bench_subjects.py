@@ -74,6 +74,8 @@ def from_shape(name: str, device: str | None, dtype: str) -> Subject:
     Raises:
         InputError: no such shape, or no room for it.
     """
+    if device == "meta":
+        raise InputError("--device meta holds no numbers, so there is nothing to time; use cpu or cuda")
     known = shapes()
     if name not in known:
         raise InputError(f"no shape is called {name!r}; there are: {', '.join(sorted(known)) or 'none installed'}")

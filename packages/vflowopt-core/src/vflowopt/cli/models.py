@@ -1,6 +1,8 @@
-"""``--model``: a short name that a plugin registers, a directory, or a hub id."""
+"""``--model``: a short name that a plugin registers, a directory, or a hub id; of a checkpoint or a PEFT adapter."""
 
 import json
+import os
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +14,14 @@ from vflowopt.cli.console import notes
 from vflowopt.errors import InputError, PluginError
 from vflowopt.plugins import installed, load_adapter
 
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Directory or hub id of a checkpoint, or a named model such as [b]reference[/b]."
+        "--model",
+        "-m",
+        help="Directory or hub id of a checkpoint or PEFT adapter, or a named model such as [b]reference[/b].",
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="Device; by default CUDA if there is one, else the CPU.")]
@@ -31,12 +37,14 @@ class Chosen:
         model_type: selects the adapter.
         source: directory or hub id.
         named: the registration, if it is a named model.
+        peft: directory or hub id of the PEFT adapter to put on the model of ``source``.
     """
 
     label: str
     model_type: str
     source: str | Path
     named: NamedModel | None = None
+    peft: str | None = None
 
     def load(
         self, device: str | None = None, dtype: str = "auto", attn_implementation: str | None = None
@@ -45,7 +53,7 @@ class Chosen:
 
         Raises:
             UnsupportedModelError: no adapter for the model.
-            InputError: it cannot be loaded.
+            InputError: it cannot be loaded, or its weights are not those of its configuration.
         """
         options: dict[str, Any] = {"name": self.label, "device": device, "dtype": dtype}
         if self.named:
@@ -54,6 +62,8 @@ class Chosen:
                 "options": self.named.options,
                 "threads": self.named.threads,
             }
+        if self.peft is not None:
+            options["peft"] = self.peft
         if attn_implementation is not None:
             options["attn_implementation"] = attn_implementation
         with notes().status(f"loading {self.label}"):
@@ -82,16 +92,47 @@ def _named(named: NamedModel) -> Chosen:
 
 
 def _checkpoint(model: str) -> Chosen:
+    file = _config_of(model)
+    if file.name == CONFIG:
+        return Chosen(model, _text(model, file, "model_type"), model)
+    base = _text(model, file, "base_model_name_or_path")
+    config = _config_of(base)
+    if config.name != CONFIG:
+        raise InputError(f"{model!r} is a PEFT adapter of {base!r}, which is an adapter itself; merge them first")
+    return Chosen(model, _text(base, config, "model_type"), base, peft=model)
+
+
+def _config_of(model: str) -> Path:
+    """The ``config.json`` of a checkpoint, or the ``adapter_config.json`` of a PEFT adapter.
+
+    Raises:
+        InputError: there is no such directory or hub id.
+    """
     directory = Path(model)
-    config = directory / "config.json" if directory.is_dir() else _from_hub(model)
+    if not os.path.isdir(directory):  # noqa: PTH112 - for over-long names Path.is_dir() raises
+        return _from_hub(model)
+    weights = [*directory.glob("model*.safetensors"), *directory.glob("pytorch_model*.bin")]
+    return directory / (ADAPTER_CONFIG if (directory / ADAPTER_CONFIG).is_file() and not weights else CONFIG)
+
+
+def _text(model: str, file: Path, key: str) -> str:
+    """A text out of a checkpoint's configuration.
+
+    Raises:
+        InputError: the file is not there, is no JSON, or does not hold it.
+    """
     try:
-        model_type = json.loads(config.read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        value = json.loads(file.read_bytes())[key]
+        if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) < 1000:
+            raise ValueError(f"it is {reprlib.repr(value)}")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        kind = "transformers checkpoint" if file.name == CONFIG else "PEFT adapter"
         cause = f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{model!r} is not a transformers checkpoint: cannot read model_type from config.json ({cause})"
+            f"{model!r} is not a {kind}: cannot read {key} from {file.name} ({cause}); download it again, or name the "
+            f"directory that holds the checkpoint"
         ) from error
-    return Chosen(model, str(model_type), model)
+    return value
 
 
 def _from_hub(model: str) -> Path:
@@ -101,8 +142,11 @@ def _from_hub(model: str) -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError:
         raise InputError(f"{missing}; to load from the Hugging Face hub, pip install vflowopt-hf") from None
-    try:
-        return Path(hf_hub_download(model, "config.json"))
-    except Exception as error:  # no network, no such repository, no right to read it: many types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{missing}; the hub did not help either: {reason}") from error
+    failure: Exception | None = None
+    for name in (CONFIG, ADAPTER_CONFIG):
+        try:
+            return Path(hf_hub_download(model, name))
+        except Exception as error:  # no network, no such repository, no right to read it: many types
+            failure = failure or error
+    reason = next((line for line in str(failure).splitlines() if line.strip()), type(failure).__name__)
+    raise InputError(f"{missing}; the hub did not help either: {reason}") from failure

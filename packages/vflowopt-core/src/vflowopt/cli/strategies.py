@@ -1,8 +1,8 @@
 """``--strategy``: a file, a published preset, or a short specification of a hand-set strategy."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, cast
 
 import typer
@@ -39,11 +39,9 @@ def read_strategy(text: str) -> Callable[[int], Strategy]:
         StrategyError: no such file, preset or scorer, or a malformed option.
         BudgetError: a budget outside (0, 1].
     """
-    if text.startswith("preset:"):
-        return _whatever_the_depth(Strategy.preset(text.removeprefix("preset:")))
     name, at, rest = text.partition("@")
-    if not at or Path(text).exists():
-        return _whatever_the_depth(Strategy.load(text))
+    if not at or os.path.lexists(text):
+        return _whatever_the_depth(Strategy.read(text))
     return _from_specification(text, name, rest)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vflowopt.adapter import Evaluator, Inputs
+from vflowopt.discovery.wrapping import unwrap
 from vflowopt.plugins import find_adapter
 from vflowopt.search.journal import Place, check_journal
 from vflowopt.search.loop import Run
@@ -154,5 +155,5 @@ def _search(
 
 def _model_name(model: Any) -> str | None:
     """The path or hub id that a model was loaded from, if it says so."""
-    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    name = getattr(getattr(unwrap(model), "config", None), "_name_or_path", None)
     return name if isinstance(name, str) and name else None

@@ -1,6 +1,8 @@
 """A strategy: scorer, schedule and recycler composed; it is its own file format."""
 
+import difflib
 import json
+import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -158,8 +160,34 @@ class Strategy(Value):
             StrategyError: there is none of that name; lists those that exist.
         """
         if name not in preset_names():
-            raise StrategyError(f"no preset is called {shown(name)}; there are: {', '.join(preset_names())}")
+            raise StrategyError(f"no preset is called {shown(name)}; {_nearest_preset(name)}")
         return cls.parse((_PRESETS / f"{name}.json").read_text(encoding="utf-8"), origin=f"preset {name!r}")
+
+    @classmethod
+    def read(cls, source: "Strategy | str | Path") -> "Strategy":
+        """A strategy as it is, from the path of its file, or by the name of a preset.
+
+        Args:
+            source: a strategy; a path; or a preset's name, with or without ``preset:`` before it. A preset's name is
+                never taken for a file: write ``Path(...)`` or ``"./..."`` for a file of that name.
+
+        Raises:
+            StrategyError: it is none of these, which names the nearest preset, or the file does not hold a strategy.
+        """
+        if isinstance(source, Strategy):
+            return source
+        if isinstance(source, str) and (source.startswith("preset:") or source in preset_names()):
+            return cls.preset(source.removeprefix("preset:"))
+        if not isinstance(source, (str, Path)):
+            raise StrategyError(
+                f"{shown(source)} is no strategy: give a Strategy, the path of a strategy file, or the name of a preset"
+            )
+        if isinstance(source, str) and not os.path.lexists(source):
+            raise StrategyError(
+                f"cannot read the strategy file {named(source)}: there is none, and no preset of that name; "
+                f"{_nearest_preset(source)}"
+            )
+        return cls.load(source)
 
     def to_json(self) -> str:
         """The strategy as the text of its file."""
@@ -223,6 +251,12 @@ def preset_names() -> list[str]:
         for entry in family.iterdir()
         if entry.name.endswith(".json")
     )
+
+
+def _nearest_preset(name: str) -> str:
+    near = difflib.get_close_matches(name, preset_names(), n=1, cutoff=0.4)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return f"{meant}Presets: {', '.join(preset_names())}"
 
 
 def components_of(strategy: Strategy) -> tuple[Component, ...]:

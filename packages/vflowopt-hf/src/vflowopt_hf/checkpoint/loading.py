@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from vflowopt.adapter import Adapter, Inputs
-from vflowopt.errors import InputError
+from vflowopt.errors import InputError, VFlowOptError
+from vflowopt_hf.checkpoint.causes import cause
 from vflowopt_hf.checkpoint.panel import QuestionPanel
-from vflowopt_hf.checkpoint.processing import ImageTextProcessor
+from vflowopt_hf.checkpoint.peft_adapter import with_adapter
+from vflowopt_hf.checkpoint.processing import PROCESSOR_FILES, processor_of
+from vflowopt_hf.checkpoint.weights import check_size, check_weights
 from vflowopt_hf.family import Family, statistics_of
+from vflowopt_hf.measure.devices import find_device, find_dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +41,9 @@ class Checkpoint:
         Raises:
             InputError: the model takes no videos, its processor none without torchvision, or it refuses these inputs.
         """
-        family = self.family
         # What splits videos to images for its model has no placeholder of videos, but upstream's video processor.
-        if videos and "video" not in family.placeholder_ids(self.model) and not _takes_videos(self.processor):
-            raise InputError(f"{self.name} ({family.name}) takes no videos; give their frames as images: --image")
+        if videos and "video" not in self.family.placeholder_ids(self.model) and not _takes_videos(self.processor):
+            raise InputError(f"{self.name} ({self.family.name}) takes no videos; give their frames as images: --image")
         media: dict[str, Any] = {}
         if images:
             media["images"] = [list(images)]  # one list per prompt: images that share one are not tiled by all families
@@ -50,12 +52,12 @@ class Checkpoint:
             if _takes_videos(self.processor):
                 media["do_sample_frames"] = False  # they are sampled already
         try:
-            text = family.answer_prompt(self.processor, len(images), prompt, len(videos))
+            text = self.family.answer_prompt(self.processor, len(images), prompt, len(videos))
             batch = self.processor(text=text, return_tensors="pt", **media)
-        except InputError:
+        except VFlowOptError:
             raise
-        except ValueError as error:
-            raise InputError(f"the processor of {self.name} refuses the inputs: {_first_line(error)}") from error
+        except Exception as error:  # of upstream's or a third party's code, on what a user or a damaged file says
+            raise InputError(f"the processor of {self.name} refuses the inputs: {cause(error)}") from error
         device, dtype = self.model.device, self.model.dtype
         return {
             name: value.to(device, dtype)
@@ -96,8 +98,9 @@ def load_checkpoint(
     attn_implementation: str | None = None,
     options: Mapping[str, Any] | None = None,
     threads: int | None = None,
+    peft: str | None = None,
 ) -> Checkpoint:
-    """Load through transformers' ordinary ``from_pretrained``.
+    """Load through transformers' ordinary ``from_pretrained``, and refuse what it would make up.
 
     Args:
         adapter: the adapter that claims the model type.
@@ -110,48 +113,56 @@ def load_checkpoint(
         attn_implementation: as in transformers.
         options: further arguments of ``from_pretrained``.
         threads: CPU threads of the whole process; by default as torch is set up.
+        peft: directory or hub id of a PEFT adapter for the model.
 
     Raises:
-        InputError: model or processor cannot be loaded; names the cause.
+        InputError: there is no such device or dtype, model or processor cannot be loaded, or the weights are not those
+            of the model; names the cause.
+        UnsupportedOperationError: the PEFT adapter is of a kind that cannot be pruned.
     """
-    from transformers import AutoModelForImageTextToText
-
     if threads is not None:
         torch.set_num_threads(threads)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    precision: Any = dtype if dtype != "auto" or device != "cpu" else "float32"
-    if precision != "auto" and not isinstance(getattr(torch, precision, None), torch.dtype):
-        raise InputError(f"{dtype!r} is not a torch dtype; use auto, float32, bfloat16 or float16")
-    extra = dict(options or {})
+    place = find_device(device)
+    extra = {"dtype": find_dtype(dtype, place, "auto"), **(options or {})}
     if attn_implementation is not None:
         extra["attn_implementation"] = attn_implementation
     with _quiet():
-        try:
-            model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=precision, **extra)
-            model = model.to(device).eval()
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"cannot load a model from {str(source)!r}: {_first_line(error)}") from error
-        loaded = _load_processor(family, model, source, processor)
+        model = _load_model(source, place, extra)
+        if peft is not None:
+            model = with_adapter(model, peft)
+        loaded = processor_of(family, model, _with_processor(source, peft), processor)
     return Checkpoint(name or str(source), model, loaded, adapter, family)
 
 
-def _load_processor(family: Family, model: Any, source: str | Path, processor: Callable[[], Any] | None) -> Any:
-    """The given processor, the checkpoint's own, or, where torchvision is missing, one that takes images only.
+def _load_model(source: str | Path, device: torch.device, options: Mapping[str, Any]) -> Any:
+    """The model, with all of its weights and in evaluation mode.
 
     Raises:
-        InputError: none of them can be had; names the cause.
+        InputError: see :func:`load_checkpoint`.
     """
-    from transformers import AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     try:
-        if processor:
-            return processor()
-        try:
-            return AutoProcessor.from_pretrained(source)
-        except ImportError:
-            return ImageTextProcessor.load(family, model, source)
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"cannot load the processor of {str(source)!r}: {_first_line(error)}") from error
+        check_size(source)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+        model, info = loaded
+        check_weights(source, model, info)
+        return model.to(device).eval()
+    except VFlowOptError:
+        raise
+    except Exception as error:  # whatever a damaged file or an absurd value sets off in upstream's code
+        raise InputError(
+            f"cannot load a model from {str(source)!r}: {cause(error)}; check its config.json and weights, or download "
+            f"it again"
+        ) from error
+
+
+def _with_processor(source: str | Path, peft: str | None) -> str | Path:
+    """Whose processor to load: an adapter may bring its own, with tokens that were added in training."""
+    brought = peft is not None and any((Path(peft) / name).is_file() for name in PROCESSOR_FILES)
+    return peft if peft is not None and brought else source
 
 
 @contextmanager
@@ -168,7 +179,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

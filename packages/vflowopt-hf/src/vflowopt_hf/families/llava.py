@@ -22,6 +22,7 @@ class Llava(LlavaFamily):
     """See the module's docstring."""
 
     name: ClassVar[str] = "llava"
+    repeats_placeholders: ClassVar[bool] = True
     pixel_statistics: ClassVar[PixelStatistics] = PixelStatistics(
         mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
     )

@@ -24,6 +24,7 @@ class LlavaOnevision(LlavaFamily):
     """See the module's docstring."""
 
     name: ClassVar[str] = "llava-onevision"
+    repeats_placeholders: ClassVar[bool] = True
     pixel_statistics: ClassVar[PixelStatistics] = PixelStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:

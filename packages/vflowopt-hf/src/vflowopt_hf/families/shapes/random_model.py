@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from vflowopt.errors import InputError
+from vflowopt_hf.measure.devices import find_device, find_dtype
 
 _DRAWN = (1 << 20) + 7
 """Numbers that are drawn; all weights repeat them. Not a multiple of any width, so that rows of a matrix differ."""
@@ -28,15 +29,8 @@ def random_model(kind: type[PreTrainedModel], config: Any, device: str | None = 
     Raises:
         InputError: no such dtype or device, or the weights do not fit into the memory of the machine.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    name = ("float32" if device == "cpu" else "bfloat16") if dtype == "auto" else dtype
-    precision = getattr(torch, name, None)
-    if not isinstance(precision, torch.dtype):
-        raise InputError(f"{dtype!r} is not a torch dtype; use auto, float32, bfloat16 or float16")
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"{device!r} is not a device; use cpu, cuda or cuda:0") from error
+    place = torch.device("meta") if device == "meta" else find_device(device)
+    precision = find_dtype(dtype, place, torch.bfloat16)
     if place.type == "cpu":
         _require_memory(kind, config, precision)
     model = _allocated(kind, config, place, precision)

@@ -15,6 +15,7 @@ from vflowopt.components.scorer import calibrated_attention
 from vflowopt_hf.measure.bench.memory import MemoryMeter
 from vflowopt_hf.measure.bench.tasks import Task, synchronised
 from vflowopt_hf.measure.bench.yardstick import device_name
+from vflowopt_hf.measure.devices import find_device, find_dtype
 from vflowopt_hf.vision.capture import TorchAttention
 
 HEADS, HEAD_DIM, VIEW = 16, 72, 729
@@ -69,10 +70,12 @@ def measure_growth(
         dtype: of query and key; ``"auto"`` is float32 on the CPU, bfloat16 elsewhere.
         on_task: called with name and size of what is to run.
         clock: gives the time.
+
+    Raises:
+        InputError: no such device or dtype.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    automatic = torch.float32 if place.type == "cpu" else torch.bfloat16
-    kind: torch.dtype = automatic if dtype == "auto" else getattr(torch, dtype)
+    place = find_device(device)
+    kind = find_dtype(dtype, place, torch.bfloat16)
     threshold, ascending = float(getattr(strategy.scorer, "threshold", 0.0)), sorted(sizes)
     tasks: dict[str, list[Size]] = {
         "planning": [_planning(strategy, tokens, place) for tokens in ascending],
