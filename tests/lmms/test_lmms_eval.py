@@ -23,7 +23,7 @@ from vflowopt.cli.evaluate import compare, is_right
 from vflowopt.cli.models import choose
 from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import InputError, UnsupportedOperationError
-from vflowopt_hf.session import refuse_nesting
+from vflowopt_hf.pruning.session import refuse_nesting
 from vflowopt_lmms.model import VFlowOpt
 
 pytestmark = [pytest.mark.lmms, pytest.mark.filterwarnings("ignore")]

@@ -238,7 +238,9 @@ def test_a_fitted_schedule_meets_its_budget_with_recycled_tokens():
 
 
 def test_models_that_offer_no_hidden_states_are_refused(monkeypatch):
-    monkeypatch.setattr("vflowopt_hf.session.OFFERED", frozenset({"attention", "features", "decoder-attention"}))
+    monkeypatch.setattr(
+        "vflowopt_hf.pruning.requirements.OFFERED", frozenset({"attention", "features", "decoder-attention"})
+    )
     own = subject("onevision")
     with (
         pytest.raises(StrategyError, match="'density-peaks' needs hidden-states"),

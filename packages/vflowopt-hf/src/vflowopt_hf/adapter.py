@@ -1,7 +1,7 @@
 """A :class:`Family` made into the core's :class:`vflowopt.adapter.Adapter`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,18 @@ from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Growth, Part
 from vflowopt.benchmark.flow import Flow
 from vflowopt.budgets.cost import CostModel, Kind, Setting
 from vflowopt.components.stage_scoring import ReceivedAttention
-from vflowopt.discovery.wrapping import shells, unwrap
+from vflowopt.discovery.wrapping import unwrap
 from vflowopt.search.processes import Processes
 from vflowopt_hf.checkpoint.loading import load_checkpoint
-from vflowopt_hf.decoder.compiling import eager_prefills
+from vflowopt_hf.decoder.kv_cache import num_layers
 from vflowopt_hf.family import Family, statistics_of
+from vflowopt_hf.hooks.compiling import eagerly
 from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.pruning.requirements import check_fits
+from vflowopt_hf.pruning.session import Session
 from vflowopt_hf.search.evaluator import HiddenStateEvaluator
 from vflowopt_hf.search.received_attention import received_attention
 from vflowopt_hf.search.sample_store import MemoryLimits
-from vflowopt_hf.session import Session, check_fits, num_layers
 
 
 class TransformersAdapter:
@@ -45,11 +47,11 @@ class TransformersAdapter:
         self, model: Any, strategy: Strategy, *, processor: Any = None, guard: CostModel | None = None
     ) -> AbstractContextManager[Pruning]:
         """See :func:`vflowopt.prune`."""
-        *wrappers, bare = shells(model)
+        bare = unwrap(model)
         check_fits(self.family, bare, strategy)
         if guard is not None:
             guard.require(self.setting(bare), Kind.of(strategy))
-        return _inside(wrappers, Session(self.family, bare, strategy, self.statistics(processor), guard).installed())
+        return _inside(model, bare, Session(self.family, bare, strategy, self.statistics(processor), guard).installed())
 
     def setting(self, model: Any) -> Setting:
         """See :func:`vflowopt_hf.measure.calibrate.setting`."""
@@ -166,9 +168,7 @@ class TransformersAdapter:
 
 
 @contextmanager
-def _inside(wrappers: Iterable[Any], block: AbstractContextManager[Session]) -> Iterator[Session]:
+def _inside(model: Any, bare: Any, block: AbstractContextManager[Session]) -> Iterator[Session]:
     """A session of a model inside wrappers, whose compiled entrances it cannot see."""
-    with ExitStack() as stack:
-        for wrapper in wrappers:
-            stack.enter_context(eager_prefills(wrapper))
-        yield stack.enter_context(block)
+    with eagerly(model, [bare], lambda _: True), block as session:
+        yield session

@@ -13,10 +13,12 @@ from vflowopt import Strategy
 from vflowopt.adapter import Inputs
 from vflowopt.compare.panel import Answered
 from vflowopt.errors import InputError
+from vflowopt_hf.decoder.kv_cache import kv_bytes, num_layers
 from vflowopt_hf.family import Family
 from vflowopt_hf.measure.flops import prefill_flops
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.session import Session, check_fits, kv_bytes, num_layers, refuse_nesting
+from vflowopt_hf.pruning.requirements import check_fits
+from vflowopt_hf.pruning.session import Session, refuse_nesting
 from vflowopt_hf.vision.encoders import MODALITIES, Encoding, tap_encoders
 
 PIXELS = frozenset({"pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches"})

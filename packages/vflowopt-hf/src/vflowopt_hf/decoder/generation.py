@@ -10,6 +10,8 @@ from typing import Any
 from transformers.cache_utils import Cache
 
 from vflowopt.errors import UnsupportedOperationError
+from vflowopt_hf.hooks.compiling import unwrapped
+from vflowopt_hf.hooks.installing import replaced
 from vflowopt_hf.upstream import cache_in, continues_in_chunks
 
 _PICTURES = ("pixel_values", "mm_encoder_outputs")
@@ -22,7 +24,7 @@ def checked_generation(model: Any) -> Iterator[None]:
     Args:
         model: a model of transformers; methods that it lacks are not checked.
     """
-    model = getattr(model, "_orig_mod", model)  # of a compiled model, which hands on what it is asked for
+    model = unwrapped(model)
     checks: dict[str, Callable[[Mapping[str, Any]], None]] = {
         "generate": partial(_check_generate, model),
         "generate_batch": _refuse_continuous_batching,
@@ -31,7 +33,7 @@ def checked_generation(model: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for name, check in checks.items():
             if hasattr(model, name):
-                stack.enter_context(_replaced(model, name, _checked(getattr(model, name), check)))
+                stack.enter_context(replaced(model, name, _checked(getattr(model, name), check)))
         yield
 
 
@@ -105,16 +107,3 @@ def _refuse_continuous_batching(*_: Any) -> None:
         "continuous batching takes token ids and no pixels, so there is nothing to prune; call generate() with a batch "
         "instead, or leave the prune block"
     )
-
-
-@contextmanager
-def _replaced(model: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """Inside the block, this one instance has another method of that name."""
-    before = vars(model).get(name)
-    setattr(model, name, method)
-    try:
-        yield
-    finally:
-        delattr(model, name)
-        if before is not None:
-            setattr(model, name, before)

@@ -1,5 +1,6 @@
 """The shape of a model's KV cache, read from its configuration."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from vflowopt.budgets.kv_cache import CacheShape
@@ -22,3 +23,19 @@ def cache_shape(family: Family, model: Any) -> CacheShape:
         row_bytes=2 * heads * head * next(decoder.parameters()).element_size(),
         limits=tuple(None if window is None else window - 1 for window in windows),
     )
+
+
+def num_layers(family: Family, model: Any) -> int:
+    """Decoder layers L."""
+    return len(family.decoder(model).layers)  # type: ignore[arg-type]
+
+
+def kv_bytes(family: Family, model: Any, lengths: Sequence[int]) -> int:
+    """Bytes of keys and values of one sample after a prefill.
+
+    Args:
+        family: of the model.
+        model: the model.
+        lengths: rows that each decoder layer processes; a layer with a sliding window keeps the last of them only.
+    """
+    return cache_shape(family, model).bytes(lengths)

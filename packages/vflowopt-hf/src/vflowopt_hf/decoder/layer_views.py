@@ -125,10 +125,13 @@ class Views:
         rows: int,
         window: int | None,
     ) -> Any:
+        device = key.logical.device  # the layer's; upstream makes masks where the decoder begins
+        mask = mask.to(device) if isinstance(mask, Tensor) else mask
         start: int | Tensor = 0
         first, length = 0, self.queries
         if layer is not None:
-            start, (_, first) = layer.stored_length(), layer.get_mask_sizes(self.queries)
+            stored, (_, first) = layer.stored_length(), layer.get_mask_sizes(self.queries)
+            start = stored.to(device) if isinstance(stored, Tensor) else stored
             length += layer.get_seq_length()
         in_cache = isinstance(layer, PrunedSlidingLayer)
         require_logical_window(window, length, self.queries, self.implementation, in_cache=in_cache)

@@ -1,23 +1,25 @@
 """Run a stock text decoder with fewer rows from given layers on, by hooks that leave with the block."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import StaticLayer
 
 from vflowopt.errors import UnsupportedModelError
-from vflowopt_hf.decoder.compiling import require_step
 from vflowopt_hf.decoder.conversion import convert, hold_whole, layer_of, pruned_layer, require_readable
 from vflowopt_hf.decoder.layer_views import Views
 from vflowopt_hf.decoder.residuals import residuals_after
 from vflowopt_hf.decoder.windows import sliding_window
 from vflowopt_hf.family import LayerResiduals
+from vflowopt_hf.hooks.compiling import eagerly, require_step, unwrapped
+from vflowopt_hf.hooks.installing import Installed, at_end, claimed
+from vflowopt_hf.hooks.running import Forward, Running
 from vflowopt_hf.plans.decoder_attention import AttentionCall, observe_attention, require_masks
 from vflowopt_hf.plans.rows import merge_rows, take_rows
 from vflowopt_hf.plans.stage_plan import StagePlan
@@ -25,8 +27,8 @@ from vflowopt_hf.upstream import cache_in, require_cache_arguments
 
 
 @dataclass(eq=False)
-class Forward:
-    """State of the decoder forward that is running.
+class DecoderForward(Forward):
+    """State of a decoder forward that is running.
 
     Attributes:
         views: what layers see.
@@ -35,7 +37,6 @@ class Forward:
         entered: embeddings [batch, queries, features], if the decoder got such.
         cache: the KV cache, if the decoder got one.
         attention: of the layer that has run last, if it is to decide the next stage.
-        handles: hooks that this forward alone needs.
     """
 
     views: Views
@@ -44,10 +45,9 @@ class Forward:
     entered: Tensor | None = None
     cache: Any = None
     attention: AttentionCall | None = None
-    handles: list[RemovableHandle] = field(default_factory=list)
 
 
-class StagedDecoder:
+class StagedDecoder(Installed):
     """Hooks on a text decoder.
 
     All that a decoding step needs to know is in the cache, so that ``torch.compile`` compiles it once, whatever block
@@ -55,8 +55,8 @@ class StagedDecoder:
 
     Args:
         decoder: a transformers text decoder with ``layers``.
-        begin: called with the decoder's keyword arguments at the start of every forward that is not being compiled;
-            returns what to prune.
+        begin: called with the decoder's keyword arguments at the start of every forward that is not being compiled, in
+            its thread; returns what to prune.
         take_residuals: see :meth:`vflowopt_hf.family.Family.take_residuals`.
         observed: layers by whose attention the stage after them is decided.
     """
@@ -68,10 +68,23 @@ class StagedDecoder:
         take_residuals: Callable[[dict[str, Any]], LayerResiduals | None],
         observed: Sequence[int] = (),
     ) -> None:
-        self._decoder, self._begin, self._take_residuals = decoder, begin, take_residuals
+        self._wrapped, self._decoder = decoder, unwrapped(decoder)
+        self._begin, self._take_residuals = begin, take_residuals
         self._observed = observed
         self._layers: list[nn.Module] = list(decoder.layers)  # type: ignore[arg-type]
-        self._forward: Forward | None = None
+        self._running: Running[DecoderForward] = Running()
+
+    @classmethod
+    def of_plan(
+        cls,
+        decoder: nn.Module,
+        plan: StagePlan | None,
+        take_residuals: Callable[[dict[str, Any]], LayerResiduals | None],
+        observed: Sequence[int] = (),
+    ) -> "StagedDecoder":
+        """For forwards of the thread that asks, which prune what is given; those of other threads prune nothing."""
+        own = threading.get_ident()
+        return cls(decoder, lambda _: plan if threading.get_ident() == own else None, take_residuals, observed)
 
     @contextmanager
     def installed(self) -> Iterator["StagedDecoder"]:
@@ -79,38 +92,41 @@ class StagedDecoder:
 
         Raises:
             UnsupportedModelError: the layers take their KV cache by a name that is not known.
+            PruningStateError: somebody else has hooks on the decoder.
         """
         require_cache_arguments(self._layers)
         if self._observed:
             require_masks(self._implementation)
         with ExitStack() as hooks:
+            hooks.enter_context(claimed(self._decoder, self))
+            hooks.enter_context(at_end(self._decoder, self._leave))
             for handle in (
                 self._decoder.register_forward_pre_hook(self._enter, with_kwargs=True),
-                self._decoder.register_forward_hook(self._leave),
                 *(
                     layer.register_forward_pre_hook(_LayerHook(self, index), with_kwargs=True)
                     for index, layer in enumerate(self._layers)
                 ),
             ):
                 hooks.callback(handle.remove)
-            for index in self._observed:
-                attention = attention_module(self._layers[index])
+            observed = [attention_module(self._layers[index]) for index in self._observed]
+            for index, attention in zip(self._observed, observed, strict=True):
                 hooks.enter_context(observe_attention(attention, partial(self._note, index)))
+            hooks.enter_context(eagerly(self._wrapped, [*self._layers, *observed], lambda _: True))
             yield self
 
     def _note(self, index: int, call: AttentionCall) -> None:
-        forward = self._forward
+        forward = self._running.innermost
         if forward is not None and forward.plan is not None and forward.plan.awaits(index + 1):
             layer = None if forward.cache is None else forward.cache.layers[index]
             forward.attention = call.without_room(layer.cumulative_length) if isinstance(layer, StaticLayer) else call
 
     def _enter(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         entered = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if entered is None else entered
         queries = 0 if tokens is None else tokens.shape[1]
-        self._forward = forward = Forward(Views(queries, self._implementation))
+        forward = self._running.enter(DecoderForward(module, Views(queries, self._implementation)))
         if torch.compiler.is_compiling():
             require_step(tokens)
             return None
@@ -119,37 +135,43 @@ class StagedDecoder:
             return None
         arguments = dict(kwargs)
         forward.plan, forward.entered, forward.residuals = plan, entered, self._take_residuals(arguments)
-        forward.handles.append(self._decoder.register_forward_hook(self._leave, always_call=True))
         forward.cache = cache_in(kwargs)
-        self._require_layers(plan, forward.cache)
-        if forward.residuals is not None:
-            forward.handles += [
-                layer.register_forward_hook(partial(self._after_layer, index))
-                for index, layer in enumerate(self._layers[: len(forward.residuals.values)])
-            ]
+        self._require_layers(plan, forward)
         return args, arguments
 
-    def _leave(self, *_: Any) -> None:
-        if self._forward is not None:
-            for handle in self._forward.handles:
-                handle.remove()
-        self._forward = None
+    def _leave(self, module: nn.Module, *_: Any) -> None:
+        self._running.leave(module)
 
-    def _require_layers(self, plan: StagePlan, cache: Any) -> None:
+    def _require_layers(self, plan: StagePlan, forward: DecoderForward) -> None:
         """Refuse what cannot be pruned before the first layer runs."""
-        for index in range(plan.boundaries[0], len(self._layers)):
+        depth = len(self._layers)
+        if forward.residuals is not None and len(forward.residuals.values) >= depth:
+            raise UnsupportedModelError(
+                f"this {type(self._decoder).__name__} adds features after the last of its {depth} layers, where no "
+                f"layer follows to prune them for"
+            )
+        for index in range(plan.boundaries[0], depth):
             self._window(index)
-            if cache is not None:
-                require_readable(layer_of(cache, index), self._implementation)
-        if cache is not None:
+            if forward.cache is not None:
+                require_readable(layer_of(forward.cache, index), self._implementation)
+        if forward.cache is not None:
             for index in range(plan.boundaries[0]):
-                hold_whole(cache, index, plan.table.queries - plan.table.tail)
+                hold_whole(forward.cache, index, plan.table.queries - plan.table.tail)
 
     def before_layer(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]] | None:
         """Hidden states and changed arguments for one decoder layer; ``None`` leaves them as they are."""
-        forward = self._forward
+        forward = self._running.innermost
         if forward is None:
             return None
+        added = self._residual(forward, index - 1)
+        if added is None:
+            return self._staged(forward, index, hidden, kwargs)
+        hidden = hidden + added.to(hidden.device, hidden.dtype)
+        return self._staged(forward, index, hidden, kwargs) or (hidden, {})
+
+    def _staged(
+        self, forward: DecoderForward, index: int, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]] | None:
         number = None if forward.plan is None else self._stage(forward, forward.plan, index, hidden)
         if forward.plan is None or number is None:
             return self._continue(forward, index, hidden, kwargs)
@@ -168,7 +190,7 @@ class StagedDecoder:
         changes = {"attention_mask": view.mask, "position_embeddings": view.embeddings, "position_ids": None}
         return hidden, {name: value for name, value in changes.items() if name in kwargs}
 
-    def _stage(self, forward: Forward, plan: StagePlan, index: int, hidden: Tensor) -> int | None:
+    def _stage(self, forward: DecoderForward, plan: StagePlan, index: int, hidden: Tensor) -> int | None:
         """The stage that a layer belongs to, decided if it begins there."""
         if plan.awaits(index):
             plan.decide(forward.attention, forward.entered, hidden)
@@ -176,7 +198,7 @@ class StagedDecoder:
         return plan.stage_at(index)
 
     def _continue(
-        self, forward: Forward, index: int, hidden: Tensor, kwargs: dict[str, Any]
+        self, forward: DecoderForward, index: int, hidden: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]] | None:
         """For a layer that runs with all rows, on a cache that may lack tokens of earlier forwards."""
         layer = pruned_layer(cache_in(kwargs), index)
@@ -191,20 +213,18 @@ class StagedDecoder:
 
     @property
     def _implementation(self) -> str:
-        return str(self._decoder.config._attn_implementation)  # type: ignore[union-attr]
+        return str(self._decoder.config._attn_implementation)
 
     def _window(self, index: int) -> int | None:
         return sliding_window(self._decoder.config, index)
 
-    def _after_layer(self, index: int, _module: nn.Module, _args: tuple[Any, ...], hidden: Tensor) -> Tensor | None:
-        """The layer's output with what the decoder would have added to it; ``None`` leaves it as it is."""
-        forward = self._forward
-        if forward is None or forward.plan is None or forward.residuals is None:
+    def _residual(self, forward: DecoderForward, index: int) -> Tensor | None:
+        """What the decoder would have added to a layer's output; ``None`` if nothing."""
+        if forward.plan is None or forward.residuals is None or index < 0:
             return None
         number = forward.plan.stage_at(index)
         stage = None if number is None else forward.plan.stages[number]
-        added = residuals_after(forward.residuals, index, forward.plan.plans, stage)
-        return None if added is None else hidden + added.to(hidden.device, hidden.dtype)
+        return residuals_after(forward.residuals, index, forward.plan.plans, stage)
 
 
 def attention_module(layer: nn.Module) -> nn.Module:
@@ -222,7 +242,7 @@ def attention_module(layer: nn.Module) -> nn.Module:
     return attention
 
 
-class _LayerHook:
+class _LayerHook(Installed):
     """Pre-hook of one decoder layer."""
 
     def __init__(self, staged: StagedDecoder, index: int) -> None:

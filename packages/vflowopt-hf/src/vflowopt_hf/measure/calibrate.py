@@ -17,6 +17,7 @@ from vflowopt.budgets.curve_fitting import fit_curve
 from vflowopt.budgets.lengths import SampleSize
 from vflowopt.errors import InputError
 from vflowopt.search.result import installed_versions
+from vflowopt_hf.decoder.kv_cache import num_layers
 from vflowopt_hf.decoder.padding import without_padding
 from vflowopt_hf.decoder.staged import StagedDecoder
 from vflowopt_hf.family import Family
@@ -25,8 +26,9 @@ from vflowopt_hf.measure.bench.yardstick import device_name
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.prefill import plan_units
 from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.pruning.requirements import check_fits
+from vflowopt_hf.pruning.session import refuse_nesting
 from vflowopt_hf.search.sample import Sample, observe_sample
-from vflowopt_hf.session import check_fits, num_layers, refuse_nesting
 from vflowopt_hf.upstream import with_cache
 
 LENGTHS = 6
@@ -204,7 +206,7 @@ class Calibration:
         scored = plan_units(strategy, units, wait=False)
         plan = StagePlan.of(strategy, scored, prefill.present, call["inputs_embeds"].device)
         observed = observed_layers(strategy)
-        with StagedDecoder(self._decoder, lambda _: plan, self._family.take_residuals, observed).installed():
+        with StagedDecoder.of_plan(self._decoder, plan, self._family.take_residuals, observed).installed():
             output = self._decode(call)
         for unit in scored:
             unit.require_finite()

@@ -17,9 +17,9 @@ from vflowopt.benchmark.flow import MEASURES, TOKENS, Discrepancies, Flow, Strat
 from vflowopt.errors import InputError
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.pruning.requirements import check_fits
 from vflowopt_hf.search.evaluator import HiddenStateEvaluator
 from vflowopt_hf.search.sample import Sample
-from vflowopt_hf.session import check_fits
 
 States = list[npt.NDArray[np.float32]]
 """Hidden states [tokens, features] after each decoder layer."""

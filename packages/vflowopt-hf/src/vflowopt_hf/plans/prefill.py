@@ -157,7 +157,7 @@ def place_units(
         present = attention_mask[:, -queries:].cpu().numpy().astype(bool)
     placed: list[PlacedUnit] = []
     for encoding in encodings:
-        copies = encoding.expansion()  # beams repeat each sample that many times in a row
+        copies = encoding.copies  # beams repeat each sample that many times in a row
         parts = deque(encoding.units)
         for sample in range(0, batch, copies):
             rows = np.flatnonzero(ids[sample] == placeholders[encoding.modality])
@@ -175,13 +175,28 @@ def place_units(
     return Prefill(tuple(placed), present)
 
 
+def require_no_placeholders(placeholders: Mapping[str, int], input_ids: Tensor) -> None:
+    """Check that a prompt that comes without anything visual has no place for it.
+
+    Raises:
+        InputError: it has.
+    """
+    for modality, token in placeholders.items():
+        found = int((input_ids == token).sum())
+        if found:
+            raise InputError(
+                f"the prompt holds {found} {modality} tokens, but neither pixels nor features came with it; pass all "
+                f"that the processor returned"
+            )
+
+
 def _take(embeddings: Tensor, sample: int, rows: HostInts) -> Tensor:
     return embeddings[sample, torch.from_numpy(rows).to(embeddings.device, non_blocking=True)]
 
 
 def _mismatch(encoding: Encoding, ids: HostInts, placeholders: Mapping[str, int]) -> InputError:
     found = int((ids == placeholders[encoding.modality]).sum())
-    expected = encoding.expansion() * sum(unit.layout.tokens for unit in encoding.units)
+    expected = encoding.copies * sum(unit.layout.tokens for unit in encoding.units)
     return InputError(
         f"the prompt holds {found} {encoding.modality} tokens in this forward, but the pixels make {expected}, as "
         f"whole units per sample; pass prompts as the processor made them (while pruning, prefill cannot be chunked)"

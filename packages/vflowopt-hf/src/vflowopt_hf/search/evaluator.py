@@ -12,19 +12,19 @@ from torch import Tensor
 from vflowopt import Strategy, TokenLayout
 from vflowopt.adapter import Evaluation, Inputs
 from vflowopt.errors import InputError
-from vflowopt_hf.decoder.kv_cache import cache_shape
+from vflowopt_hf.decoder.kv_cache import cache_shape, num_layers
 from vflowopt_hf.decoder.staged import StagedDecoder
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.prefill import plan_units
 from vflowopt_hf.plans.rows import PlacedPlan
 from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.pruning.session import refuse_nesting
 from vflowopt_hf.search.batching import batch_key, batches, in_batches, join_samples
 from vflowopt_hf.search.clock import ForwardClock
 from vflowopt_hf.search.objectives import OBJECTIVES, similarity
 from vflowopt_hf.search.sample import Sample, observe_sample
 from vflowopt_hf.search.sample_store import MemoryLimits, SampleStore
-from vflowopt_hf.session import num_layers, refuse_nesting
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class HiddenStateEvaluator:
         decoder = self._family.decoder(self._model)
         scored = plan_units(strategy, sample.prefill.units)
         plan = StagePlan.of(strategy, scored, sample.prefill.present, sample.call["inputs_embeds"].device)
-        staged = StagedDecoder(decoder, lambda _: plan, self._family.take_residuals, observed_layers(strategy))
+        staged = StagedDecoder.of_plan(decoder, plan, self._family.take_residuals, observed_layers(strategy))
         with staged.installed(), torch.no_grad(), clock.running():
             hidden: Tensor = decoder(**sample.call).last_hidden_state
         return hidden, [unit.placed for unit in scored] if plan is None else plan.plans

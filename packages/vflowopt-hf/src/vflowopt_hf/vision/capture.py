@@ -1,8 +1,8 @@
 """Observe one vision attention module without changing what it computes (:mod:`vflowopt_hf.vision.observing`)."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -144,16 +144,16 @@ class TorchAttention:
         return torch.stack([column_sums(rows, key, self._scaling, own)[first:] for rows, key, own in views])
 
 
-@dataclass
-class VisionCapture:
-    """Receives what the observed module does while a recording is open."""
+class VisionCapture(threading.local):
+    """Receives what the observed module does while a recording is open; every thread has recordings of its own."""
 
-    class_tokens: int
-    _calls: list[TorchAttention] | None = None
+    def __init__(self, class_tokens: int) -> None:
+        self.class_tokens = class_tokens
+        self._calls: list[TorchAttention] | None = None
 
     @property
     def is_recording(self) -> bool:
-        """Whether a recording is open."""
+        """Whether a recording is open in this thread."""
         return self._calls is not None
 
     @contextmanager

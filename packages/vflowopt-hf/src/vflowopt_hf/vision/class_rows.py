@@ -1,5 +1,6 @@
 """The class token's attention in vision layers before the observed one: a row per layer and view, no query and key."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ class ClassRows:
         return torch.stack([*(torch.stack(layer).to(observed.device) for layer in earlier), observed])
 
 
-class ClassRowCapture:
-    """Receives the class token's attention in some layers while a recording is open.
+class ClassRowCapture(threading.local):
+    """Receives the class token's attention in some layers while a recording is open, which every thread has its own of.
 
     Args:
         depth: vision layers up to the observed one.

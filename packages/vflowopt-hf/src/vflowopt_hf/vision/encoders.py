@@ -2,23 +2,28 @@
 
 Transformers encodes images in ``get_image_features`` (and videos in ``get_video_features``), called either by the
 backbone's forward or, ahead of it, by ``generate``. Inside the block both are replaced, on this one instance, by
-wrappers that call them and remember the units of each output object.
+wrappers that call them and remember the units of each output.
 """
 
 import functools
 import inspect
-import weakref
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vflowopt.arrays import HostInts
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.family import Family, Unit
+from vflowopt_hf.hooks.compiling import as_written, eagerly, unwrapped
+from vflowopt_hf.hooks.installing import Installed, claimed, replaced
+from vflowopt_hf.hooks.running import Door
 from vflowopt_hf.upstream import warn_if_untested
 from vflowopt_hf.vision.capture import TorchAttention, VisionCapture, capture_attention
 from vflowopt_hf.vision.class_rows import ClassRowCapture, ClassRows, capture_class_rows
+from vflowopt_hf.vision.features import Features
+from vflowopt_hf.vision.observing import is_observed
 
 MODALITIES = ("image", "video")
 
@@ -32,61 +37,79 @@ class Encoding:
         units: what was encoded, in the order of the features.
         attention: the observed attention over all views of the call.
         class_rows: class attention of layers before the observed one, over the same views.
-        output: the encoder's output object, by which a later forward refers to it; not kept alive from here.
-        entries: how many entries the output's features had when they were made.
+        features: what was returned, by which a later forward refers to it.
         tokens_per_unit: of one prompt's token ids, see :meth:`vflowopt_hf.family.Family.tokens_per_unit`.
+        copies: how often ``generate`` has repeated the features since, for beams or several returned sequences.
     """
 
     modality: str
     units: tuple[Unit, ...]
     attention: TorchAttention
     class_rows: ClassRows
-    output: weakref.ref[Any]
-    entries: int
+    features: Features
     tokens_per_unit: Callable[[HostInts], Sequence[int] | None]
-
-    def expansion(self) -> int:
-        """How often ``generate`` has repeated the features since, for beams or several returned sequences."""
-        features = getattr(self.output(), "pooler_output", None)
-        return 1 if features is None or not self.entries else len(features) // self.entries
+    copies: int = 1
 
 
-@dataclass(eq=False)
-class EncoderTap:
-    """Encodings made inside the block whose outputs are still alive."""
+class EncoderTap(Installed):
+    """Encodings that all threads have made inside the block, as long as their features are alive."""
 
-    _encodings: list[Encoding] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._known: list[tuple[int, int, Encoding]] = []  # number, thread that made it
 
     def add(self, encoding: Encoding) -> None:
-        """Remember an encoding, and forget those whose output is gone."""
-        self._encodings = [known for known in self._encodings if known.output() is not None]
-        self._encodings.append(encoding)
+        """Remember an encoding, and forget those whose features are gone."""
+        with self._lock:
+            self._drop(lambda known: not known.features.are_alive)
+            self._known.append((self._count, threading.get_ident(), encoding))
+            self._count += 1
 
     def mark(self) -> int:
-        """A point in time, for :meth:`since`."""
-        self._encodings = [known for known in self._encodings if known.output() is not None]
-        return len(self._encodings)
+        """A point in time, for :meth:`since`; encodings whose features are gone by then are forgotten."""
+        with self._lock:
+            self._drop(lambda known: not known.features.are_alive)
+            return self._count
 
     def since(self, mark: int) -> list[Encoding]:
-        """Encodings made after :meth:`mark`."""
-        return self._encodings[mark:]
+        """Encodings that this thread has made after :meth:`mark`."""
+        own = threading.get_ident()
+        with self._lock:
+            return [known for number, thread, known in self._known if number >= mark and thread == own]
 
-    def find(self, outputs: Mapping[str, Any]) -> list[Encoding]:
-        """The encodings behind the output objects of each modality.
+    def forget(self, encodings: Sequence[Encoding]) -> None:
+        """Let encodings go before their features do."""
+        with self._lock:
+            self._drop(lambda known: any(known is one for one in encodings))
+
+    def _drop(self, unwanted: Callable[[Encoding], bool]) -> None:
+        self._known = [entry for entry in self._known if not unwanted(entry[2])]
+
+    def find(self, outputs: Any) -> list[Encoding]:
+        """The encodings behind the outputs of each modality, whichever thread made them.
+
+        Args:
+            outputs: what ``mm_encoder_outputs`` holds: a mapping from modality to an output or ``None``, or ``None``.
 
         Raises:
             UnsupportedOperationError: an output was not made inside this block, so its attention is unknown.
         """
-        found = []
-        for modality, output in outputs.items():
-            known = [encoding for encoding in self._encodings if encoding.output() is output]
-            if not known:
-                raise UnsupportedOperationError(
-                    f"the precomputed {modality} features (mm_encoder_outputs) were made outside this prune block and "
-                    f"carry no attention to prune by; make them inside it, or pass pixel values"
-                )
-            found.append(known[-1])
-        return found
+        given = outputs if isinstance(outputs, Mapping) else {"": outputs}
+        return [self._behind(name, output) for name, output in given.items() if output is not None]
+
+    def _behind(self, modality: str, output: Any) -> Encoding:
+        with self._lock:
+            latest = [encoding for _, _, encoding in reversed(self._known)]
+        for encoding in latest:
+            copies = encoding.features.copies_in(output) if encoding.modality == modality else 0
+            if copies:
+                return replace(encoding, copies=copies)
+        raise UnsupportedOperationError(
+            f"the precomputed {modality} features (mm_encoder_outputs) are not, as they are, what this prune block has "
+            f"seen an encoder return, so there is no attention to prune by; make them inside it and leave them whole "
+            f"(no prefill_chunk_size), or pass pixel values"
+        )
 
 
 @contextmanager
@@ -101,28 +124,28 @@ def tap_encoders(family: Family, model: Any, layers: int | None = None) -> Itera
 
     Raises:
         UnsupportedModelError: the vision attention cannot be observed.
+        PruningStateError: the model is being pruned or observed already.
     """
     warn_if_untested()
-    backbone = family.backbone(model)
-    tap = EncoderTap()
-    with (
-        capture_attention(family.vision_attention(model), family.class_tokens) as capture,
-        capture_class_rows(family, model, layers) as earlier,
-    ):
-        replaced = {}
-        try:
+    backbone = unwrapped(family.backbone(model))
+    tap, door = EncoderTap(), Door()
+    with ExitStack() as stack:
+        with door.opening():
+            stack.enter_context(claimed(backbone, tap))
+            capture = stack.enter_context(capture_attention(family.vision_attention(model), family.class_tokens))
+            earlier = stack.enter_context(capture_class_rows(family, model, layers))
+            decoder = unwrapped(family.decoder(model))
+            seen = [module for module in backbone.modules() if is_observed(module)]
+            stack.enter_context(eagerly(model, seen, lambda module: decoder in module.modules()))
             for modality in MODALITIES:
                 name = f"get_{modality}_features"
                 original = getattr(backbone, name, None)
                 if original is not None:
-                    replaced[name] = backbone.__dict__.get(name)
-                    setattr(backbone, name, _observed(original, family, model, modality, tap, capture, earlier))
-            yield tap
-        finally:
-            for name, own in replaced.items():
-                delattr(backbone, name)
-                if own is not None:
-                    setattr(backbone, name, own)
+                    original = as_written(original)
+                    observed = _observed(original, family, model, modality, tap, door, capture, earlier)
+                    stack.enter_context(replaced(backbone, name, observed))
+        stack.callback(door.close)
+        yield tap
 
 
 def _observed(
@@ -131,6 +154,7 @@ def _observed(
     model: Any,
     modality: str,
     tap: EncoderTap,
+    door: Door,
     capture: VisionCapture,
     earlier: ClassRowCapture,
 ) -> Callable[..., Any]:
@@ -138,8 +162,15 @@ def _observed(
 
     @functools.wraps(original)  # generate() reads the signature
     def encode(*args: Any, **kwargs: Any) -> Any:
-        if capture.is_recording:  # one encoder calls another, for example that of videos the one of images
+        # One encoder calls another, for example that of videos the one of images.
+        if capture.is_recording or not door.enter():
             return original(*args, **kwargs)
+        try:
+            return observe(args, kwargs)
+        finally:
+            door.leave()
+
+    def observe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         units = tuple(family.units(model, modality, signature.bind(*args, **kwargs).arguments))
         with capture.recording() as calls, earlier.recording() as rows:
             output = original(*args, **kwargs)
@@ -151,11 +182,9 @@ def _observed(
                     f"{views} of its inputs"
                 )
         if calls and not isinstance(output, tuple):
-            features = getattr(output, "pooler_output", None)
-            entries = 0 if features is None else len(features)
             told = functools.partial(family.tokens_per_unit, model, modality)
             joined, class_rows = TorchAttention.joined(calls), ClassRows(earlier.depth, tuple(map(tuple, rows)))
-            tap.add(Encoding(modality, units, joined, class_rows, weakref.ref(output), entries, told))
+            tap.add(Encoding(modality, units, joined, class_rows, Features.of(output), told))
         return output
 
     return encode

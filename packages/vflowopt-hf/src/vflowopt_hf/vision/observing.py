@@ -2,8 +2,10 @@
 
 import copy
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vflowopt.errors import UnsupportedModelError
+from vflowopt_hf.hooks.installing import Installed
 
 
 @contextmanager
@@ -44,19 +47,38 @@ def attention_calls(
     name = f"vflowopt-observe-{implementation}"
     config = copy.copy(original)
     config._attn_implementation_internal = name  # the public setter would check the name against the hub
-    config.vflowopt_observer = note, base
-    shared = ALL_ATTENTION_FUNCTIONS.get(name)
-    if shared is None:
-        shared = ALL_ATTENTION_FUNCTIONS[name] = _ObservedAttention()
-    shared.users += 1
+    config.vflowopt_observer = _Observer(note, base)
+    with _registering:
+        shared = ALL_ATTENTION_FUNCTIONS.get(name)
+        if shared is None:
+            shared = ALL_ATTENTION_FUNCTIONS[name] = _ObservedAttention()
+        shared.users += 1
     module.config = config
     try:
         yield
     finally:
         module.config = original
-        shared.users -= 1
-        if not shared.users:
-            del ALL_ATTENTION_FUNCTIONS[name]
+        with _registering:
+            shared.users -= 1
+            if not shared.users:
+                del ALL_ATTENTION_FUNCTIONS[name]
+
+
+_registering = threading.Lock()
+"""Upstream's table of attention functions is one for all models, which threads may enter blocks of at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Observer(Installed):
+    """Who looks on at a module's attention, and the function that computes it."""
+
+    note: Callable[[Tensor, Tensor, float, Any, Mapping[str, Any]], None]
+    base: Callable[..., Any]
+
+
+def is_observed(module: nn.Module) -> bool:
+    """Whether somebody looks on at the attention of a module."""
+    return hasattr(getattr(module, "config", None), "vflowopt_observer")
 
 
 class _ObservedAttention:
@@ -69,9 +91,9 @@ class _ObservedAttention:
         self.users = 0
 
     def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        note, base = module.config.vflowopt_observer
+        observer = module.config.vflowopt_observer
         if not torch.compiler.is_compiling():  # then it is a decoding step
             scaling = kwargs.get("scaling")
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-            note(query, key, scaling, args[0] if args else kwargs.get("attention_mask"), kwargs)
-        return base(module, query, key, value, *args, **kwargs)
+            observer.note(query, key, scaling, args[0] if args else kwargs.get("attention_mask"), kwargs)
+        return observer.base(module, query, key, value, *args, **kwargs)

@@ -13,7 +13,7 @@ from vflowopt.errors import InputError
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.prefill import Prefill, place_units
-from vflowopt_hf.session import refuse_nesting
+from vflowopt_hf.pruning.session import refuse_nesting
 from vflowopt_hf.upstream import with_cache
 from vflowopt_hf.vision.encoders import tap_encoders
 

@@ -21,7 +21,7 @@ from vflowopt_hf.measure.bench.yardstick import device_name, rates, yardsticks
 from vflowopt_hf.measure.flops import prefill_flops
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.stage_plan import StagePlan
-from vflowopt_hf.session import check_fits
+from vflowopt_hf.pruning.requirements import check_fits
 
 Key = tuple[str, Part]
 """Name of the row, and part."""

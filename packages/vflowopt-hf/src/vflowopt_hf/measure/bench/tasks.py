@@ -20,7 +20,7 @@ from vflowopt_hf.measure.bench.observed import Observed
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.prefill import ScoredUnit, UnitContext, plan_units
 from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
-from vflowopt_hf.session import Session
+from vflowopt_hf.pruning.session import Session
 from vflowopt_hf.upstream import cache_from, with_cache
 
 DECODE_STEPS = 8
@@ -125,7 +125,7 @@ class Candidate:
             output = decoder(**call)
         else:
             layers, take = observed_layers(self.strategy), self._subject.family.take_residuals
-            with StagedDecoder(decoder, lambda _: plan, take, layers).installed():
+            with StagedDecoder.of_plan(decoder, plan, take, layers).installed():
                 output = decoder(**call)
         return cache_from(output), plan
 
@@ -163,7 +163,7 @@ class Candidate:
 
         def run() -> Tensor:
             plan = self.stage_plan()
-            with StagedDecoder(hollow, lambda _: plan, take).installed():
+            with StagedDecoder.of_plan(hollow, plan, take).installed():
                 hidden: Tensor = hollow(**subject.observed.decoder_call(hollow))
             return hidden
 

@@ -1,0 +1,37 @@
+"""What a strategy needs of a model, checked before anything is installed."""
+
+from typing import Any
+
+from vflowopt import Strategy
+from vflowopt.components.schedule import stage_widths
+from vflowopt.components.stage_recycling import HIDDEN_STATES
+from vflowopt.components.stage_scoring import DECODER_ATTENTION
+from vflowopt.errors import StrategyError
+from vflowopt.strategies.strategy import components_of
+from vflowopt_hf.decoder.kv_cache import num_layers
+from vflowopt_hf.family import Family
+from vflowopt_hf.vision.capture import NO_CLASS_TOKEN
+
+OFFERED = frozenset({"attention", "entropy", "keys", "features", DECODER_ATTENTION, HIDDEN_STATES})
+"""What components may need (:attr:`vflowopt.components.Component.needs`) and every family gives."""
+
+CLASS_ATTENTION = "class-attention"
+"""What only families with a class token give."""
+
+
+def check_fits(family: Family, model: Any, strategy: Strategy) -> None:
+    """Check a strategy against a model before anything is installed.
+
+    Raises:
+        StrategyError: a stage lies beyond the last decoder layer, or a component needs what no unit offers.
+    """
+    offered = OFFERED | ({CLASS_ATTENTION} if family.class_tokens else set())
+    for component in components_of(strategy):
+        missing = component.needs - offered
+        if missing:
+            remedy = f": {NO_CLASS_TOKEN}" if CLASS_ATTENTION in missing else ""
+            raise StrategyError(
+                f"{component.kind} {component.component_name()!r} needs {', '.join(sorted(missing))}, which "
+                f"{family.name} models do not offer; they offer {', '.join(sorted(offered))}{remedy}"
+            )
+    stage_widths(strategy.schedule.boundaries, num_layers(family, model))

@@ -1,0 +1,283 @@
+"""``prune`` for transformers models: hooks over model, backbone, vision attention and decoder for one block.
+
+State belongs to a forward: what a session knows of one is in a :class:`ModelForward`, found by the thread that runs it.
+"""
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vflowopt import PruningPlan, PruningReport, Strategy
+from vflowopt.budgets.cost import CostModel
+from vflowopt.errors import PruningStateError, UnsupportedOperationError
+from vflowopt.strategies.strategy import components_of
+from vflowopt_hf.decoder.generation import checked_generation
+from vflowopt_hf.decoder.padding import token_mask
+from vflowopt_hf.decoder.staged import StagedDecoder
+from vflowopt_hf.family import Family
+from vflowopt_hf.hooks.compiling import require_step, unwrapped
+from vflowopt_hf.hooks.installing import Installed, at_end, replaced, require_unclaimed
+from vflowopt_hf.hooks.running import Door, Forward, Running
+from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.plans.guarding import break_even, left_alone
+from vflowopt_hf.plans.prefill import place_units, plan_units, require_no_placeholders
+from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.pruning.outcome import Outcome
+from vflowopt_hf.upstream import cache_in
+from vflowopt_hf.vision.class_rows import vision_depth
+from vflowopt_hf.vision.encoders import EncoderTap, Encoding, tap_encoders
+
+
+@dataclass(eq=False)
+class ModelForward(Forward):
+    """State of a forward of the model, or of its backbone, that is running.
+
+    Attributes:
+        given: encodings behind the features that came in.
+        mark: what is encoded after it is encoded by this forward.
+        made: what was.
+        ids: int64 [batch, queries], on the host; ``None`` in a decoding step.
+        mask: what there is of an attention mask, likewise.
+        planned: whether the decoder has begun.
+        outcome: what a prefill did.
+    """
+
+    given: list[Encoding] = field(default_factory=list)
+    mark: int = 0
+    made: list[Encoding] = field(default_factory=list)
+    ids: Tensor | None = None
+    mask: Any = None
+    planned: bool = False
+    outcome: Outcome | None = None
+
+
+class _Last(threading.local):
+    outcome: Outcome | None = None
+
+
+class Session(Installed):
+    """A model being pruned; also the ``pruning`` that users see (:class:`vflowopt.adapter.Pruning`)."""
+
+    def __init__(
+        self,
+        family: Family,
+        model: Any,
+        strategy: Strategy,
+        statistics: PixelStatistics,
+        guard: CostModel | None = None,
+    ) -> None:
+        self._family, self._model, self._strategy, self._statistics = family, model, strategy, statistics
+        self._guard = guard
+        self._backbone = unwrapped(family.backbone(model))
+        self._door = Door()
+        self._running: Running[ModelForward] = Running()
+        self._last = _Last()
+        self._finished: Outcome | None = None
+        self._tap: EncoderTap
+
+    @contextmanager
+    def installed(self) -> Iterator["Session"]:
+        """Hooks are in place inside the block and gone after it, also after an exception.
+
+        Raises:
+            PruningStateError: the model is being pruned already.
+        """
+        with ExitStack() as stack:
+            with self._door.opening():
+                self._install(stack)
+            stack.callback(self._door.close)
+            yield self
+
+    def _install(self, stack: ExitStack) -> None:
+        depth = vision_depth(self._family, self._model)
+        layers = max(component.class_attention_layers(depth) for component in components_of(self._strategy))
+        self._tap = stack.enter_context(tap_encoders(self._family, self._model, layers))
+        # Accelerate wraps forward methods and hands on copies: these hooks see what the caller gave.
+        for module, enter in ((unwrapped(self._model), self._enter_model), (self._backbone, self._enter_backbone)):
+            stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            stack.enter_context(at_end(module, self._leave))
+        decoder, take = self._family.decoder(self._model), self._family.take_residuals
+        staged = StagedDecoder(decoder, self._begin, take, observed_layers(self._strategy))
+        stack.enter_context(staged.installed())
+        stack.enter_context(checked_generation(self._model))
+        model = unwrapped(self._model)
+        if hasattr(model, "generate"):
+            stack.enter_context(replaced(model, "generate", self._within_block(model.generate)))
+
+    def recall(self, encodings: Iterable[Encoding]) -> None:
+        """Take over what was encoded before the block, so that it may come in as ``mm_encoder_outputs``."""
+        for encoding in encodings:
+            self._tap.add(encoding)
+
+    def _within_block(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """``generate`` that does not pass over the end of the block, wherever it was looked up or is running."""
+
+        @functools.wraps(generate)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            outer = self._running.innermost
+            self._require_open()
+            try:
+                result = generate(*args, **kwargs)
+            finally:
+                self._running.innermost = outer  # an interrupt leaves forwards without their hooks being called
+                self._go_out()
+            self._require_open()
+            return result
+
+        return checked
+
+    def _require_open(self) -> None:
+        if not self._door.is_open:
+            raise PruningStateError(
+                "generate() was called inside `with prune(...)` and runs after its end, where nothing is pruned; wait "
+                "for it inside the block (for a streamer: read it to its end, or join its thread)"
+            )
+
+    def _come_in(self, module: nn.Module) -> ModelForward:
+        if self._running.innermost is None and not self._door.enter():
+            raise PruningStateError(
+                "this forward began as its `with prune(...)` ended; wait inside the block for what other threads run"
+            )
+        return self._running.enter(ModelForward(module))
+
+    def _go_out(self) -> None:
+        if self._running.innermost is None:
+            self._door.leave()
+
+    def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arguments = _arguments(module, args, kwargs)
+        _refuse_full_length_arguments(arguments)
+        if not torch.compiler.is_compiling():
+            self._come_in(module).given = self._tap.find(arguments.get("mm_encoder_outputs"))
+
+    def _enter_backbone(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arguments = _arguments(module, args, kwargs)
+        ids, embeddings = arguments.get("input_ids"), arguments.get("inputs_embeds")
+        if torch.compiler.is_compiling():
+            require_step(embeddings if ids is None else ids)
+            return
+        caller = self._running.innermost
+        forward = self._come_in(module)
+        if caller is not None and caller.module is not module:
+            forward.given = caller.given
+        else:
+            forward.given = self._tap.find(arguments.get("mm_encoder_outputs"))
+        forward.mark = self._tap.mark()
+        if ids is None:
+            _refuse_embeddings(embeddings)
+        elif ids.shape[1] > 1 or cache_in(arguments) is None:
+            self._begin_prefill(forward, ids, arguments)
+
+    def _begin_prefill(self, forward: ModelForward, ids: Tensor, arguments: dict[str, Any]) -> None:
+        """Note what the tokens are, which may be those of a later turn that brings nothing visual."""
+        cache = cache_in(arguments)
+        # Copied before the vision tower runs: nothing waits for the device after it.
+        mask = token_mask(arguments.get("attention_mask"), ids.shape[1], cache)
+        forward.ids, forward.mask = ids.cpu(), mask.cpu() if isinstance(mask, Tensor) else mask
+        if cache is None or not int(cache.get_seq_length()):
+            self._note(forward)
+
+    def _note(self, forward: ModelForward) -> Outcome:
+        """From now on, this thread's report is that of a forward."""
+        if forward.outcome is None:
+            self._last.outcome = forward.outcome = Outcome(self._family, self._model, self._strategy)
+        return forward.outcome
+
+    def _leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        forward = self._running.leave(module)
+        if forward is None:
+            return
+        self._go_out()
+        if forward.made:
+            self._tap.forget(forward.made)
+        if forward.outcome is not None and output is not None:  # else the forward has failed
+            forward.outcome.require_finite()
+            self._finished = forward.outcome
+
+    def _begin(self, kwargs: dict[str, Any]) -> StagePlan | None:
+        """Plan the decoder forward that starts now."""
+        forward = self._running.innermost
+        if forward is None or forward.module is not self._backbone or forward.planned:
+            _refuse_embeddings(kwargs.get("inputs_embeds"))
+            return None
+        forward.planned = True
+        forward.made = self._tap.since(forward.mark)
+        encodings = [*forward.given, *forward.made]
+        placeholders = self._family.placeholder_ids(self._model)
+        if not encodings:
+            if forward.outcome is not None and forward.ids is not None:
+                require_no_placeholders(placeholders, forward.ids)
+                forward.outcome.shape = (forward.ids.shape[0], forward.ids.shape[1])
+            return None
+        outcome, embeddings = self._note(forward), kwargs["inputs_embeds"]
+        prefill = place_units(placeholders, encodings, forward.ids, forward.mask, self._statistics, embeddings)
+        outcome.guard = None if self._guard is None else break_even(self._guard, self._strategy, prefill)
+        if outcome.guard is None or outcome.guard.pays:
+            outcome.scored = plan_units(self._strategy, prefill.units, wait=False)
+        else:
+            outcome.scored = left_alone(self._strategy, prefill.units)
+        outcome.stages = StagePlan.of(self._strategy, outcome.scored, prefill.present, embeddings.device)
+        outcome.shape = (embeddings.shape[0], embeddings.shape[1])
+        return outcome.stages
+
+    @property
+    def plan(self) -> list[PruningPlan]:
+        """One plan per unit of the last prefill, in prompt order, on the host."""
+        return self._outcome.plans
+
+    @property
+    def report(self) -> PruningReport:
+        """What the last prefill did."""
+        return self._outcome.report()
+
+    @property
+    def _outcome(self) -> Outcome:
+        """Of this thread's last prefill or, if it has run none, of the last that any thread has finished."""
+        outcome = self._last.outcome or self._finished
+        if outcome is None:
+            raise PruningStateError("there is no report yet: no prefill has run in this block")
+        return outcome
+
+
+def refuse_nesting(family: Family, model: Any) -> None:
+    """Check that a model is neither pruned nor measured, by any thread.
+
+    Raises:
+        PruningStateError: it is.
+    """
+    require_unclaimed(unwrapped(family.backbone(model)))
+    require_unclaimed(unwrapped(family.decoder(model)))
+
+
+def _arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a module's forward by their names."""
+    return {**inspect.signature(module.forward).bind_partial(*args).arguments, **kwargs} if args else kwargs
+
+
+def _refuse_embeddings(embeddings: Tensor | None) -> None:
+    """Check that embeddings are not those of a prompt: which of them are visual, nobody could tell.
+
+    Raises:
+        UnsupportedOperationError: they are.
+    """
+    if embeddings is not None and embeddings.shape[1] > 1:
+        raise UnsupportedOperationError(
+            f"{embeddings.shape[1]} tokens came as inputs_embeds, where visual tokens cannot be found; call the model "
+            f"with input_ids and pixel values, or features made in this block (mm_encoder_outputs)"
+        )
+
+
+def _refuse_full_length_arguments(arguments: dict[str, Any]) -> None:
+    if arguments.get("labels") is not None:
+        raise UnsupportedOperationError("labels= does not fit the shortened outputs of a pruned model; drop it")
+    if isinstance(arguments.get("logits_to_keep"), torch.Tensor):
+        raise UnsupportedOperationError("a tensor logits_to_keep counts unpruned positions; pass an integer instead")

@@ -1,0 +1,154 @@
+"""Parts of a model that the user has compiled: they run as they were written where a graph would pass over hooks."""
+
+import copy
+
+import pytest
+import torch
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from support.tiny import image_inputs, tiny_onevision
+from vflowopt import Progressive, Strategy, prune
+from vflowopt.methods import FastV
+from vflowopt_hf.families.llava_onevision import LlavaOnevision
+from vflowopt_hf.search.evaluator import HiddenStateEvaluator
+
+LAYERS = 3
+STRATEGY = Strategy.vflowopt(num_layers=LAYERS, retention=(0.4, 0.6), stages=(1, 2), threshold=1.2, cell=2.5)
+BY_ATTENTION = Strategy(scorer=FastV(), schedule=Progressive(stages=(1,), retention=(0.4,)))
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def tiny():
+    config = copy.deepcopy(tiny_onevision().config)
+    config.text_config.num_hidden_layers = LAYERS
+    config.text_config.layer_types = ["full_attention"] * LAYERS
+    torch.manual_seed(1)
+    model = LlavaOnevisionForConditionalGeneration(config).eval()
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, None
+    return model
+
+
+def compiled(function):
+    return torch.compile(function, backend="eager")
+
+
+def tower_in_place(model):
+    model.model.vision_tower.compile(backend="eager")
+
+
+def tower_replaced(model):
+    model.model.vision_tower = compiled(model.model.vision_tower)
+
+
+def tower_forward(model):
+    model.model.vision_tower.forward = compiled(model.model.vision_tower.forward)
+
+
+def tower_layers(model):
+    for layer in model.model.vision_tower.encoder.layers:
+        layer.compile(backend="eager")
+
+
+def encoder(model):
+    model.model.get_image_features = compiled(model.model.get_image_features)
+
+
+def backbone_in_place(model):
+    model.model.compile(backend="eager")
+
+
+def backbone_replaced(model):
+    model.model = compiled(model.model)
+
+
+def decoder_in_place(model):
+    model.model.language_model.compile(backend="eager")
+
+
+def decoder_replaced(model):
+    model.model.language_model = compiled(model.model.language_model)
+
+
+def decoder_layers(model):
+    for layer in model.model.language_model.layers:
+        layer.compile(backend="eager")
+
+
+def decoder_layers_replaced(model):
+    layers = model.model.language_model.layers
+    for index, layer in enumerate(list(layers)):
+        layers[index] = compiled(layer)
+
+
+def attention(model):
+    for layer in model.model.language_model.layers:
+        layer.self_attn.compile(backend="eager")
+
+
+def feed_forward(model):
+    for layer in model.model.language_model.layers:
+        layer.mlp.compile(backend="eager")
+
+
+PLACES = [
+    tower_in_place,
+    tower_replaced,
+    tower_forward,
+    tower_layers,
+    encoder,
+    backbone_in_place,
+    backbone_replaced,
+    decoder_in_place,
+    decoder_replaced,
+    decoder_layers,
+    decoder_layers_replaced,
+    attention,
+    feed_forward,
+]
+
+
+def answer(model, inputs):
+    with torch.no_grad():
+        first = model(**inputs).logits
+    return first, model.generate(**inputs, max_new_tokens=3, do_sample=False, suppress_tokens=[1, 2])
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("strategy", [STRATEGY, BY_ATTENTION], ids=["before", "by decoder attention"])
+def test_a_part_that_was_compiled(place, strategy):
+    """It may have run before the block, as a graph without hooks; after the block it is as it was."""
+    plain, model = tiny(), tiny()
+    inputs = image_inputs(plain, [[(42, 42)]])
+    place(model)
+    full, _ = answer(model, inputs)
+    before = [dict(vars(module)) for module in model.modules()]
+    with prune(plain, strategy):
+        expected = answer(plain, inputs)
+    with prune(model, strategy) as pruning:
+        got = answer(model, inputs)
+        assert pruning.report.retention < 0.8
+    assert [dict(vars(module)) for module in model.modules()] == before
+    assert torch.equal(got[1], expected[1])
+    assert (got[0] - expected[0]).abs().max() <= 1e-6 * expected[0].abs().max()
+    assert got[0].shape != full.shape
+
+
+@pytest.mark.parametrize("place", [tower_replaced, decoder_layers])
+def test_a_search_on_a_model_with_a_compiled_part(place):
+    plain, model = tiny(), tiny()
+    samples = [image_inputs(plain, [[(42, 42)]])]
+    place(model)
+    scores = [
+        HiddenStateEvaluator(LlavaOnevision(), one, samples, "last-token", LlavaOnevision.pixel_statistics)
+        .evaluate(STRATEGY)
+        .score
+        for one in (plain, model)
+    ]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-6)
+    assert scores[0] < 0.9999
