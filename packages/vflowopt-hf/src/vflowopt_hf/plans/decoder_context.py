@@ -43,14 +43,15 @@ class DecoderContext:
 
     @property
     def last(self) -> HostInts:
-        """Position of the sample's last token."""
-        return np.flatnonzero(self.table.present[self._sample])[-1:]
+        """Position of the prompt's last token."""
+        present = np.flatnonzero(self.table.present[self._sample])
+        return present[max(0, len(present) - 1 - self.table.following) :][:1]
 
     @property
     def text(self) -> HostInts:
-        """Positions of the text tokens after the unit."""
+        """Positions of the prompt's text tokens after the unit."""
         texts = np.flatnonzero(self.table.textual[self._sample])
-        after = texts[texts > self.visual[-1]]
+        after = texts[(texts > self.visual[-1]) & (texts <= self.last)]
         return after if len(after) else self.last
 
     @property

@@ -68,6 +68,7 @@ class BatchRows:
         places: of each unit, the sample and the rows of its tokens, int64 [N]; on the host.
         present: bool [batch, queries], False for padding; padding is dropped with the first pruned tokens.
         device: where the decoder runs.
+        following: tokens at the end of every sample that come after its prompt, as drafts of its answer.
 
     Attributes:
         samples: of each unit, its index in the batch.
@@ -76,9 +77,17 @@ class BatchRows:
         present: as given.
         textual: bool [batch, queries], what is present and belongs to no unit; on the host.
         tail: rows at the end that are text in every sample.
+        following: as given.
     """
 
-    def __init__(self, places: Sequence[tuple[int, HostInts]], present: HostBools, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        places: Sequence[tuple[int, HostInts]],
+        present: HostBools,
+        device: torch.device | str,
+        following: int = 0,
+    ) -> None:
+        self.following = following
         self.samples = tuple(sample for sample, _ in places)
         self.visual = tuple(rows for _, rows in places)
         self.present, self.textual = present, present.copy()

@@ -45,6 +45,7 @@ class ModelForward(Forward):
         made: what was.
         ids: int64 [batch, queries], on the host; ``None`` in a decoding step.
         mask: what there is of an attention mask, likewise.
+        following: tokens at its end that come after the prompt.
         planned: whether the decoder has begun.
         outcome: what a prefill did.
     """
@@ -54,6 +55,7 @@ class ModelForward(Forward):
     made: list[Encoding] = field(default_factory=list)
     ids: Tensor | None = None
     mask: Any = None
+    following: int = 0
     planned: bool = False
     outcome: Outcome | None = None
 
@@ -155,7 +157,9 @@ class Session(Installed):
         arguments = _arguments(module, args, kwargs)
         _refuse_full_length_arguments(arguments)
         if not torch.compiler.is_compiling():
-            self._come_in(module).given = self._tap.find(arguments.get("mm_encoder_outputs"))
+            forward = self._come_in(module)
+            forward.given = self._tap.find(arguments.get("mm_encoder_outputs"))
+            forward.following = _tokens_after_prompt(arguments.get("logits_to_keep"))
 
     def _enter_backbone(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = _arguments(module, args, kwargs)
@@ -166,7 +170,7 @@ class Session(Installed):
         caller = self._running.innermost
         forward = self._come_in(module)
         if caller is not None and caller.module is not module:
-            forward.given = caller.given
+            forward.given, forward.following = caller.given, caller.following
         else:
             forward.given = self._tap.find(arguments.get("mm_encoder_outputs"))
         forward.mark = self._tap.mark()
@@ -225,7 +229,9 @@ class Session(Installed):
             outcome.scored = plan_units(self._strategy, prefill.units, wait=False)
         else:
             outcome.scored = left_alone(self._strategy, prefill.units)
-        outcome.stages = StagePlan.of(self._strategy, outcome.scored, prefill.present, embeddings.device)
+        outcome.stages = StagePlan.of(
+            self._strategy, outcome.scored, prefill.present, embeddings.device, forward.following
+        )
         outcome.shape = (embeddings.shape[0], embeddings.shape[1])
         return outcome.stages
 
@@ -261,6 +267,18 @@ def refuse_nesting(family: Family, model: Any) -> None:
 def _arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a module's forward by their names."""
     return {**inspect.signature(module.forward).bind_partial(*args).arguments, **kwargs} if args else kwargs
+
+
+def _tokens_after_prompt(logits_to_keep: Any) -> int:
+    """How many tokens at the end of a forward are no longer the prompt's.
+
+    Who asks for the logits of the last k tokens wants to know what follows each of them: the first of them is the
+    prompt's last token, and the others are drafts, or an answer that is to be rated.
+
+    Args:
+        logits_to_keep: the model's argument, 0 or ``None`` for all logits.
+    """
+    return max(0, int(logits_to_keep or 0) - 1)
 
 
 def _refuse_embeddings(embeddings: Tensor | None) -> None:
