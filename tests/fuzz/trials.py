@@ -136,7 +136,7 @@ class Trials:
         for command, _, make in self._shuffled(all_places):
             folder = self._folder()
             out = str(make(self._space, folder))
-            yield self._trial("output", command, {"--out": out}, (Path(out).name,), folder=folder)
+            yield self._trial("output", command, {"--out": out}, (Path(out).name or "'.'", "'/'"), folder=folder)
 
     def _journal_places(self) -> Iterator[Trial]:
         known = {**places.UNWRITABLE, **places.NO_FILE}
@@ -148,7 +148,7 @@ class Trials:
         ):
             folder = self._folder()
             path = str(known[name](self._space, folder))
-            yield self._trial("output", command, {option: path}, (Path(path).name,), folder=folder)
+            yield self._trial("output", command, {option: path}, (Path(path).name or "'.'", "'/'"), folder=folder)
 
     def _devices(self) -> Iterator[Trial]:
         for command, device in self._shuffled((one, device) for one in WITH_MODELS for device in values.DEVICES):
@@ -156,7 +156,8 @@ class Trials:
 
     def _specifications(self) -> Iterator[Trial]:
         for command, text in self._shuffled((one, text) for one in WITH_STRATEGIES for text in values.STRATEGIES):
-            yield self._trial("specification", command, {"--strategy": text}, (text, "--strategy", "''"))
+            names = (text, text.removeprefix("preset:"))
+            yield self._trial("specification", command, {"--strategy": text}, names)
 
     def _strategies(self) -> Iterator[Trial]:
         valid = (self._space / "strategy.json").read_bytes()

@@ -17,8 +17,9 @@ LINES, WIDTH = 3, 120
 """A refusal fits into so many lines of a terminal."""
 
 REMEDY = re.compile(
-    r"\b(ask|at least|at most|calibrate|choose|delete|expected|give|goes? with|install|instead|leave|make|must|name|"
-    r"needs?|nothing|one of|only|remove|replace|restore|see|should|takes?|there are|there is no|use|wait|write)\b"
+    r"\b(add|ask|at least|at most|calibrate|choose|delete|expected|for example|give|goes? with|install|instead|leave|"
+    r"make|must|name|needs?|nothing|one of|only|remove|replace|restore|save|see|should|smallest feasible|takes?|"
+    r"there are|there is no|use|wait|write)\b"
 )
 """Words by which a message says what to do, or what would be right."""
 
@@ -86,10 +87,11 @@ def faults(trial: Trial, result: Result) -> list[str]:
     if result.code != 2:
         return [f"exit code {result.code}"]
     found = []
-    lines = [line for line in result.errors.splitlines() if line.strip()]
+    start = result.errors.find("vflowopt: error: ")  # progress and remarks may come before
+    if start < 0:
+        return ["no message"]
+    lines = result.errors[start:].strip().splitlines()
     message = " ".join(lines)
-    if not message.startswith("vflowopt: error: "):
-        found.append("remarks before the message")
     if len(lines) > LINES or len(message) > LINES * WIDTH:
         found.append(f"{len(lines)} lines of {len(message)} characters")
     if not any(_named(name, message) for name in trial.names):
@@ -105,4 +107,4 @@ def faults(trial: Trial, result: Result) -> list[str]:
 
 
 def _named(name: str, message: str) -> bool:
-    return any(form[:20] in message for form in (name, repr(name)[1:-1], ascii(name)[1:-1]) if form)
+    return any(form[:20] in message for form in (name or "''", repr(name)[1:-1], ascii(name)[1:-1]) if form)

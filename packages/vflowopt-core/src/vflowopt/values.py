@@ -1,6 +1,6 @@
 """Values that are checked when they are made: what is wrong with them is an error of vflowopt, not of pydantic."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -79,8 +79,10 @@ def _told(entry: Any, known: Iterable[str]) -> str:
         case "extra_forbidden":
             fields = f"; there are: {', '.join(known)}" if known and len(entry["loc"]) == 1 else "; leave it out"
             return f"there is no field {where!r}{fields}"
-        case "value_error" | "assertion_error":  # of our own validators, which name the value
+        case "value_error" | "assertion_error":
             wrong = str(entry["ctx"]["error"])
+            if "got " not in wrong and not isinstance(entry["input"], Mapping):
+                wrong += f", got {shown(entry['input'])}"
         case _:
             expected = entry["msg"].replace("Input should", "should").partition(", unable")[0]
             wrong = f"{expected}, got {shown(entry['input'])}"

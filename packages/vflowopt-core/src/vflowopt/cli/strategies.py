@@ -124,8 +124,8 @@ def _named(text: str) -> Iterator[None]:
     """Errors name the argument that they are about."""
     try:
         yield
-    except StrategyError as error:
-        raise StrategyError(f"{text!r}: {error}") from error
+    except (StrategyError, BudgetError) as error:
+        raise type(error)(f"{text!r}: {error}") from error
 
 
 def _build(text: str, kind: type[Component], options: dict[str, str]) -> Component:
