@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import typer
 
 from fuzz import damage, places, values
-from fuzz.workspace import Workspace
+from fuzz.workspace import SEARCHED, Workspace
 from vflowopt.cli import app
 
 COMMANDS = typer.main.get_command(app).commands
@@ -96,9 +96,7 @@ class Trials:
             changes = {option: value}
             if option == "--prefill-latency":
                 changes["--cost"] = str(self._space / "cost.json")
-            yield self._trial(
-                "option", command, changes, (value, option)[not value :][:1], without=instead.get(option, ())
-            )
+            yield self._trial("option", command, changes, _said(value), without=instead.get(option, ()))
 
     def _paths(self) -> Iterator[Trial]:
         """Options that read something, and nothing of the kind is there."""
@@ -124,7 +122,7 @@ class Trials:
             if option == "--cost":
                 without = ("--budget",)
             changes = {option: value} | ({"--prefill-latency": "1"} if option == "--cost" else {})
-            yield self._trial("path", command, changes, (Path(value).name or value, option), without=without)
+            yield self._trial("path", command, changes, (Path(value).name or "'.'", value or option), without=without)
 
     def _outputs(self) -> Iterator[Trial]:
         """Places where nothing can be written, or something would be lost."""
@@ -156,7 +154,7 @@ class Trials:
 
     def _specifications(self) -> Iterator[Trial]:
         for command, text in self._shuffled((one, text) for one in WITH_STRATEGIES for text in values.STRATEGIES):
-            names = (text, text.removeprefix("preset:"))
+            names = (text, text.removeprefix("preset:"), f"scorer '{text.partition('@')[0]}'", "stage 18")
             yield self._trial("specification", command, {"--strategy": text}, names)
 
     def _strategies(self) -> Iterator[Trial]:
@@ -198,7 +196,8 @@ class Trials:
             path = out / file.name
             path.write_bytes(content)
             given = out if option == "--out" else path
-            yield self._trial(kind, command, {option: str(given)}, (path.name,), folder=folder)
+            changes = {option: str(given), "--initial": SEARCHED}
+            yield self._trial(kind, command, changes, (path.name,), folder=folder)
 
     def _questions(self) -> Iterator[Trial]:
         valid = (self._space / "questions.jsonl").read_bytes()
@@ -253,7 +252,7 @@ class Trials:
     # What several kinds need.
 
     def _model(self, command: str, kind: str, folder: Path, *, certain: bool) -> Trial:
-        return self._trial(kind, command, {"--model": str(folder)}, (folder.name,), certain=certain)
+        return self._trial(kind, command, {"--model": str(folder)}, (folder.name, "'<image>'"), certain=certain)
 
     def _damaged(self, commands: Iterable[str], name: str, valid: bytes) -> Iterator[tuple[str, Path, bool]]:
         """A command, a damaged JSON file, and whether it is none any more; first all that are none."""
@@ -309,6 +308,11 @@ class Trials:
             for parameter in described.params:
                 if not parameter.is_flag and not parameter.hidden and parameter.name != "help":
                     yield command, parameter
+
+
+def _said(value: str) -> tuple[str, ...]:
+    """As what a number or text may be named, once it was read."""
+    return (value, "inf") if value == "1e999" else (value,)
 
 
 def _kind(command: str, name: str) -> Any:

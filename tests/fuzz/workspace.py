@@ -13,6 +13,9 @@ from vflowopt import Strategy
 from vflowopt.budgets.cost import CostModel, Kind, PruningCost
 from vflowopt.budgets.curve import Curve
 
+SEARCHED = "3"
+"""Evaluations of the searches whose records are tampered with."""
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -35,8 +38,8 @@ class Workspace:
         (root / "notes.txt").write_text("my notes\n")
         Strategy.vflowopt(num_layers=tiny.LAYERS, retention=(0.7, 0.6, 0.5), cell=2.0).save(root / "strategy.json")
         space.cost().save(root / "cost.json")
-        invoke("optimize", *space.arguments("optimize", root / "searched.json"))
-        invoke("compare", *space.arguments("compare", root / "compared"))
+        for command, out in (("optimize", "searched.json"), ("compare", "compared")):
+            invoke(command, *space.arguments(command, root / out, {"--initial": SEARCHED}))
         return space
 
     @property

@@ -170,11 +170,12 @@ def read_jsonl(file: Path, frames: int = FRAMES) -> list[Question]:
         # Not splitlines(): JSON may hold U+2028, U+0085 and other ends of lines inside its strings.
         lines = re.split("\r\n?|\n", data.decode(json.detect_encoding(data)))
     except (OSError, ValueError) as error:
-        remedy = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
-        raise InputError(f"cannot read {str(file)!r}: {error}{remedy}") from error
+        remedy = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "name a JSONL file"
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {str(file)!r}: {reason}; {remedy}") from error
     questions = [_line(file, number, line, frames) for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
-        raise InputError(f"the sample set is empty: {str(file)!r} holds no lines")
+        raise InputError(f"the sample set is empty: {str(file)!r} holds no lines; expected lines {LINE}")
     return questions
 
 
@@ -183,7 +184,7 @@ def _line(file: Path, number: int, line: str, frames: int) -> Question:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON: {error}") from error
+        raise InputError(f"{where} is not JSON: {error}; expected {LINE}") from error
     if not isinstance(entry, Mapping) or not isinstance(entry.get("question"), str):
         raise InputError(f"{where}: expected {LINE}, with an image or a video")
     images, videos = _listed(entry, "image"), _listed(entry, "video")

@@ -56,7 +56,8 @@ def _usage(error: Any) -> str:
         return message
     if isinstance(cause, ValidationError):  # of newer versions of Typer, whose own message leaves out the value
         message = f"{max(parameter.opts, key=len)}: {explained(cause)}"
-    told = re.sub(r"\[/?\w+\]", "", getattr(parameter, "help", None) or "").rstrip(".")
+    told = re.sub(r"\[/?\w+\]", "", getattr(parameter, "help", None) or "")
+    told = re.split(r"[.:;](?:\s|$)", told)[0]  # its first words; --help has all of them
     return f"{message}; it takes: {told}" if told else message
 
 

@@ -148,5 +148,7 @@ def _from_hub(model: str) -> Path:
             return Path(hf_hub_download(model, name))
         except Exception as error:  # no network, no such repository, no right to read it: many types
             failure = failure or error
-    reason = next((line for line in str(failure).splitlines() if line.strip()), type(failure).__name__)
+    reason = next(
+        (line.partition(". ")[0] for line in str(failure).splitlines() if line.strip()), type(failure).__name__
+    )
     raise InputError(f"{missing}; the hub did not help either: {reason}") from failure

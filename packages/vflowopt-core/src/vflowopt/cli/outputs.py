@@ -1,5 +1,6 @@
 """``--out`` and ``--force``: what a command writes, claimed before it does anything else."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,6 @@ def claim(out: Path, kind: FileKind, force: bool, *inputs: Path | Iterable[Path]
 def _files(inputs: Iterable[Path | Iterable[Path] | None]) -> Iterator[Path]:
     for one in inputs:
         if isinstance(one, Path):
-            yield from image_files(one) if one.is_dir() else [one]
+            yield from image_files(one) if os.path.isdir(one) else [one]  # noqa: PTH112 - Path's raises for over-long names
         elif one is not None:
             yield from _files(one)

@@ -82,14 +82,16 @@ def _from_specification(text: str, name: str, rest: str) -> Callable[[int], Stra
     staged = issubclass(kind, StageScorer) and not issubclass(kind, FittedScorer)  # whose stages are fitted
     stages = options.pop("stages", None) if staged else None
     try:
-        retention = check_budget(float(budget))
+        with _named(text):
+            retention = check_budget(float(budget))
         scorer = cast("Scorer", _build(text, kind, options))
         recycler = _recycler(text, scorer, named, recycling)
         numbers = None if stages is None else [int(stage) for stage in stages.split("/")]
     except (StrategyError, BudgetError):
         raise
     except ValueError as error:
-        raise StrategyError(f"{text!r} is not SCORER@BUDGET[,OPTION=VALUE...]: {error}") from error
+        example = f"for example {name}@0.25"
+        raise StrategyError(f"{text!r} is not SCORER@BUDGET[,OPTION=VALUE...], {example}: {error}") from error
 
     if isinstance(scorer, FittedScorer):
         return Fitting(scorer, retention, recycler)

@@ -58,5 +58,6 @@ def unreadable(kind: str, path: Path, error: Exception) -> InputError:
     if isinstance(error, UnidentifiedImageError):
         reason = "it is damaged, or of a format that Pillow does not know; save it as PNG or JPEG"
     else:
-        reason = str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = f"{reason}; name a file that can be opened"
     return InputError(f"cannot read the {kind} {str(path)!r}: {reason}")

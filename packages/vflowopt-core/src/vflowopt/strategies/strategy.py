@@ -135,7 +135,7 @@ class Strategy(Value):
         try:
             return cls.model_validate(parse_document(text, FORMAT))
         except ValueError as error:
-            raise StrategyError(f"{origin} is not a {FORMAT} strategy: {error}") from error
+            raise StrategyError(f"{origin} is not a {FORMAT} strategy: {error}; see Strategy.save") from error
 
     @classmethod
     def load(cls, path: str | Path) -> "Strategy":
