@@ -252,7 +252,9 @@ class Trials:
     # What several kinds need.
 
     def _model(self, command: str, kind: str, folder: Path, *, certain: bool) -> Trial:
-        return self._trial(kind, command, {"--model": str(folder)}, (folder.name, "'<image>'"), certain=certain)
+        return self._trial(
+            kind, command, {"--model": str(folder)}, (folder.name, "'<image>'", "chat template"), certain=certain
+        )
 
     def _damaged(self, commands: Iterable[str], name: str, valid: bytes) -> Iterator[tuple[str, Path, bool]]:
         """A command, a damaged JSON file, and whether it is none any more; first all that are none."""

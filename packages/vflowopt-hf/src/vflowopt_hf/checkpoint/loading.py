@@ -57,9 +57,8 @@ class Checkpoint:
         except VFlowOptError:
             raise
         except Exception as error:  # of upstream's or a third party's code, on what a user or a damaged file says
-            raise InputError(
-                f"the processor of {self.name} refuses the inputs: {cause(error)}; check its files, or give another image"
-            ) from error
+            remedy = "check its files, or give another image"
+            raise InputError(f"the processor of {self.name} refuses the inputs: {cause(error)}; {remedy}") from error
         device, dtype = self.model.device, self.model.dtype
         return {
             name: value.to(device, dtype)
