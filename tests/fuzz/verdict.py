@@ -18,7 +18,7 @@ LINES, WIDTH = 3, 120
 
 REMEDY = re.compile(
     r"\b(add|ask|at least|at most|calibrate|check|choose|delete|expected|for example|give|goes? with|install|instead|"
-    r"leave|make|must|name|needs?|nothing|one of|only|Presets|remove|replace|restore|save|see|should|smallest feasible|"
+    r"leave|make|must|name|needs?|nothing|one of|only|remove|replace|restore|save|see|should|smallest feasible|"
     r"takes?|there are|there is no|use|wait|write)\b"
 )
 """Words by which a message says what to do, or what would be right."""

@@ -254,9 +254,9 @@ def preset_names() -> list[str]:
 
 
 def _nearest_preset(name: str) -> str:
-    near = difflib.get_close_matches(name, preset_names(), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(name), preset_names(), n=1, cutoff=0.4)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    return f"{meant}Presets: {', '.join(preset_names())}"
+    return f"{meant}there are: {', '.join(preset_names())}"
 
 
 def components_of(strategy: Strategy) -> tuple[Component, ...]:
