@@ -36,7 +36,7 @@ def test_a_file_of_a_presets_name_is_read_where_a_path_is_meant(tmp_path, monkey
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("missing.json", r"'missing\.json': there is none, and no preset of that name; .*Presets: .*llava-onevision"),
+        ("missing.json", r"'missing\.json': there is none, and no preset of that name; .*there are: .*llava-onevision"),
         ("llava-onevision-7b/255", r"did you mean 'llava-onevision-7b/25"),
         (
             "preset:llava-onevision/25",
