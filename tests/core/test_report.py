@@ -31,6 +31,6 @@ def test_a_prefill_without_visual_tokens_is_retained_entirely():
 def test_the_text_names_counts_and_bytes():
     unit = UnitReport(sample=3, tokens=30, structural=2, counts=(15, 5), retention=0.25, details={})
     text = str(report(unit))
-    assert "average retention 25.00%" in text
+    assert "average retention 25.00 %" in text
     assert "1,500 of 4,000 bytes" in text
     assert "unit 0 (sample 3): 30 visual tokens -> 15 from layer 0, 5 from layer 2" in text

@@ -1,10 +1,13 @@
 """What a benchmark says: ratios, where time goes, laws of growth, and the documents and pictures made of them."""
 
+import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from vflowopt.benchmark import (
@@ -22,8 +25,8 @@ from vflowopt.benchmark import (
 )
 from vflowopt.benchmark.timing import Spread, Timing
 from vflowopt.cli import app
-from vflowopt.cli.bench_reports import heading, markdown, write
-from vflowopt.cli.bench_tables import NOT_MEASURED, tables
+from vflowopt.cli.bench_reports import heading, markdown, show, write
+from vflowopt.cli.bench_tables import NOT_MEASURED, sweep, tables
 from vflowopt.errors import InputError
 from vflowopt.picture.bench_chart import GAINS, PHASES, draw_runs
 from vflowopt.picture.growth_chart import COLORS, draw_growth
@@ -132,12 +135,13 @@ def test_what_is_no_report_is_refused():
 def test_nothing_is_printed_where_nothing_was_measured():
     made = {table.title: table for table in tables(RUN)}
     full, half = ({line[0]: line[column] for line in made["Times"].rows} for column in (1, 2))
-    assert (half["entropy"], half["vision tower"]) == ("not used", "as unpruned")
+    assert "entropy" not in half  # no strategy takes it
+    assert half["vision tower"] == "as unpruned"
     assert half["decode per token"] == NOT_MEASURED
     assert full["planning"] == "none"
-    assert (full["LM prefill"], half["planning"]) == ("8.00 s\n(8.00 - 12.00 s)", "250 ms\n(250 - 250 ms)")
+    assert (full["LM prefill"], half["planning"]) == ("8.00 s (8.00 - 12.0 s)", "250 ms (250 - 250 ms)")
     gains = {line[0]: line[1] for line in made["Gains over unpruned"].rows}
-    assert gains["LM prefill"] == "2.00x\n(1.80 - 2.00)"
+    assert gains["LM prefill"] == "2.00x (1.80x - 2.00x)"
     assert gains["of the FLOPs ratio"] == "100 %"
     assert gains["decode per token"] == NOT_MEASURED
     retained = made["What is retained"].rows
@@ -145,6 +149,16 @@ def test_nothing_is_printed_where_nothing_was_measured():
     (crossed,) = made["FLOPs of the LM prefill, cross-checked"].rows  # of the row that torch counted
     assert crossed[1:] == ("8,000", "16,000", "16,000", "0.00 %")
     assert made["KV cache per layer, after the prefill"].rows[1][1] == "0: 1.5 KiB, 1: 512 B"
+
+
+def test_a_sweep_fits_a_terminal():
+    name = "calibrated-attention@0.25,threshold=1.5,cell=3.5"
+    run = replace(RUN, rows=(FULL, HALF, replace(HALF, name=name)))
+    screen = Console(file=io.StringIO(), width=80)
+    show(replace(REPORT, runs=(run, replace(run, batch=8))), screen)
+    shown = screen.file.getvalue()
+    assert {word for row in sweep([run]).rows for cell in row for word in cell.split()} <= set(shown.split())
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_markdown_holds_every_table():

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from vflowopt.benchmark import Benchmark, BenchRow
 from vflowopt.benchmark.timing import Spread, Timing
-from vflowopt.cli.demo import summary
+from vflowopt.cli.demo import print_summary
 from vflowopt.cli.evaluate import UNPRUNED, Outcome
 
 
@@ -25,7 +25,7 @@ BENCHMARK = Benchmark(
 
 def printed(width=80):
     to = io.StringIO()
-    Console(file=to, width=width).print(summary("reference", OUTCOMES, BENCHMARK))
+    print_summary("reference", OUTCOMES, BENCHMARK, Console(file=to, width=width))
     return to.getvalue()
 
 
@@ -41,4 +41,4 @@ def test_the_unpruned_row_gains_nothing():
 
 def test_80_columns_split_no_word():
     assert max(map(len, printed().splitlines())) <= 80
-    assert set(printed().split()) == set(printed(width=300).split())
+    assert set(printed().replace("─", "").split()) == set(printed(width=300).replace("─", "").split())

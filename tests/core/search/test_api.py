@@ -270,3 +270,13 @@ def test_progress_sees_every_evaluation(tmp_path):
     assert [step.best.score for step in steps] == list(result.best_so_far)
     assert all(step.total == 8 and step.budget == 0.25 for step in steps)
     assert steps[-1].seconds_left == 0 < steps[0].seconds_left
+
+
+def test_what_takes_no_search_is_told_apart():
+    result = search(Synthetic(), 0.25, iterations=2, initial=9)
+    assert result.unsearched == {
+        "mean-attention": (result.history[0].score,),
+        "drawn": tuple(entry.score for entry in result.history if entry.origin == "initial"),
+    }
+    assert result.history[0].origin == "start:mean-attention"
+    assert len(result.unsearched["drawn"]) >= 3

@@ -37,8 +37,8 @@ def test_cost_is_split_into_prefills_the_rest_of_evaluations_and_proposals():
 
 def test_cost_in_words():
     assert str(SearchCost(evaluations=10, decoder=8.0, evaluating=9.0, proposing=1.0)) == (
-        "1 s per evaluation: 0.8 s of prefills, 0.1 s of scoring and planning, 0.1 s to choose it; 25% over the "
-        "prefills alone"
+        "1.00 s per evaluation: 800 ms of prefills, 100 ms of scoring and planning, 100 ms to choose it; 25.0 % over "
+        "the prefills alone"
     )
 
 

@@ -15,7 +15,7 @@ def test_the_bar_shows_budget_count_best_and_time_left():
     with RichProgress(screen) as bar:
         result = search(Synthetic(), 0.25, iterations=0, initial=3, progress=bar)
     shown = screen.file.getvalue()
-    for part in ("25.0%", "3/3", f"{result.best.score:.4f}", "left 0:00:00"):
+    for part in ("25.0 %", "3/3", f"{result.best.score:.4f}", "left 0:00:00"):
         assert part in shown
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vflowopt.figures import percent, seconds
+
 
 @dataclass(frozen=True)
 class BreakEven:
@@ -24,8 +26,8 @@ class BreakEven:
     def __str__(self) -> str:
         decision = "pruned" if self.pays else "left alone"
         return (
-            f"guard: {decision}; expected {1e3 * self.pruned_seconds:.4g} ms with pruning, "
-            f"{1e3 * self.unpruned_seconds:.4g} ms without"
+            f"guard: {decision}; expected {seconds(self.pruned_seconds)} with pruning, "
+            f"{seconds(self.unpruned_seconds)} without"
         )
 
 
@@ -82,7 +84,7 @@ class PruningReport:
 
     def __str__(self) -> str:
         lines = [
-            f"average retention {self.retention:.2%}, KV cache {self.kv_cache_bytes:,} of "
+            f"average retention {percent(self.retention, 2)}, KV cache {self.kv_cache_bytes:,} of "
             f"{self.kv_cache_bytes_unpruned:,} bytes",
             *([] if self.guard is None else [str(self.guard)]),
         ]

@@ -8,7 +8,7 @@ from vflowopt.ablation.variants import Recipe
 from vflowopt.compare import Row
 from vflowopt.compare.chart import Axes, Point
 from vflowopt.compare.report import series
-from vflowopt.compare.table import percent
+from vflowopt.figures import percent
 
 Curve = tuple[str, Callable[[Recipe], int], Callable[[Recipe], int]]
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from vflowopt.ablation.table import Table
 from vflowopt.compare import Row
 from vflowopt.compare.chart import COLORS, GRID, SCALE, ticks
-from vflowopt.compare.table import percent
+from vflowopt.figures import percent
 from vflowopt.picture.blocks import FAINT, INK, PAPER, font
 from vflowopt.picture.paint import Color
 

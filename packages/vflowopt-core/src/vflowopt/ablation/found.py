@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from vflowopt.ablation.table import Table
-from vflowopt.compare.table import percent
 from vflowopt.components import Component
+from vflowopt.figures import percent, score
 from vflowopt.strategies.strategy import Strategy
 
 FOUND = ("budget", "scorer", "seed", "recycler", "retention from layer on", "search score")
@@ -28,7 +28,7 @@ def found(table: Table) -> Iterator[tuple[str, ...]]:
                 str(result.cell.seed),
                 _options(strategy.recycler),
                 ", ".join(f"{layer}: {percent(count / MANY)}" for layer, count in stages),
-                "" if result.score is None else f"{result.score:.4f}",
+                "" if result.score is None else score(result.score),
             )
 
 

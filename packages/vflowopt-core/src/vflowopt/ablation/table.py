@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from vflowopt.ablation.studies import Study
 from vflowopt.compare import Row
-from vflowopt.compare.table import gap, mean_difference, percent, spread
+from vflowopt.compare.table import gap, mean_difference, spread
+from vflowopt.figures import percent, score
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Table:
                 f"{percent(low)} to {percent(high)}",
                 percent(row.accuracy / row.unpruned.accuracy) if row.unpruned.accuracy else "",
                 self.against(row),
-                spread([result.similarity for result in row.able], "{:.4f}".format),
-                spread(scores, "{:.4f}".format) if scores else "",
+                spread([result.similarity for result in row.able], score),
+                spread(scores, score) if scores else "",
                 percent(statistics.fmean(result.retention for result in row.able)),
             )
 
@@ -71,5 +72,5 @@ class Table:
             similarities = [statistics.fmean(result.similarity for result in row.able) for row in rows]
             yield (
                 f"Over {len(rows)} sample sets at {percent(budget)}: accuracy {spread(accuracies, percent)}, "
-                f"similarity {spread(similarities, '{:.4f}'.format)}."
+                f"similarity {spread(similarities, score)}."
             )

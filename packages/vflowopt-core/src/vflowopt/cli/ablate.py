@@ -21,14 +21,16 @@ from vflowopt.cli.cells import (
     questions_of,
     samples_of,
 )
-from vflowopt.cli.console import notes, print_json, results, table
+from vflowopt.cli.console import notes, print_json
 from vflowopt.cli.data import Question, read_jsonl
 from vflowopt.cli.evaluate import is_right
-from vflowopt.cli.fixed import FixOption
+from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import Chosen, DeviceOption, DtypeOption, choose
 from vflowopt.cli.outputs import ForceOption
 from vflowopt.cli.sample_sets import file_sets, own_sets
+from vflowopt.cli.search_options import FixOption, InitialOption, IterationsOption
+from vflowopt.cli.tables import print_table
 from vflowopt.errors import InputError
 from vflowopt.files.output import claim_folder, make_folder
 
@@ -43,7 +45,7 @@ vflowopt ablate -m reference -b 0.25 --study components --study search --out abl
 vflowopt ablate -m llava-hf/llava-onevision-qwen2-7b-ov-hf -b 0.25 --data test.jsonl --search-data search.jsonl --out ov
 """
 SHOWN = (1, 0, 2, 5, 6)
-"""Columns that fit on a terminal; the files have all."""
+"""What is shown; the files have all."""
 
 STUDY_HELP = (
     "[b]components[/b] (paper Tables 6 and 7), [b]objective[/b] (Table 9), [b]samples[/b] (sample sets, Table 8), "
@@ -54,7 +56,7 @@ STUDY_HELP = (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("ablate", epilog=EXAMPLES)(ablate)
+    app.command("ablate", cls=Command, epilog=EXAMPLES)(ablate)
 
 
 def ablate(
@@ -62,28 +64,37 @@ def ablate(
     budget: BudgetsOption,
     out: OutOption,
     study: Annotated[list[str] | None, typer.Option("--study", help=STUDY_HELP)] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every search: 0, 1, ...")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Seeds of every search: 0, 1, ...")] = 3,
     data: DataOption = None,
     frames: FramesOption = FRAMES,
     limit: LimitOption = 200,
     search_data: Annotated[
         list[Path] | None,
-        typer.Option(help="JSONL of the samples to search on. May be repeated: each file is a sample set."),
+        typer.Option(
+            metavar="FILE", help="JSONL of the samples to search on. May be repeated: each file is a sample set."
+        ),
     ] = None,
     sets: Annotated[
-        int, typer.Option(min=1, help="Sample sets: seeds of a named model, disjoint parts of one --search-data.")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Sample sets: seeds of a named model, disjoint parts of one --search-data."
+        ),
     ] = 3,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of a search: the first ones of a set.")] = 30,
-    initial: Annotated[int, typer.Option(min=1, help="Evaluations of a search: known good and random ones.")] = 10,
-    iterations: Annotated[int, typer.Option(min=0, help="Evaluations of a search after those.")] = 50,
+    samples: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Samples of a search: the first ones of a set.")
+    ] = 30,
+    initial: InitialOption = 10,
+    iterations: IterationsOption = 50,
     fix: FixOption = None,
     sample_count: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Numbers of samples for the study effort. May be repeated; 5, 10, 20, 30, 60."),
+        typer.Option(
+            min=1, metavar="N", help="Numbers of samples for the study effort. May be repeated; 5, 10, 20, 30, 60."
+        ),
     ] = None,
     evaluation_count: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Numbers of evaluations for it, initial ones included; 10, 20, 40, 60."),
+        typer.Option(min=1, metavar="N", help="Numbers of evaluations for it, initial ones included; 10, 20, 40, 60."),
     ] = None,
     max_new_tokens: LengthOption = 16,
     low_memory: LowMemoryOption = False,
@@ -181,7 +192,7 @@ def _report(tables: "list[Table]", introduction: str, out: Path, *, as_json: boo
         columns = [one.columns[index] for index in SHOWN]
         rows = list(zip(one.rows, one.texts(), strict=True))
         texts = ([text[index] for index in SHOWN] for row, text in rows if not row.cannot)
-        results().print(table(f"{one.model}: {STUDIES[one.study.name][0]}", columns, texts))
+        print_table(f"{one.model}: {STUDIES[one.study.name][0]}", columns, texts)
         for row, (budget, name, told, *_) in rows:
             if row.cannot:
                 notes().print(f"{one.model}, {name} at {budget}: {told}", highlight=False)

@@ -1,16 +1,26 @@
 """The Typer application and its commands."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vflowopt import __version__
 from vflowopt.cli import ablate, adapters, bench, calibrate, compare, demo, evaluate, fit, flow, optimize, run, show
 from vflowopt.cli.failures import OneLineErrors
+from vflowopt.cli.help import print_help
+
+
+class Commands(OneLineErrors):
+    """All commands."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """Print the list."""
+        print_help(self, ctx)
+
 
 app = typer.Typer(
     name="vflowopt",
-    cls=OneLineErrors,
+    cls=Commands,
     help="Training-free visual token pruning for large multimodal models.",
     epilog="Start with `vflowopt demo`: it searches a strategy for a small shipped model and shows what it gains.",
     no_args_is_help=True,

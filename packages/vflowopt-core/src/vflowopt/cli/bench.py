@@ -12,12 +12,13 @@ from vflowopt.budgets.cost import COST_FILE
 from vflowopt.cli.bench_reports import claim_report, report, show, write
 from vflowopt.cli.bench_subjects import Subject, from_model, from_shape, growing, shapes
 from vflowopt.cli.calibrate import measure
-from vflowopt.cli.console import notes, percent, print_json, results, steps
+from vflowopt.cli.console import JsonOption, notes, print_json, results, steps, working
+from vflowopt.cli.help import Command
 from vflowopt.cli.models import DeviceOption, DtypeOption
 from vflowopt.cli.outputs import ForceOption, claim
-from vflowopt.cli.strategies import HELP as STRATEGY_HELP
-from vflowopt.cli.strategies import read_strategy
+from vflowopt.cli.strategies import STRATEGIES, FurtherStrategiesOption, read_strategy
 from vflowopt.errors import InputError
+from vflowopt.figures import percent
 from vflowopt.strategies.strategy import Strategy
 
 EXAMPLES = """
@@ -37,7 +38,7 @@ Number = TypeVar("Number", int, float)
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("bench", epilog=EXAMPLES)(bench)
+    app.command("bench", cls=Command, epilog=EXAMPLES + STRATEGIES)(bench)
 
 
 def bench(
@@ -49,35 +50,44 @@ def bench(
         bool, typer.Option("--growth", help="Time planning and attention capture from 1k to 64k tokens instead.")
     ] = False,
     image: Annotated[
-        Path | None, typer.Option("--image", "-i", help="Image for --model; named models bring one.")
+        Path | None, typer.Option("--image", "-i", metavar="FILE", help="Image for --model; named models bring one.")
     ] = None,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Prompt for --image.")] = "Describe the image.",
-    budgets: Annotated[str, typer.Option(help="Average retentions, separated by commas.")] = "0.5,0.25,0.1",
-    strategy: Annotated[
-        list[str] | None, typer.Option("--strategy", "-s", help="Further strategies: " + STRATEGY_HELP)
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds, after one that warms up.")] = 7,
+    prompt: Annotated[
+        str, typer.Option("--prompt", "-p", metavar="TEXT", help="Prompt for --image.")
+    ] = "Describe the image.",
+    budgets: Annotated[
+        str, typer.Option(metavar="SHARES", help="Average retentions, separated by commas.")
+    ] = "0.5,0.25,0.1",
+    strategy: FurtherStrategiesOption = None,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Measured rounds, after one that warms up.")] = 7,
     visual_tokens: Annotated[
-        str | None, typer.Option(help="Visual tokens of a --shape, about; several separated by commas.")
+        str | None,
+        typer.Option(metavar="NUMBERS", help="Visual tokens of a --shape, about; several separated by commas."),
     ] = None,
     text_tokens: Annotated[
-        str | None, typer.Option(help="Text tokens of the prompt; several separated by commas.")
+        str | None, typer.Option(metavar="NUMBERS", help="Text tokens of the prompt; several separated by commas.")
     ] = None,
-    batch: Annotated[str, typer.Option(help="Samples of a batch; several separated by commas.")] = "1",
+    batch: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="Samples of a batch; several separated by commas.")
+    ] = "1",
     limit: Annotated[
-        float, typer.Option(min=0, help="Of --growth: leave out sizes that take more seconds for one run.")
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Of --growth: leave out sizes that take longer for one run."),
     ] = 20.0,
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="Also calibrate a cost model on the same model and inputs (see vflowopt calibrate)."),
+        typer.Option(
+            metavar="FILE", help="Also calibrate a cost model on the same model and inputs (see vflowopt calibrate)."
+        ),
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
     out: Annotated[
-        Path | None, typer.Option(help="Directory for bench.json, bench.md and bench.png; made if it is not there.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory for bench.json, bench.md and bench.png; made if it is not there."),
     ] = None,
+    as_json: JsonOption = False,
     force: ForceOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time every part of a pruned prefill, and decoding, against the unpruned model.
 
@@ -91,7 +101,8 @@ def bench(
     text: list[int | None] = [*_whole("--text-tokens", text_tokens)] or [None]
     batches = _whole("--batch", batch)
     if [model is not None, shape is not None, growth].count(True) != 1:
-        known = ", ".join(sorted(shapes())) or "none installed"
+        with working("importing adapters"):
+            known = ", ".join(sorted(shapes())) or "none installed"
         raise InputError(f"give one of --model, --shape and --growth; shapes: {known}")
     if out is not None:
         claim_report(out, force)
@@ -167,7 +178,8 @@ def _run(
 
 
 def _growth(rounds: int, limit: float, device: str | None, dtype: str) -> Growth:
-    with notes().status("measuring") as status:
+    with steps() as bar:
+        task = bar.add_task("measuring", total=None)
         return growing().growth(
             GROWTH_SIZES,
             Strategy.preset("llava-onevision-7b/25"),
@@ -175,7 +187,7 @@ def _growth(rounds: int, limit: float, device: str | None, dtype: str) -> Growth
             limit=limit,
             device=device,
             dtype=dtype,
-            on_task=lambda name, tokens: status.update(f"{name}: {tokens:,} tokens"),
+            on_task=lambda name, tokens: bar.update(task, description=f"{name}: {tokens:,} tokens"),
         )
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from vflowopt.benchmark import Benchmark, BenchReport, Growth
 from vflowopt.benchmark.report import FORMAT
 from vflowopt.cli.bench_tables import Table, growth, sweep, tables
-from vflowopt.cli.console import table
+from vflowopt.cli.tables import print_table
 from vflowopt.files.output import FileKind, Output, claim_folder, make_folder
 from vflowopt.picture.png import PNG_FILE, png
 
@@ -109,7 +109,7 @@ def _rounds(run: Benchmark) -> str:
 
 def _print(made: list[Table], console: Console) -> None:
     for one in made:
-        console.print(table(one.title, one.columns, one.rows, one.caption))
+        print_table(one.title, one.columns, one.rows, one.caption, console=console)
 
 
 def _table(one: Table, level: int) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vflowopt.adapter import Adapter, GrowthAdapter, Inputs
 from vflowopt.benchmark import PARTS, BenchShape, Part
-from vflowopt.cli.console import notes
+from vflowopt.cli.console import working
 from vflowopt.cli.data import Question
 from vflowopt.cli.media import open_image
 from vflowopt.cli.models import choose
@@ -76,11 +76,12 @@ def from_shape(name: str, device: str | None, dtype: str) -> Subject:
     """
     if device == "meta":
         raise InputError("--device meta holds no numbers, so there is nothing to time; use cpu or cuda")
-    known = shapes()
+    with working("importing adapters"):
+        known = shapes()
     if name not in known:
         raise InputError(f"no shape is called {name!r}; there are: {', '.join(sorted(known)) or 'none installed'}")
     adapter, shape = known[name]
-    with notes().status(f"building {name}"):
+    with working(f"building {name}"):
         model = shape.build(device, dtype)
 
     def inputs(visual_tokens: int | None, text_tokens: int | None) -> Inputs:
@@ -100,7 +101,8 @@ def from_model(name: str, image: Path | None, prompt: str, device: str | None, d
     if image is not None:
         question = Question((open_image(image),), prompt)
     elif chosen.named and chosen.named.examples:
-        examples = chosen.named.examples("test", 30, 0)
+        with working(f"drawing questions of {name}"):
+            examples = chosen.named.examples("test", 30, 0)
         largest = max(examples, key=lambda example: example.images[0].width * example.images[0].height)
         question = Question(largest.images, largest.question)
     else:

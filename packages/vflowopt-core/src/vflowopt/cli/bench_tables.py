@@ -17,7 +17,8 @@ from vflowopt.benchmark import (
     phases,
 )
 from vflowopt.benchmark.timing import Spread
-from vflowopt.cli.console import percent, seconds, size, tokens
+from vflowopt.figures import flops as flops_text
+from vflowopt.figures import percent, ratio, seconds, size, tokens
 
 NOT_MEASURED = "not measured"
 
@@ -44,17 +45,21 @@ def retained(measured: Benchmark) -> Table:
     for row in measured.rows:
         needed = _added(row.memory.get("end-to-end prefill"))
         rows.append((row.name, percent(row.retention), tokens(row.tokens), size(row.kv_cache_bytes), needed))
-    columns = ("budget", "retention", "visual tokens", "KV cache", "end-to-end prefill needs")
+    columns = ("budget", "retention", "visual tokens", "KV cache", "prefill needs")
     caption = (
-        "Visual tokens: of one sample, before pruning > after each stage. An end-to-end prefill needs, at its peak and "
-        f"beside {size(measured.weights)} of weights: {measured.memory_source or NOT_MEASURED}."
+        "Visual tokens: of one sample, before pruning > after each stage. The end-to-end prefill needs, at its peak "
+        f"and beside {size(measured.weights)} of weights: {measured.memory_source or NOT_MEASURED}."
     )
     return Table("What is retained", columns, tuple(rows), caption)
 
 
 def times(measured: Benchmark) -> Table:
     """Every part, a column for each strategy."""
-    shown: list[Part] = [part for part in PARTS if any(part in row.times for row in measured.rows)]
+    # The unpruned model takes no entropy: its time tells what a strategy that does would add, to no table.
+    pruned = measured.rows[1:]
+    shown: list[Part] = [
+        part for part in PARTS if any(part in row.times for row in (pruned if part == "entropy" else measured.rows))
+    ]
     lines = [(part, *(_time(measured, row, part) for row in measured.rows)) for part in shown]
     wholes = [row.times.get("end-to-end prefill") for row in measured.rows]
     if any(wholes):
@@ -68,13 +73,13 @@ def gains(measured: Benchmark) -> Table:
     """Figures against unpruned, a column for each strategy."""
     pruned = measured.rows[1:]
     figures: dict[str, Callable[[BenchRow], str]] = {
-        "LM FLOPs": lambda row: f"{measured.flops_ratio(row):.2f}x",
+        "LM FLOPs": lambda row: ratio(measured.flops_ratio(row)),
         "LM prefill": lambda row: _speedup(measured, row, "LM prefill"),
         "of the FLOPs ratio": lambda row: _reached(measured, row, cpu=False),
         "of the FLOPs ratio, by CPU time": lambda row: _reached(measured, row, cpu=True),
         "end-to-end prefill": lambda row: _speedup(measured, row, "end-to-end prefill"),
         "decode per token": lambda row: _speedup(measured, row, "decode per token"),
-        "KV cache": lambda row: f"{measured.unpruned.kv_cache_bytes / row.kv_cache_bytes:.2f}x",
+        "KV cache": lambda row: ratio(measured.unpruned.kv_cache_bytes / row.kv_cache_bytes),
         "importance / vision tower": lambda row: _importance(measured, row),
     }
     rows = tuple((name, *map(figure, pruned)) for name, figure in figures.items()) if pruned else ()
@@ -100,7 +105,7 @@ def _where(measured: Benchmark, row: BenchRow) -> Table:
     else:
         caption = "Limits were not measured."
     caption += f" Memory: {measured.memory_source or NOT_MEASURED}; what the part added to it."
-    columns = ("part", "time", "share", "CPU time", "FLOPs", "bytes moved", "limit", "time / limit", "memory added")
+    columns = ("part", "time", "share", "CPU time", "FLOPs", "bytes", "limit", "time / limit", "memory")
     return Table(
         f"Where the end-to-end prefill goes: {row.name}",
         columns,
@@ -113,20 +118,15 @@ def _phase(one: Phase) -> tuple[str, ...]:
     name = f"  of which {one.name}" if one.within else one.name
     return (
         name,
-        _signed(one.seconds),
+        seconds(one.seconds),
         percent(one.share),
-        _signed(one.cpu),
-        NOT_MEASURED if one.flops is None else count(one.flops),
+        seconds(one.cpu),
+        NOT_MEASURED if one.flops is None else flops_text(one.flops),
         NOT_MEASURED if one.moved is None else size(one.moved),
         NOT_MEASURED if one.limit is None else seconds(one.limit),
-        NOT_MEASURED if not one.limit else f"{one.seconds / one.limit:.1f}x",
+        NOT_MEASURED if not one.limit else ratio(one.seconds / one.limit),
         _added(one.memory),
     )
-
-
-def _signed(duration: float) -> str:
-    """A duration, or a difference of durations, which noise can make negative."""
-    return seconds(duration) if duration >= 0 else f"-{seconds(-duration)}"
 
 
 def flops(measured: Benchmark) -> Table:
@@ -142,8 +142,11 @@ def flops(measured: Benchmark) -> Table:
         for row in measured.rows
         if row.flops_by_torch is not None
     )
-    columns = ("budget", "causal attention", "all pairs of positions", "counted by torch in the layers", "difference")
-    caption = "torch's counter takes all pairs of positions; where it agrees, the formula behind the ratios is right."
+    columns = ("budget", "causal", "all pairs", "by torch", "difference")
+    caption = (
+        "Causal: of causal attention, as the ratios take it. torch's counter, in the layers, takes all pairs of "
+        "positions; where it agrees, the formula behind the ratios is right."
+    )
     return Table("FLOPs of the LM prefill, cross-checked", columns, rows, caption)
 
 
@@ -161,11 +164,11 @@ def sweep(runs: Sequence[Benchmark]) -> Table:
             f"{run.text_tokens:,}",
             str(run.batch),
             row.name,
-            f"{run.flops_ratio(row):.2f}x",
+            ratio(run.flops_ratio(row)),
             _speedup(run, row, "LM prefill"),
             _speedup(run, row, "end-to-end prefill"),
             _speedup(run, row, "decode per token"),
-            f"{run.unpruned.kv_cache_bytes / row.kv_cache_bytes:.2f}x",
+            ratio(run.unpruned.kv_cache_bytes / row.kv_cache_bytes),
         )
         for run in runs
         for row in run.rows[1:]
@@ -184,7 +187,7 @@ def growth(grown: Growth) -> list[Table]:
     return [
         Table(
             f"{series.name}: {_law(series)}",
-            ("tokens", "time", "CPU s", "works on", "memory added"),
+            ("tokens", "time", "CPU time", "works on", "memory added"),
             tuple(_size(point) for point in series.points),
             f"Exponents: least squares in logarithms. Sizes expected to take more than {grown.limit:g} s were not "
             f"measured. Memory: {grown.memory_source or NOT_MEASURED}.",
@@ -193,18 +196,10 @@ def growth(grown: Growth) -> list[Table]:
     ]
 
 
-def count(number: float) -> str:
-    """FLOPs with a decimal unit; 0 of what holds no matrix product."""
-    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{number / factor:.3g} {unit}"
-    return f"{number:.0f}"
-
-
 def _size(point: GrowthPoint) -> tuple[str, ...]:
     if point.time is None:
         return (f"{point.tokens:,}", NOT_MEASURED, NOT_MEASURED, size(point.held), NOT_MEASURED)
-    cpu = f"{point.time.cpu.median:.3g}"
+    cpu = seconds(point.time.cpu.median)
     return (f"{point.tokens:,}", _spread(point.time.wall), cpu, size(point.held), _added(point.memory))
 
 
@@ -217,10 +212,10 @@ def _law(series: GrowthSeries) -> str:
 
 def _time(measured: Benchmark, row: BenchRow, part: Part) -> str:
     """A time, or why there is none."""
+    if row is measured.unpruned and (part not in row.times or part == "entropy"):
+        return "none"
     if part in row.times:
         return _spread(row.times[part].wall)
-    if row is measured.unpruned:
-        return "none"
     if part == "vision tower":
         return "as unpruned"
     return "not used" if part == "entropy" else NOT_MEASURED
@@ -231,12 +226,12 @@ def _spread(spread: Spread) -> str:
     low, high = seconds(spread.low), seconds(spread.high)
     if low.split()[-1] == high.split()[-1]:  # say the unit once
         low = low.split()[0]
-    return f"{seconds(spread.median)}\n({low} - {high})"
+    return f"{seconds(spread.median)} ({low} - {high})"
 
 
 def _speedup(measured: Benchmark, row: BenchRow, part: Part) -> str:
     spread = measured.speedups(row, part)
-    return NOT_MEASURED if spread is None else f"{spread.median:.2f}x\n({spread.low:.2f} - {spread.high:.2f})"
+    return NOT_MEASURED if spread is None else f"{ratio(spread.median)} ({ratio(spread.low)} - {ratio(spread.high)})"
 
 
 def _reached(measured: Benchmark, row: BenchRow, *, cpu: bool) -> str:

@@ -1,4 +1,4 @@
-"""``--budget``, ``--kv-cache`` and ``--prefill-latency``: three ways to say what pruning is to achieve."""
+"""``--budget``, ``--kv-cache`` and ``--prefill-latency``, what pruning is to achieve; ``--guard``, that it pays."""
 
 import re
 from pathlib import Path
@@ -19,19 +19,45 @@ if TYPE_CHECKING:
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 """Bytes of each unit, in lower case."""
 
-BudgetOption = Annotated[float | None, typer.Option(help="Average retention in (0, 1], for example 0.25.")]
+BudgetOption = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Average retention in (0, 1], for example 0.25.")
+]
 KVCacheOption = Annotated[
-    str | None, typer.Option(help="Instead of --budget: KV cache per request after the prefill, for example 64MiB.")
+    str | None,
+    typer.Option(
+        metavar="BYTES", help="Instead of --budget: KV cache per request after the prefill, for example 64MiB."
+    ),
 ]
 PrefillLatencyOption = Annotated[
     float | None,
-    typer.Option(help="Instead of --budget: seconds of a request's prefill, as --cost expects them; for example 0.2."),
+    typer.Option(
+        metavar="SECONDS",
+        help="Instead of --budget: seconds of a request's prefill, as --cost expects them; for example 0.2.",
+    ),
 ]
-CostOption = Annotated[Path | None, typer.Option(help="Cost model of --prefill-latency (vflowopt calibrate).")]
+CostOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Cost model of --prefill-latency (vflowopt calibrate).")
+]
 WorstOption = Annotated[
     bool,
     typer.Option("--worst", help="Every sample has to meet --kv-cache or --prefill-latency; otherwise their mean."),
 ]
+GuardOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Cost model (vflowopt calibrate): inputs that pruning is not expected to speed up are left alone.",
+    ),
+]
+
+
+def read_cost(path: Path | None) -> CostModel | None:
+    """The cost model of an option, if it is given.
+
+    Raises:
+        CostError: the file cannot be read, or is no cost model.
+    """
+    return None if path is None else CostModel.load(path)
 
 
 def read_budget(

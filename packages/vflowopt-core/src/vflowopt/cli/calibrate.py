@@ -11,14 +11,16 @@ from vflowopt.adapter import Adapter, Inputs
 from vflowopt.budgets.calibration import calibrating, usual_strategies
 from vflowopt.budgets.cost import COST_FILE, CostModel
 from vflowopt.budgets.curve import Curve
-from vflowopt.cli.console import percent, print_json, results, seconds, steps, table
+from vflowopt.cli.console import print_json, results, steps
 from vflowopt.cli.data import DEFAULT_PROMPT, Question, SampleDataOption, SampleImagesOption, gather
+from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, open_image
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.outputs import ForceOption, claim
-from vflowopt.cli.strategies import HELP as STRATEGY_HELP
-from vflowopt.cli.strategies import read_strategy
+from vflowopt.cli.strategies import STRATEGIES, FurtherStrategiesOption, read_strategy
+from vflowopt.cli.tables import print_table
 from vflowopt.errors import InputError
+from vflowopt.figures import percent, seconds
 from vflowopt.strategies.strategy import Strategy
 
 EXAMPLES = """
@@ -36,24 +38,25 @@ SCALES = (1.0, 0.8, 0.6, 0.4)
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("calibrate", epilog=EXAMPLES)(calibrate)
+    app.command("calibrate", cls=Command, epilog=EXAMPLES + STRATEGIES)(calibrate)
 
 
 def calibrate(
     model: ModelOption,
-    out: Annotated[Path, typer.Option(help="Cost model to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Cost model to write.")],
     image: ImagesOption = None,
     images: SampleImagesOption = None,
     data: SampleDataOption = None,
     frames: FramesOption = FRAMES,
-    samples: Annotated[int, typer.Option(min=1, help="Samples to choose four of different sizes from.")] = 12,
-    strategy: Annotated[
-        list[str] | None, typer.Option("--strategy", "-s", help="Further strategies to measure: " + STRATEGY_HELP)
-    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Samples to choose four of different sizes from.")
+    ] = 12,
+    strategy: FurtherStrategiesOption = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest prefill to measure; by default the longest sample's.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Longest prefill to measure; by default the longest sample's."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds, after one that warms up.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Measured rounds, after one that warms up.")] = 7,
     force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
@@ -135,7 +138,7 @@ def show(cost: CostModel, out: Path) -> None:
         "fit; beyond the largest tokens they are extrapolated."
     )
     title = f"{cost.model}: {cost.device}, {cost.dtype}"
-    results().print(table(title, ("part", "tokens", "measured", "fitted", "error"), rows, caption))
+    print_table(title, ("part", "tokens", "measured", "fitted", "error"), rows, caption)
     worst = max(curve.residual for curve in parts.values())
     results().print(f"{out}: largest error of the fit {percent(worst)}", highlight=False, soft_wrap=True)
 
@@ -143,8 +146,8 @@ def show(cost: CostModel, out: Path) -> None:
 def _rows(name: str, curve: Curve) -> Iterator[tuple[str, ...]]:
     for (tokens, took), error in zip(curve.measured, curve.errors(), strict=True):
         shown = "+".join(f"{part:.0f}" for part in tokens)
-        measured = seconds(took) if took >= 0 else f"-{seconds(-took)}"  # what is left of two times that are alike
-        yield name, shown, measured, seconds(curve.total(tokens)), f"{100 * error:+.1f} %"
+        # What is left of two times that are alike may be negative.
+        yield name, shown, seconds(took), seconds(curve.total(tokens)), f"{'+' if error >= 0 else ''}{percent(error)}"
         name = ""
 
 

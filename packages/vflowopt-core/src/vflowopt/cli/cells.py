@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from vflowopt.adapter import LoadedModel
-from vflowopt.cli.console import bars, notes
+from vflowopt.cli.console import notes, steps
 from vflowopt.cli.data import Question, gather, read_jsonl
 from vflowopt.cli.models import Chosen
 from vflowopt.components.schedule import check_budget
@@ -23,15 +23,19 @@ ModelsOption = Annotated[
     list[str], typer.Option("--model", "-m", help="Directory, hub id or named model. May be repeated.")
 ]
 BudgetsOption = Annotated[
-    list[float], typer.Option("--budget", "-b", help="Average retention in (0, 1]. May be repeated.")
+    list[float], typer.Option("--budget", "-b", metavar="SHARE", help="Average retention in (0, 1]. May be repeated.")
 ]
-OutOption = Annotated[Path, typer.Option(help="Directory to write to; the same command goes on where one stopped.")]
+OutOption = Annotated[
+    Path, typer.Option(metavar="DIR", help="Directory to write to; the same command goes on where one stopped.")
+]
 DataOption = Annotated[
     Path | None,
-    typer.Option(help="JSONL of image or video, question, answers; a named model brings its own test questions."),
+    typer.Option(
+        metavar="FILE", help="JSONL of image or video, question, answers; a named model brings its own test questions."
+    ),
 ]
-LimitOption = Annotated[int, typer.Option(min=1, help="Questions at most: the first ones.")]
-LengthOption = Annotated[int, typer.Option(min=1, help="Length of an answer at most.")]
+LimitOption = Annotated[int, typer.Option(min=1, metavar="N", help="Questions at most: the first ones.")]
+LengthOption = Annotated[int, typer.Option(min=1, metavar="N", help="Length of an answer at most.")]
 LowMemoryOption = Annotated[
     bool, typer.Option("--low-memory", help="Encode images again for every cell; do not keep their features.")
 ]
@@ -97,7 +101,7 @@ class Bar:
     """Progress on standard error: cells with time left, and what is being done."""
 
     def __init__(self) -> None:
-        self._progress = bars()
+        self._progress = steps()
         self._cells = self._current = TaskID(0)
 
     @contextmanager

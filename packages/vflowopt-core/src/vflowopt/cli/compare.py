@@ -22,16 +22,20 @@ from vflowopt.cli.cells import (
     questions_of,
     samples_of,
 )
-from vflowopt.cli.console import notes, print_json, results, table
+from vflowopt.cli.console import notes, print_json
 from vflowopt.cli.evaluate import is_right
+from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, choose
 from vflowopt.cli.outputs import ForceOption
+from vflowopt.cli.search_options import InitialOption, IterationsOption
 from vflowopt.cli.strategies import read_strategy
+from vflowopt.cli.tables import print_table
 from vflowopt.files.output import claim_folder, make_folder
 
 if TYPE_CHECKING:
     from vflowopt.compare import Row
+    from vflowopt.compare.methods import Method
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -40,8 +44,8 @@ vflowopt compare -m reference --method mean-attention --method random --method s
 
 vflowopt compare -m reference -m reference-next --method calibrated-attention,threshold=1.5,cell=3.5 -b 0.1 --out both
 """
-SHOWN = ("method", "budget", "retention", "accuracy", "similarity", "prefill")
-"""Columns that fit on a terminal; the files have all."""
+SHOWN = ("budget", "retention", "accuracy", "similarity", "prefill")
+"""What is shown; the files have all."""
 
 METHOD_HELP = (
     "[b]SCORER[,OPTION=VALUE...][/b] as in --strategy but without a budget (fitted per model "
@@ -52,7 +56,7 @@ METHOD_HELP = (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("compare", epilog=EXAMPLES)(compare)
+    app.command("compare", cls=Command, epilog=EXAMPLES)(compare)
 
 
 def compare(
@@ -61,18 +65,21 @@ def compare(
     budget: BudgetsOption,
     out: OutOption,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Seeds of every method to which they make a difference: 0, 1, ...")
+        int, typer.Option(min=1, metavar="N", help="Seeds of every method to which they make a difference: 0, 1, ...")
     ] = 3,
     data: DataOption = None,
     frames: FramesOption = FRAMES,
     limit: LimitOption = 200,
     search_data: Annotated[
-        Path | None, typer.Option(help="JSONL of the samples that strategies are searched on and fitted to.")
+        Path | None,
+        typer.Option(metavar="FILE", help="JSONL of the samples that strategies are searched on and fitted to."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many of them to use: the first ones.")] = 30,
-    initial: Annotated[int, typer.Option(min=1, help="Evaluations of a search: known good and random ones.")] = 10,
-    iterations: Annotated[int, typer.Option(min=0, help="Evaluations of a search after those.")] = 30,
-    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds of the latency, after one that warms up.")] = 5,
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="How many of them to use: the first ones.")] = 30,
+    initial: InitialOption = 10,
+    iterations: IterationsOption = 30,
+    rounds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Measured rounds of the latency, after one that warms up.")
+    ] = 5,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Do not measure latency.")] = False,
     max_new_tokens: LengthOption = 16,
     low_memory: LowMemoryOption = False,
@@ -126,23 +133,44 @@ def compare(
     search = f" Searches: {samples} samples, {initial} + {iterations} evaluations." if are_searched else ""
     fitted = ", ".join(own.name for own in read if own.fitted)
     fit = f" Fitted to {samples} samples: {fitted}." if fitted else ""
-    _report(tables, f"Questions: {asked}.{search}{fit}", out, as_json=as_json, force=force)
+    _report(tables, f"Questions: {asked}.{search}{fit}", out, read, as_json=as_json, force=force)
 
 
-def _report(tables: "dict[str, list[Row]]", introduction: str, out: Path, *, as_json: bool, force: bool) -> None:
+def _report(
+    tables: "dict[str, list[Row]]",
+    introduction: str,
+    out: Path,
+    read: "list[Method]",
+    *,
+    as_json: bool,
+    force: bool,
+) -> None:
     """Write the files, and print the figures."""
     from vflowopt.compare import COLUMNS, write_report
     from vflowopt.compare.report import record
 
     files = write_report(out, tables, introduction, force=force)
+    strategies = {one.name: partial(_strategy, one) for one in read}
+    caption = "Mean over seeds (lowest to highest). Prefill: share of the unpruned model's."
+    if any(one.needs_samples for one in read):
+        caption += f" Searched and fitted strategies: {out / 'strategies'}."
     if as_json:
         print_json([record(row, one) for rows in tables.values() for row in rows for one in row.results])
     for label, rows in tables.items():
         if not as_json:
             shown = [COLUMNS.index(name) for name in SHOWN]
-            texts = ([row.texts()[index] for index in shown] for row in rows if not row.cannot)
-            results().print(table(label, SHOWN, texts))
+            texts = (
+                [strategies[row.method](row.budget), *(row.texts()[index] for index in shown)]
+                for row in rows
+                if not row.cannot
+            )
+            print_table(label, ("strategy", *SHOWN), texts, caption)
         for row in rows:
             if row.cannot:
                 notes().print(f"{label}, {row.method} at {row.budget:.3g}: cannot: {row.cannot}", highlight=False)
     notes().print(", ".join(map(str, files.values())), highlight=False, soft_wrap=True)
+
+
+def _strategy(method: "Method", budget: float) -> str:
+    """The row's name: what --strategy takes where that means the same."""
+    return method.specification(budget, None) if method.budgeted and not method.needs_samples else method.name

@@ -1,11 +1,15 @@
 """Where the command line writes: results to standard output, everything else to standard error."""
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
 
+import typer
+from rich.cells import cell_len
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,9 +19,12 @@ from rich.progress import (
     TimeRemainingColumn,
     track,
 )
-from rich.table import Table
+from rich.spinner import Spinner
+from rich.text import Text
 
 Item = TypeVar("Item")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def results() -> Console:
@@ -35,30 +42,44 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))  # noqa: T201
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> Table:
-    """A table whose first column is a name and whose other columns are right-aligned figures."""
-    drawn = Table(
-        title=title, title_justify="left", caption=caption or None, caption_justify="left", title_style="bold"
-    )
-    for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        drawn.add_row(*row)
-    return drawn
+def wrapped(text: Text, width: int) -> list[Text]:
+    """A text in lines up to a width, broken between words only: a longer word is left whole."""
+    lines: list[Text] = []
+    for line in text.split("\n", allow_blank=True):
+        breaks, used = [], 0
+        for word in re.finditer(r"\s*(\S+)", line.plain):
+            if used and used + cell_len(word[0]) > width:
+                breaks.append(word.start(1))
+                used = cell_len(word[1])
+            else:
+                used += cell_len(word[0])
+        lines += line.divide(breaks)
+    for line in lines:
+        line.rstrip()
+    return lines
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say what takes its time, while it does; only where somebody looks at it."""
+    console = notes()
+    if console.is_terminal:
+        with Live(Spinner("dots", Text(what)), console=console, transient=True) as line:
+            line.refresh()  # at once: what follows may be an import that leaves other threads no time
+            yield
+    else:
+        yield
 
 
 def tracked(items: Sequence[Item], what: str, console: Console | None = None) -> Iterable[Item]:
     """Iterate with a progress bar and time left."""
-    return track(items, description=what, console=console or notes(), transient=True)
+    console = console or notes()
+    return track(items, description=what, console=console, transient=True, disable=not console.is_terminal)
 
 
-def steps() -> "AbstractContextManager[Progress]":
-    """A progress bar to which several tasks can be added."""
-    return bars()
-
-
-def bars() -> Progress:
-    """The same, to be started and stopped by hand."""
+def steps() -> Progress:
+    """A progress bar to which several tasks can be added; drawn only where somebody looks at it."""
+    console = notes()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -66,30 +87,7 @@ def bars() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=notes(),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """0.25 -> 25.0 %."""
-    return f"{100 * value:.{digits}f} %"
-
-
-def seconds(value: float) -> str:
-    """A duration with three significant digits."""
-    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} us"
-
-
-def size(count: float) -> str:
-    """Bytes with a binary unit."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
-
-
-def tokens(counts: Sequence[float]) -> str:
-    """Visual tokens per stage: 406 > 102 > 80."""
-    return " > ".join(f"{count:.0f}" for count in counts)

@@ -11,6 +11,7 @@ import typer
 from PIL import Image
 
 from vflowopt.adapter import Inputs, LoadedModel
+from vflowopt.cli.console import working
 from vflowopt.cli.media import FRAMES, check_image, open_image
 from vflowopt.cli.models import Chosen
 from vflowopt.errors import InputError
@@ -21,13 +22,14 @@ DEFAULT_PROMPT = {"image": "Describe the image.", "video": "Describe the video."
 LINE = '{"image": path or [paths], "video": path or [paths], "question": text, "answers": [texts]}'
 
 
-SampleImagesOption = Annotated[Path | None, typer.Option("--images", help="Directory of sample images.")]
+SampleImagesOption = Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Directory of sample images.")]
 PromptOption = Annotated[
-    str | None, typer.Option("--prompt", help="Question asked about every image of --images and every --video.")
+    str | None,
+    typer.Option("--prompt", metavar="TEXT", help="Question asked about every image of --images and every --video."),
 ]
 SampleDataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="JSONL of image or video, question, answers (answers are not used)."),
+    typer.Option("--data", metavar="FILE", help="JSONL of image or video, question, answers (answers are not used)."),
 ]
 
 
@@ -123,7 +125,8 @@ def gather(
         ]
         return found[:count]
     if chosen.named and chosen.named.examples:
-        examples = chosen.named.examples(split, count, 0)
+        with working(f"drawing questions of {chosen.label}"):
+            examples = chosen.named.examples(split, count, 0)
         return [
             Question(example.images, example.question, (example.answer,), origin=f"example {number}")
             for number, example in enumerate(examples, 1)

@@ -7,16 +7,19 @@ from typing import Annotated, Any
 
 import typer
 from PIL import Image
-from rich.table import Table
+from rich.console import Console
 
 from vflowopt.adapter import LoadedModel
 from vflowopt.benchmark import Benchmark, BenchRow
-from vflowopt.cli.console import notes, percent, print_json, results, size, steps, table, tracked
+from vflowopt.cli.console import notes, print_json, steps, tracked
 from vflowopt.cli.data import Question, gather
 from vflowopt.cli.evaluate import UNPRUNED, Outcome, compare, is_right
+from vflowopt.cli.help import Command
 from vflowopt.cli.models import choose
 from vflowopt.cli.outputs import ForceOption, claim
+from vflowopt.cli.tables import print_table
 from vflowopt.errors import InputError
+from vflowopt.figures import percent, size
 from vflowopt.files.output import claim_folder, make_folder
 from vflowopt.picture.png import PNG_FILE, png
 from vflowopt.strategies.strategy import STRATEGY_FILE, Strategy
@@ -29,7 +32,7 @@ vflowopt demo --out vflowopt-demo
 BUDGETS = (0.5, 0.25, 0.1)
 DRAWN = 0.25
 """The budget whose strategy is drawn."""
-COLUMNS = "budget", "accuracy", "95 %\ninterval", "KV cache", "fewer\nFLOPs", "faster\nprefill", "faster\nend to end"
+COLUMNS = "budget", "accuracy", "95 % interval", "KV cache", "fewer FLOPs", "faster prefill", "faster end to end"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ QUICK = Effort(samples=18, initial=4, iterations=2, questions=12, rounds=2)
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("demo", epilog=EXAMPLES)(demo)
+    app.command("demo", cls=Command, epilog=EXAMPLES)(demo)
 
 
 def demo(
@@ -100,7 +103,7 @@ def demo(
     if as_json:
         print_json(figures)
     else:
-        results().print(summary(chosen.label, outcomes, measured))
+        print_summary(chosen.label, outcomes, measured)
     names = ", ".join(file.path.name for file in files.values())
     say.print(f"strategies: {names}; picture: {picture.path.name}; all in {out}/", highlight=False, soft_wrap=True)
     say.print(f"took {time.perf_counter() - started:.0f} s", highlight=False)
@@ -148,7 +151,9 @@ def draw(loaded: LoadedModel, questions: list[Question], strategy: Strategy) -> 
             plans, layers = pruning.plan, pruning.report.num_layers
         if is_right(answer, question.answers):
             break
-    subtitle = f"{loaded.name} answers {answer!r} with {strategy.average_retention(layers):.0%} of the visual tokens"
+    subtitle = (
+        f"{loaded.name} answers {answer!r} with {percent(strategy.average_retention(layers), 0)} of the visual tokens"
+    )
     return draw_plans(plans, question.images(), num_layers=layers, title=question.text, subtitle=subtitle)
 
 
@@ -163,8 +168,8 @@ def _figures(outcomes: list[Outcome], measured: Benchmark) -> dict[str, Any]:
     }
 
 
-def summary(label: str, outcomes: list[Outcome], measured: Benchmark) -> Table:
-    """What pruning costs and gains, a row per budget; fits 80 columns."""
+def print_summary(label: str, outcomes: list[Outcome], measured: Benchmark, console: Console | None = None) -> None:
+    """What pruning costs and gains, a row per budget."""
     rows = [_row(outcome, bench, measured) for outcome, bench in zip(outcomes, measured.rows, strict=True)]
     unpruned = outcomes[0]
     caption = (
@@ -173,7 +178,7 @@ def summary(label: str, outcomes: list[Outcome], measured: Benchmark) -> Table:
         f"The rest: for one image of {measured.unpruned.tokens[0]} visual tokens. Cache, FLOPs and prefill are the "
         f"language model's; end to end is from pixels to the first token."
     )
-    return table(f"{label}: pruned against unpruned", COLUMNS, rows, caption)
+    print_table(f"{label}: pruned against unpruned", COLUMNS, rows, caption, console=console)
 
 
 def _row(outcome: Outcome, bench: BenchRow, measured: Benchmark) -> tuple[str, ...]:

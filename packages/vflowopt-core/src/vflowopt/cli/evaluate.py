@@ -5,7 +5,6 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,13 +12,17 @@ import typer
 from vflowopt.adapter import Inputs, LoadedModel
 from vflowopt.budgets.calibration import prune_guarded
 from vflowopt.budgets.cost import CostModel
-from vflowopt.cli.console import notes, percent, print_json, results, steps, table, tokens
+from vflowopt.cli.budgets import GuardOption, read_cost
+from vflowopt.cli.cells import DataOption, LengthOption, LimitOption
+from vflowopt.cli.console import JsonOption, notes, print_json, steps
 from vflowopt.cli.data import Question, gather
-from vflowopt.cli.guards import GuardOption, read_cost
+from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
-from vflowopt.cli.strategies import StrategiesOption, read_strategy
+from vflowopt.cli.strategies import STRATEGIES, StrategiesOption, read_strategy
+from vflowopt.cli.tables import print_table
 from vflowopt.errors import BudgetError, ImportanceError, InputError
+from vflowopt.figures import percent, score, tokens
 from vflowopt.report import PruningReport
 from vflowopt.strategies.strategy import Strategy
 
@@ -35,7 +38,7 @@ UNPRUNED = "unpruned"
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("evaluate", epilog=EXAMPLES)(evaluate)
+    app.command("evaluate", cls=Command, epilog=EXAMPLES + STRATEGIES)(evaluate)
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,15 @@ class Outcome:
 def evaluate(
     model: ModelOption,
     strategy: StrategiesOption,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="JSONL of image or video, question, answers; a named model brings its own test questions."),
-    ] = None,
+    data: DataOption = None,
     frames: FramesOption = FRAMES,
-    limit: Annotated[int, typer.Option(min=1, help="Questions at most: the first ones.")] = 200,
+    limit: LimitOption = 200,
     similarity: Annotated[bool, typer.Option("--similarity", help="Also measure last-token similarity.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer at most.")] = 16,
+    max_new_tokens: LengthOption = 16,
     guard: GuardOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Answer questions unpruned and with each strategy; an answer counts if it equals an accepted one.
 
@@ -115,7 +115,7 @@ def evaluate(
             percent(outcome.accuracy),
             percent(outcome.retention),
             tokens(outcome.tokens),
-            *([] if not similarity else ["-" if outcome.similarity is None else f"{outcome.similarity:.4f}"]),
+            *([] if not similarity else ["-" if outcome.similarity is None else score(outcome.similarity)]),
             *([] if cost is None else ["-" if outcome.left_alone is None else str(outcome.left_alone)]),
         )
         for outcome in outcomes
@@ -128,7 +128,7 @@ def evaluate(
     title = f"{chosen.label}: {len(questions) - len(skipped)} questions"
     if skipped:
         title += f", {len(skipped)} skipped in all rows"
-    results().print(table(title, columns, rows, caption))
+    print_table(title, columns, rows, caption)
 
 
 def compare(

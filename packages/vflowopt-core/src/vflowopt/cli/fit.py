@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-from vflowopt.cli.console import percent, print_json, results, tracked
+from vflowopt.cli.console import print_json, results, tracked, working
 from vflowopt.cli.data import PromptOption, SampleDataOption, SampleImagesOption, gather
+from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.outputs import ForceOption, claim
 from vflowopt.cli.strategies import read_fitting
+from vflowopt.figures import percent
 from vflowopt.search.fitting import check_observable, observe
 from vflowopt.strategies.strategy import STRATEGY_FILE
 
@@ -25,20 +27,23 @@ vflowopt fit -m llava-hf/llava-onevision-qwen2-7b-ov-hf --method fitprune --budg
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("fit", epilog=EXAMPLES)(fit)
+    app.command("fit", cls=Command, epilog=EXAMPLES)(fit)
 
 
 def fit(
     model: ModelOption,
-    method: Annotated[str, typer.Option(help="[b]SCORER[,OPTION=VALUE...][/b] of a method that is fitted to samples.")],
-    budget: Annotated[float, typer.Option(help="Average retention in (0, 1], for example 0.25.")],
-    out: Annotated[Path, typer.Option(help="Strategy file to write.")],
+    method: Annotated[
+        str,
+        typer.Option(metavar="METHOD", help="[b]SCORER[,OPTION=VALUE...][/b] of a method that is fitted to samples."),
+    ],
+    budget: Annotated[float, typer.Option(metavar="SHARE", help="Average retention in (0, 1], for example 0.25.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Strategy file to write.")],
     images: SampleImagesOption = None,
     video: VideosOption = None,
     frames: FramesOption = FRAMES,
     prompt: PromptOption = None,
     data: SampleDataOption = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many samples to use: the first ones.")] = 10,
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="How many samples to use: the first ones.")] = 10,
     force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
@@ -57,7 +62,8 @@ def fit(
     questions = gather(
         chosen, data=data, split="search", count=samples, images=images, videos=video, frames=frames, prompt=prompt
     )
-    adapter = load_adapter(chosen.model_type)
+    with working(f"importing what {chosen.label} needs"):
+        adapter = load_adapter(chosen.model_type)
     check_observable(adapter, adapter.name)
     loaded = chosen.load(device, dtype)
     layers = adapter.num_layers(loaded.model)

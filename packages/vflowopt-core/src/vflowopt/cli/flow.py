@@ -8,13 +8,16 @@ import typer
 
 from vflowopt.adapter import FlowAdapter
 from vflowopt.benchmark.flow import MEASURES, TOKENS, Flow, Measure, Tokens
-from vflowopt.cli.console import percent, print_json, results, steps, table, tracked
+from vflowopt.cli.console import print_json, results, steps, tracked, working
 from vflowopt.cli.data import PromptOption, SampleImagesOption, gather
+from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.outputs import ForceOption, claim
-from vflowopt.cli.strategies import StrategiesOption, read_strategy
+from vflowopt.cli.strategies import STRATEGIES, StrategiesOption, read_strategy
+from vflowopt.cli.tables import print_table
 from vflowopt.errors import InputError, UnsupportedOperationError
+from vflowopt.figures import percent, score
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -27,13 +30,13 @@ Name = TypeVar("Name", bound=str)
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("flow", epilog=EXAMPLES)(flow)
+    app.command("flow", cls=Command, epilog=EXAMPLES + STRATEGIES)(flow)
 
 
 def flow(
     model: ModelOption,
     strategy: StrategiesOption,
-    out: Annotated[Path | None, typer.Option(help="PNG to draw the curves into.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="PNG to draw the curves into.")] = None,
     tokens: Annotated[
         str, typer.Option(help="Which tokens the table shows: text (mean over those after the visual ones) or last.")
     ] = "text",
@@ -42,13 +45,15 @@ def flow(
     ] = "cosine",
     data: Annotated[
         Path | None,
-        typer.Option(help="JSONL of image or video, question; a named model brings its own test questions."),
+        typer.Option(
+            metavar="FILE", help="JSONL of image or video, question; a named model brings its own test questions."
+        ),
     ] = None,
     images: SampleImagesOption = None,
     video: VideosOption = None,
     frames: FramesOption = FRAMES,
     prompt: PromptOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="Samples at most: the first ones.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Samples at most: the first ones.")] = 20,
     force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
@@ -65,7 +70,8 @@ def flow(
     questions = gather(
         chosen, data=data, split="test", count=limit, images=images, videos=video, frames=frames, prompt=prompt
     )
-    adapter = load_adapter(chosen.model_type)
+    with working(f"importing what {chosen.label} needs"):
+        adapter = load_adapter(chosen.model_type)
     if not isinstance(adapter, FlowAdapter):
         raise UnsupportedOperationError(
             f"adapter {adapter.name!r} has no flow(): it cannot observe hidden states per layer; ask its authors for it"
@@ -101,14 +107,14 @@ def _print(found: Flow, tokens: Tokens, measure: Measure, label: str) -> None:
     rows = [("retention", *(percent(each.retention) for each in found.strategies))]
     for layer in range(found.num_layers):
         cells = [
-            f"{'> ' if layer in each.boundaries else ''}{mean[layer]:.4f} ± {spread[layer]:.4f}"
+            f"{'> ' if layer in each.boundaries else ''}{score(mean[layer])} ± {score(spread[layer])}"
             for each, (mean, spread) in zip(found.strategies, curves, strict=True)
         ]
         rows.append((f"layer {layer}", *cells))
     title = f"{label}: {MEASURES[measure]} to unpruned, {TOKENS[tokens]}"
     caption = f"Mean ± standard deviation of {found.samples} samples, after each decoder layer. >: a stage begins."
-    columns = ("", *(each.name for each in found.strategies))
-    results().print(table(title, columns, rows, caption))
+    columns = ("after", *(each.name for each in found.strategies))
+    print_table(title, columns, rows, caption)
 
 
 def _one_of(known: Mapping[Name, str], option: str, text: str) -> Name:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vflowopt.adapter import LoadedModel, NamedModel
-from vflowopt.cli.console import notes
+from vflowopt.cli.console import working
 from vflowopt.errors import InputError, PluginError
 from vflowopt.plugins import installed, load_adapter
 
@@ -66,7 +66,7 @@ class Chosen:
             options["peft"] = self.peft
         if attn_implementation is not None:
             options["attn_implementation"] = attn_implementation
-        with notes().status(f"loading {self.label}"):
+        with working(f"loading {self.label}"):
             return load_adapter(self.model_type).load(self.source, **options)
 
 

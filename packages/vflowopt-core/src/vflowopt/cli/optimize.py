@@ -1,5 +1,6 @@
 """``vflowopt optimize``: search a strategy for a budget."""
 
+import statistics
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict
 from io import StringIO
@@ -18,13 +19,15 @@ from vflowopt.cli.budgets import (
     achieved,
     read_budget,
 )
-from vflowopt.cli.console import notes, percent, print_json, results, tracked
+from vflowopt.cli.console import notes, print_json, results, tracked, working
 from vflowopt.cli.data import PromptOption, SampleDataOption, SampleImagesOption, gather
-from vflowopt.cli.fixed import FixOption
+from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.outputs import ForceOption, claim
+from vflowopt.cli.search_options import FixOption
 from vflowopt.errors import OutputError
+from vflowopt.figures import percent, score
 from vflowopt.strategies.strategy import STRATEGY_FILE
 
 if TYPE_CHECKING:
@@ -49,12 +52,12 @@ vflowopt optimize -m reference --prefill-latency 0.1 --cost cost.json --out fast
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("optimize", epilog=EXAMPLES)(optimize)
+    app.command("optimize", cls=Command, epilog=EXAMPLES)(optimize)
 
 
 def optimize(
     model: ModelOption,
-    out: Annotated[Path, typer.Option(help="Strategy file to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Strategy file to write.")],
     budget: BudgetOption = None,
     kv_cache: KVCacheOption = None,
     prefill_latency: PrefillLatencyOption = None,
@@ -65,18 +68,19 @@ def optimize(
     frames: FramesOption = FRAMES,
     prompt: PromptOption = None,
     data: SampleDataOption = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many samples to use: the first ones.")] = 30,
-    iterations: Annotated[int, typer.Option(help="Evaluations chosen by Expected Improvement.")] = 50,
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="How many samples to use: the first ones.")] = 30,
+    iterations: Annotated[int, typer.Option(metavar="N", help="Evaluations chosen by Expected Improvement.")] = 50,
     initial: Annotated[
-        int, typer.Option(help="Evaluations before that: known good strategies, then random ones.")
+        int, typer.Option(metavar="N", help="Evaluations before that: known good strategies, then random ones.")
     ] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the search.")] = 0,
     fix: FixOption = None,
     journal: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="Record of every evaluation; the same command resumes it, also after a crash. By default "
-            "NAME.journal.jsonl beside --out NAME.json."
+            "NAME.journal.jsonl beside --out NAME.json.",
         ),
     ] = None,
     objective: Annotated[
@@ -138,7 +142,9 @@ def optimize(
                 model_name=chosen.label,
             )
 
-    with processes_of(load_adapter(chosen.model_type)) as processes:
+    with working(f"importing what {chosen.label} needs"):
+        adapter = load_adapter(chosen.model_type)
+    with processes_of(adapter) as processes:
         if journal is None and processes.rank == 0:
             said = f"every evaluation is recorded in {JournalBeside(out).path()}; the same command resumes"
             notes().print(said, highlight=False, soft_wrap=True)
@@ -153,14 +159,30 @@ def optimize(
     if as_json:
         print_json({"strategy": result.strategy.model_dump(mode="json"), "file": str(out), "score": result.best.score,
                     "retention": result.best.retention, "evaluations": len(result.history),
-                    "interrupted": result.interrupted, "cost": result.cost and asdict(result.cost)})  # fmt: skip
+                    "interrupted": result.interrupted, "unsearched": result.unsearched,
+                    "cost": result.cost and asdict(result.cost)})  # fmt: skip
         return
     ended = "interrupted after" if result.interrupted else "best of"
     results().print(
-        f"{out}: similarity {result.best.score:.4f} at {percent(result.best.retention)} average retention "
+        f"{out}: similarity {score(result.best.score)} at {percent(result.best.retention)} average retention "
         f"({ended} {len(result.history)} evaluations, found as {result.best.origin})",
         highlight=False,
         soft_wrap=True,
     )
+    if worth := _worth(result):
+        results().print(worth, highlight=False, soft_wrap=True)
     if isinstance(wanted, RequestBudget):
         results().print(achieved(wanted, result, evaluator, processes.size), highlight=False, soft_wrap=True)
+
+
+def _worth(result: "OptimizeResult") -> str:
+    """What the similarity is worth: that of what takes no search beside it; empty if there is none."""
+    best = result.best.score
+    told = [
+        f"plain mean attention {score(base)} (what was found loses {percent((best - base) / (1 - base))} less)"
+        for base in result.unsearched["mean-attention"]
+        if base < 1
+    ]
+    if drawn := result.unsearched["drawn"]:
+        told.append(f"strategies drawn at random {score(statistics.median(drawn))} (median of {len(drawn)})")
+    return f"At the same budget, on the same samples: {'; '.join(told)}." if told else ""

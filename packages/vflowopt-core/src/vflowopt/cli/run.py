@@ -9,12 +9,15 @@ import typer
 
 from vflowopt.adapter import Inputs, LoadedModel
 from vflowopt.budgets.calibration import prune_guarded
-from vflowopt.cli.console import print_json, results, seconds, size, table, tokens
+from vflowopt.cli.budgets import GuardOption, read_cost
+from vflowopt.cli.console import JsonOption, print_json
 from vflowopt.cli.data import ask
-from vflowopt.cli.guards import GuardOption, read_cost
+from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
-from vflowopt.cli.strategies import StrategyOption, read_strategy
+from vflowopt.cli.strategies import STRATEGIES, StrategyOption, read_strategy
+from vflowopt.cli.tables import print_table
+from vflowopt.figures import percent, seconds, size, tokens
 from vflowopt.report import PruningReport
 
 EXAMPLES = """
@@ -28,7 +31,7 @@ vflowopt run -m reference -v clip.gif --frames 8 -p "what digit is on the red ci
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("run", epilog=EXAMPLES)(run)
+    app.command("run", cls=Command, epilog=EXAMPLES + STRATEGIES)(run)
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,16 @@ class Answer:
 
 def run(
     model: ModelOption,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", metavar="TEXT", help="The question.")],
     strategy: StrategyOption,
     image: ImagesOption = None,
     video: VideosOption = None,
     frames: FramesOption = FRAMES,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer at most.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Length of the answer at most.")] = 64,
     guard: GuardOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask one question with and without pruning, and compare answers, tokens and times."""
     strategy_for, chosen, cost = read_strategy(strategy), choose(model), read_cost(guard)
@@ -60,7 +63,7 @@ def run(
     inputs = question.prepare(loaded)
     chosen_strategy = strategy_for(loaded.adapter.num_layers(loaded.model))
     with prune_guarded(loaded.adapter, loaded.model, chosen_strategy, loaded.processor, cost) as pruning:
-        loaded.generate(inputs, 1)  # warms up, and refuses an infeasible budget before anything is printed
+        loaded.generate(inputs, 1)  # refuses an infeasible budget before anything is printed
         report = pruning.report
     unpruned = _ask(loaded, inputs, max_new_tokens, nullcontext())
     block = prune_guarded(loaded.adapter, loaded.model, chosen_strategy, loaded.processor, cost)
@@ -74,24 +77,26 @@ def run(
     rows = [
         ("answer", unpruned.text, pruned.text),
         ("visual tokens", str(total), tokens((total, *stages))),
-        ("average retention", "100 %", f"{report.retention:.1%}"),
+        ("average retention", percent(1), percent(report.retention)),
         ("KV cache after prefill", size(report.kv_cache_bytes_unpruned), size(report.kv_cache_bytes)),
-        ("first token (vision tower included)", seconds(unpruned.first_token), seconds(pruned.first_token)),
+        ("first token", seconds(unpruned.first_token), seconds(pruned.first_token)),
         ("whole answer", seconds(unpruned.whole), seconds(pruned.whole)),
     ]
     if report.guard is not None:
         expected = (seconds(report.guard.unpruned_seconds), seconds(report.guard.pruned_seconds))
         rows.append(("prefill, expected by the guard", *expected))
     caption = (
-        f"Pruned before decoder layers {layers} of {report.num_layers}. One run's times; see also `vflowopt bench`."
+        f"Pruned before decoder layers {layers} of {report.num_layers}. Times: of one run, after one that warms up, "
+        "vision tower included; vflowopt bench compares speed."
     )
     if report.guard is not None and not report.guard.pays:
         caption += " The guard left this input alone."
-    results().print(table(prompt, ("", "unpruned", "pruned"), rows, caption))
+    print_table(prompt, ("", "unpruned", "pruned"), rows, caption, prose=True)
 
 
 def _ask(loaded: LoadedModel, inputs: Inputs, length: int, block: AbstractContextManager[Any]) -> Answer:
     with block:
+        loaded.generate(inputs, 1)  # warms up: kernels, allocators and threads
         start = time.perf_counter()
         loaded.generate(inputs, 1)
         first = time.perf_counter() - start

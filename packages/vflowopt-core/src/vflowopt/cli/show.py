@@ -7,10 +7,11 @@ import typer
 
 from vflowopt.cli.console import results
 from vflowopt.cli.data import ask
+from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.outputs import ForceOption, claim
-from vflowopt.cli.strategies import StrategyOption, read_strategy
+from vflowopt.cli.strategies import STRATEGIES, StrategyOption, read_strategy
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -23,14 +24,14 @@ vflowopt show -m reference -v frames/ -p "what digit is on the red circle?" -s r
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("show", epilog=EXAMPLES)(show)
+    app.command("show", cls=Command, epilog=EXAMPLES + STRATEGIES)(show)
 
 
 def show(
     model: ModelOption,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", metavar="TEXT", help="The question.")],
     strategy: StrategyOption,
-    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="PNG to write.")],
     image: ImagesOption = None,
     video: VideosOption = None,
     frames: FramesOption = FRAMES,

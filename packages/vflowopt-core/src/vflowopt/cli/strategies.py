@@ -19,14 +19,28 @@ from vflowopt.strategies.strategy import Strategy
 ALIASES = {"mean-attention": "calibrated-attention"}
 """Short names of scorers with their default options."""
 
-HELP = (
-    "A strategy file, [b]preset:NAME[/b] (a published one), or [b]SCORER@BUDGET[,OPTION=VALUE...][/b], which prunes "
-    "once, before the LLM: random@0.25,seed=1; mean-attention@0.25; calibrated-attention@0.1,threshold=1.5,cell=3.5; "
-    "or, if the scorer ranks inside the decoder, where its method does: fastv@0.25; pyramiddrop@0.4,stages=2/4/8. "
-    "recycler=NAME replaces the method's own recycler, recycler=none leaves it out"
-)
+HELP = "File, preset:NAME, or [b]SCORER@BUDGET[,OPTION=VALUE...][/b]: see Strategies below."
+STRATEGIES = """
+[b]Strategies[/b]
+
+A strategy is a file that vflowopt optimize or fit wrote, a published one (preset:llava-onevision-7b/25), or a scorer
+with its budget and options.
+
+Most scorers prune once, before the LLM: random@0.25,seed=1; mean-attention@0.25;
+calibrated-attention@0.1,threshold=1.5,cell=3.5.
+
+Those that rank inside the decoder prune where their method does: fastv@0.25; pyramiddrop@0.4,stages=2/4/8.
+
+recycler=NAME replaces the method's own recycler, recycler=none leaves it out. vflowopt adapters lists scorers and
+recyclers.
+"""
+"""Ends the help of commands with a strategy."""
+
 StrategyOption = Annotated[str, typer.Option("--strategy", "-s", help=HELP)]
-StrategiesOption = Annotated[list[str], typer.Option("--strategy", "-s", help=HELP + ". May be repeated.")]
+StrategiesOption = Annotated[list[str], typer.Option("--strategy", "-s", help=HELP + " May be repeated.")]
+FurtherStrategiesOption = Annotated[
+    list[str] | None, typer.Option("--strategy", "-s", help="Further strategies. " + HELP + " May be repeated.")
+]
 
 
 def read_strategy(text: str) -> Callable[[int], Strategy]:

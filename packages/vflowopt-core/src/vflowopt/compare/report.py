@@ -12,7 +12,8 @@ from vflowopt.benchmark import Part
 from vflowopt.compare.cells import Result
 from vflowopt.compare.chart import Axes, Point, Series, draw
 from vflowopt.compare.intervals import wilson
-from vflowopt.compare.table import COLUMNS, Row, percent
+from vflowopt.compare.table import COLUMNS, Row
+from vflowopt.figures import percent
 from vflowopt.files.output import FileKind, Output
 from vflowopt.picture.png import PNG_FILE, png
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vflowopt.benchmark import Part
 from vflowopt.compare.cells import Cell, Result
 from vflowopt.compare.intervals import paired_difference, wilson
+from vflowopt.figures import percent, score, seconds, tokens
 
 COLUMNS = (
     "budget", "method", "accuracy", "95 % interval", "against unpruned", "similarity", "retention", "off by",
@@ -81,11 +82,11 @@ class Row:
             spread([result.accuracy for result in self.able], percent),
             f"{percent(low)} to {percent(high)}",
             "" if self.results == (full,) else gap(self.difference),
-            spread([result.similarity for result in self.able], "{:.4f}".format),
-            f"{self._mean(lambda result: result.retention):.2%}".replace("%", " %"),
+            spread([result.similarity for result in self.able], score),
+            percent(self._mean(lambda result: result.retention), 2),
             f"{off:.2f}{mark}",
             # Of the first seed: searched schedules of different seeds have no common mean.
-            " > ".join(f"{count:.0f}" for count in self.able[0].tokens),
+            tokens(self.able[0].tokens),
             percent(self._mean(lambda result: result.kv_cache_bytes) / full.kv_cache_bytes),
             percent(self._mean(lambda result: result.flops) / full.flops),
             self._time("end-to-end prefill"),
@@ -100,7 +101,7 @@ class Row:
         share = self.relative_latency(part)
         if share is None:
             return ""
-        return f"{percent(share)} ({1e3 * self._mean(lambda result: result.latency[part][0]):.3g} ms)"
+        return f"{percent(share)} ({seconds(self._mean(lambda result: result.latency[part][0]))})"
 
 
 def rows_of(cells: Iterable[Cell], results: Mapping[Cell, Result], names: Mapping[str, str]) -> list[Row]:
@@ -126,11 +127,6 @@ def mean_difference(pairs: Sequence[tuple[Result, Result]]) -> tuple[float, floa
     each = [paired_difference(ours.right, theirs.right) for ours, theirs in pairs]
     middle, low, high = map(statistics.fmean, zip(*each, strict=True))
     return middle, low, high
-
-
-def percent(value: float) -> str:
-    """0.25 -> 25.0 %."""
-    return f"{100 * value:.1f} %"
 
 
 def gap(difference: tuple[float, float, float]) -> str:

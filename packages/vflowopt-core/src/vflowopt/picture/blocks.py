@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vflowopt.arrays import HostInts
 from vflowopt.components.schedule import achieved_retention
+from vflowopt.figures import percent
 from vflowopt.picture.fates import DROPPED, KEPT, MERGED, RECYCLED, token_fates
 from vflowopt.picture.paint import BLUE, VIRIDIS, Cells, Color, paint_fates, to_picture
 from vflowopt.plans.plan import PruningPlan
@@ -69,7 +70,7 @@ def bars(plans: Sequence[PruningPlan], num_layers: int) -> Image.Image:
     canvas = Image.new("RGB", (WIDTH, height + top + 30), PAPER)
     draw = ImageDraw.Draw(canvas)
     retention = achieved_retention(counts.tolist(), total, boundaries, num_layers)
-    text = f"visual tokens per decoder layer: {retention:.1%} of {total} on average"
+    text = f"visual tokens per decoder layer: {percent(retention)} of {total} on average"
     draw.text((0, 0), text, INK, font(17))
     step = WIDTH / num_layers
     for layer in range(num_layers):

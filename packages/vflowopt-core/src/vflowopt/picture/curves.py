@@ -7,12 +7,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from vflowopt.benchmark.flow import MEASURES, TOKENS, Flow, Measure, StrategyFlow, Tokens
+from vflowopt.figures import percent
 from vflowopt.picture.blocks import FAINT, INK, PAPER, WIDTH, font, heading, stack
 from vflowopt.picture.paint import BLUE, LATER, ORANGE, Color
 
 COLORS: tuple[Color, ...] = (BLUE, ORANGE, LATER[3], LATER[1], LATER[0], (86, 180, 233), (0, 0, 0))
 """Okabe and Ito's, without the yellow, which is too light for a line."""
-LEFT, TOP, FLOOR, HEIGHT = 96, 34, 34, 330
+LEFT, TOP, FLOOR, HEIGHT = 96, 34, 58, 354
 FINE = 2  # drawn larger and reduced, so that lines are smooth
 
 
@@ -39,7 +40,7 @@ def _legend(strategies: Sequence[StrategyFlow]) -> Image.Image:
         draw.line((0, y + 11, 44, y + 11), COLORS[number % len(COLORS)], 4)
         name = strategy.name if len(strategy.name) <= 60 else f"...{strategy.name[-57:]}"
         layers = ", ".join(map(str, strategy.boundaries))
-        text = f"{name}: {strategy.retention:.1%} retained on average, pruned before layer {layers}"
+        text = f"{name}: {percent(strategy.retention)} retained on average, pruned before layer {layers}"
         draw.text((58, y), text, INK, font(17))
     note = "After each decoder layer. Lines: mean over samples; bands: one standard deviation; dashed: a stage begins."
     draw.text((0, canvas.height - 20), note, FAINT, font(15))
@@ -66,6 +67,8 @@ def _chart(flow: Flow, tokens: Tokens, measure: Measure) -> Image.Image:
     every = max(1, flow.num_layers // 16)
     for layer in range(0, flow.num_layers, every):
         draw.text((x(layer), y(0) + FINE * 6), str(layer), FAINT, font(FINE * 14), anchor="mt")
+    middle = ((x(-0.5) + x(flow.num_layers - 0.5)) / 2, FINE * (HEIGHT - 4))
+    draw.text(middle, "decoder layer", FAINT, font(FINE * 14), anchor="mb")
     for number, strategy in enumerate(flow.strategies):
         for boundary in strategy.boundaries:
             # Strategies that prune at the same layer stand side by side.

@@ -8,6 +8,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from vflowopt.figures import percent, score
 from vflowopt.search.result import HistoryEntry
 
 
@@ -79,8 +80,8 @@ class RichProgress:
             self._task,
             completed=step.done,
             total=step.total,
-            budget=f"{step.budget:.1%}",
-            best=f"{step.best.score:.4f}",
+            budget=percent(step.budget),
+            best=score(step.best.score),
             left=f"{minutes // 60}:{minutes % 60:02}:{seconds:02}",
         )
 

@@ -6,6 +6,7 @@ from importlib import metadata
 from itertools import accumulate
 from typing import Any
 
+from vflowopt.figures import percent, seconds
 from vflowopt.strategies.strategy import Strategy
 
 PACKAGES = ("vflowopt-core", "vflowopt-hf", "vflowopt-qwen", "numpy", "scipy", "emukit", "torch", "transformers")
@@ -37,9 +38,9 @@ class SearchCost:
         """One line for users."""
         per = 1.0 / self.evaluations
         return (
-            f"{(self.evaluating + self.proposing) * per:.3g} s per evaluation: {self.decoder * per:.3g} s of prefills, "
-            f"{(self.evaluating - self.decoder) * per:.2g} s of scoring and planning, {self.proposing * per:.2g} s to "
-            f"choose it; {self.overhead:.0%} over the prefills alone"
+            f"{seconds((self.evaluating + self.proposing) * per)} per evaluation: {seconds(self.decoder * per)} of "
+            f"prefills, {seconds((self.evaluating - self.decoder) * per)} of scoring and planning, "
+            f"{seconds(self.proposing * per)} to choose it; {percent(self.overhead)} over the prefills alone"
         )
 
 
@@ -118,6 +119,19 @@ class OptimizeResult:
     def best(self) -> HistoryEntry:
         """The evaluation with the highest score; of equal ones the first."""
         return best_of(self.history)
+
+    @property
+    def unsearched(self) -> dict[str, tuple[float, ...]]:
+        """Scores of what was evaluated at the same budget on the same samples, but takes no search; by name.
+
+        ``"mean-attention"``: plain mean attention, with the search's fixed variables if it has any. ``"drawn"``: the
+        uniform draws of the initial design. Of each none if it is not in the history.
+        """
+        origins = {"mean-attention": "start:mean-attention", "drawn": "initial"}
+        return {
+            name: tuple(entry.score for entry in self.history if entry.origin == origin)
+            for name, origin in origins.items()
+        }
 
     @property
     def cost(self) -> SearchCost | None:
