@@ -119,8 +119,10 @@ def answer(model, inputs):
     return first, model.generate(**inputs, max_new_tokens=3, do_sample=False, suppress_tokens=[1, 2])
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("strategy", [STRATEGY, BY_ATTENTION], ids=["before", "by decoder attention"])
+@pytest.mark.parametrize(
+    ("place", "strategy"),
+    [*((place, STRATEGY) for place in PLACES), (attention, BY_ATTENTION), (decoder_layers, BY_ATTENTION)],
+)
 def test_a_part_that_was_compiled(place, strategy):
     """It may have run before the block, as a graph without hooks; after the block it is as it was."""
     plain, model = tiny(), tiny()

@@ -77,6 +77,7 @@ def cache_argument(module: Any) -> str:
     Raises:
         UnsupportedModelError: it declares none that is known, so hooks could not see the cache.
     """
+    module = getattr(module, "_orig_mod", module)  # what torch.compile returned declares nothing
     declared = inspect.signature(module.forward).parameters
     for name in CACHE_NAMES:
         if name in declared:

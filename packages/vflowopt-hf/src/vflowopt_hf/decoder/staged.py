@@ -111,8 +111,12 @@ class StagedDecoder(Installed):
             observed = [attention_module(self._layers[index]) for index in self._observed]
             for index, attention in zip(self._observed, observed, strict=True):
                 hooks.enter_context(observe_attention(attention, partial(self._note, index)))
-            hooks.enter_context(eagerly(self._wrapped, [*self._layers, *observed], lambda _: True))
+            hooks.enter_context(eagerly(self._wrapped, [*self._layers, *observed], self._is_whole))
             yield self
+
+    def _is_whole(self, module: nn.Module) -> bool:
+        """Whether a step may be compiled as this module: a layer alone would not see the forward that runs."""
+        return unwrapped(module) is self._decoder
 
     def _note(self, index: int, call: AttentionCall) -> None:
         forward = self._running.innermost

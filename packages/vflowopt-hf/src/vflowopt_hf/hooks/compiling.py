@@ -28,7 +28,7 @@ def eagerly(model: nn.Module, hooked: Iterable[nn.Module], steps: Callable[[nn.M
     Args:
         model: in which to look for modules that were compiled.
         hooked: modules with hooks, or whose attention is observed.
-        steps: whether a module may run as it was compiled for a single token, as it is a decoder's or holds one.
+        steps: whether a module may run as it was compiled for a single token, as it is a decoder or holds one.
     """
     places = set(hooked)
     with ExitStack() as stack:

@@ -158,6 +158,8 @@ def place_units(
     placed: list[PlacedUnit] = []
     for encoding in encodings:
         copies = encoding.copies  # beams repeat each sample that many times in a row
+        if batch % copies:
+            raise _mismatch(encoding, ids, placeholders)
         parts = deque(encoding.units)
         for sample in range(0, batch, copies):
             rows = np.flatnonzero(ids[sample] == placeholders[encoding.modality])

@@ -4,7 +4,6 @@ State belongs to a forward: what a session knows of one is in a :class:`ModelFor
 """
 
 import functools
-import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from vflowopt import PruningPlan, PruningReport, Strategy
 from vflowopt.budgets.cost import CostModel
-from vflowopt.errors import PruningStateError, UnsupportedOperationError
+from vflowopt.errors import PruningStateError
 from vflowopt.strategies.strategy import components_of
 from vflowopt_hf.decoder.generation import checked_generation
 from vflowopt_hf.decoder.padding import token_mask
@@ -29,6 +28,12 @@ from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.guarding import break_even, left_alone
 from vflowopt_hf.plans.prefill import place_units, plan_units, require_no_placeholders
 from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.pruning.calls import (
+    arguments_of,
+    refuse_embeddings,
+    refuse_full_length_arguments,
+    tokens_after_prompt,
+)
 from vflowopt_hf.pruning.outcome import Outcome
 from vflowopt_hf.upstream import cache_in
 from vflowopt_hf.vision.class_rows import vision_depth
@@ -154,15 +159,15 @@ class Session(Installed):
             self._door.leave()
 
     def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments = _arguments(module, args, kwargs)
-        _refuse_full_length_arguments(arguments)
+        arguments = arguments_of(module, args, kwargs)
+        refuse_full_length_arguments(arguments)
         if not torch.compiler.is_compiling():
             forward = self._come_in(module)
             forward.given = self._tap.find(arguments.get("mm_encoder_outputs"))
-            forward.following = _tokens_after_prompt(arguments.get("logits_to_keep"))
+            forward.following = tokens_after_prompt(arguments.get("logits_to_keep"))
 
     def _enter_backbone(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments = _arguments(module, args, kwargs)
+        arguments = arguments_of(module, args, kwargs)
         ids, embeddings = arguments.get("input_ids"), arguments.get("inputs_embeds")
         if torch.compiler.is_compiling():
             require_step(embeddings if ids is None else ids)
@@ -175,7 +180,7 @@ class Session(Installed):
             forward.given = self._tap.find(arguments.get("mm_encoder_outputs"))
         forward.mark = self._tap.mark()
         if ids is None:
-            _refuse_embeddings(embeddings)
+            refuse_embeddings(embeddings)
         elif ids.shape[1] > 1 or cache_in(arguments) is None:
             self._begin_prefill(forward, ids, arguments)
 
@@ -211,7 +216,7 @@ class Session(Installed):
         """Plan the decoder forward that starts now."""
         forward = self._running.innermost
         if forward is None or forward.module is not self._backbone or forward.planned:
-            _refuse_embeddings(kwargs.get("inputs_embeds"))
+            refuse_embeddings(kwargs.get("inputs_embeds"))
             return None
         forward.planned = True
         forward.made = self._tap.since(forward.mark)
@@ -262,40 +267,3 @@ def refuse_nesting(family: Family, model: Any) -> None:
     """
     require_unclaimed(unwrapped(family.backbone(model)))
     require_unclaimed(unwrapped(family.decoder(model)))
-
-
-def _arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a module's forward by their names."""
-    return {**inspect.signature(module.forward).bind_partial(*args).arguments, **kwargs} if args else kwargs
-
-
-def _tokens_after_prompt(logits_to_keep: Any) -> int:
-    """How many tokens at the end of a forward are no longer the prompt's.
-
-    Who asks for the logits of the last k tokens wants to know what follows each of them: the first of them is the
-    prompt's last token, and the others are drafts, or an answer that is to be rated.
-
-    Args:
-        logits_to_keep: the model's argument, 0 or ``None`` for all logits.
-    """
-    return max(0, int(logits_to_keep or 0) - 1)
-
-
-def _refuse_embeddings(embeddings: Tensor | None) -> None:
-    """Check that embeddings are not those of a prompt: which of them are visual, nobody could tell.
-
-    Raises:
-        UnsupportedOperationError: they are.
-    """
-    if embeddings is not None and embeddings.shape[1] > 1:
-        raise UnsupportedOperationError(
-            f"{embeddings.shape[1]} tokens came as inputs_embeds, where visual tokens cannot be found; call the model "
-            f"with input_ids and pixel values, or features made in this block (mm_encoder_outputs)"
-        )
-
-
-def _refuse_full_length_arguments(arguments: dict[str, Any]) -> None:
-    if arguments.get("labels") is not None:
-        raise UnsupportedOperationError("labels= does not fit the shortened outputs of a pruned model; drop it")
-    if isinstance(arguments.get("logits_to_keep"), torch.Tensor):
-        raise UnsupportedOperationError("a tensor logits_to_keep counts unpruned positions; pass an integer instead")
