@@ -6,9 +6,9 @@ import pytest
 
 from docs.pages import REPOSITORY, blocks, prose, read
 from vflowopt import Strategy
-from vflowopt.cli.console import percent
 from vflowopt.cli.demo import BUDGETS, COLUMNS, Effort
 from vflowopt.compare import wilson
+from vflowopt.figures import percent
 
 README = "../README.md"
 PASTED = {
@@ -34,7 +34,7 @@ def test_links_resolve():
 
 def test_the_table_is_the_demos():
     heads, _, unpruned, *pruned = table()
-    assert heads == [column.replace("\n", " ") for column in COLUMNS]
+    assert heads == [*COLUMNS]
     assert unpruned[0] == "unpruned"
     assert [row[0] for row in pruned] == [percent(budget, 0) for budget in BUDGETS]
     for _, accuracy, interval, *_ in (unpruned, *pruned):

@@ -31,7 +31,7 @@ def printed(width=80):
 
 def test_figures_of_a_row():
     row = next(line for line in printed().splitlines() if "10 %" in line)
-    assert re.findall(r"[\d.]+", row) == ["10", "92.0", "87.4", "95.0", "611.2", "12.9", "10.0", "3.2"]
+    assert re.findall(r"[\d.]+", row) == ["10", "92.0", "87.4", "95.0", "611.2", "12.9", "10.0", "3.20"]
 
 
 def test_the_unpruned_row_gains_nothing():

@@ -19,7 +19,7 @@ from vflowopt.cli.models import choose
 from vflowopt.cli.outputs import ForceOption, claim
 from vflowopt.cli.tables import print_table
 from vflowopt.errors import InputError
-from vflowopt.figures import percent, size
+from vflowopt.figures import percent, ratio, size
 from vflowopt.files.output import claim_folder, make_folder
 from vflowopt.picture.png import PNG_FILE, png
 from vflowopt.strategies.strategy import STRATEGY_FILE, Strategy
@@ -195,5 +195,5 @@ def _row(outcome: Outcome, bench: BenchRow, measured: Benchmark) -> tuple[str, .
         percent(outcome.accuracy),
         f"{100 * low:.1f}-{100 * high:.1f}",
         size(bench.kv_cache_bytes),
-        *("-" if gain is None or outcome.strategy == UNPRUNED else f"{gain:.1f}x" for gain in gains),
+        *("-" if gain is None or outcome.strategy == UNPRUNED else ratio(gain) for gain in gains),
     )
