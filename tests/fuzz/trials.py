@@ -122,7 +122,9 @@ class Trials:
             if option == "--cost":
                 without = ("--budget",)
             changes = {option: value} | ({"--prefill-latency": "1"} if option == "--cost" else {})
-            yield self._trial("path", command, changes, (Path(value).name or "'.'", value or option), without=without)
+            yield self._trial(
+                "path", command, changes, (Path(value).name or "'.'", value or "''", option), without=without
+            )
 
     def _outputs(self) -> Iterator[Trial]:
         """Places where nothing can be written, or something would be lost."""
@@ -154,7 +156,7 @@ class Trials:
 
     def _specifications(self) -> Iterator[Trial]:
         for command, text in self._shuffled((one, text) for one in WITH_STRATEGIES for text in values.STRATEGIES):
-            names = (text, text.removeprefix("preset:"), f"scorer '{text.partition('@')[0]}'", "stage 18")
+            names = (text, text.removeprefix("preset:"), f"scorer '{text.partition('@')[0]}'", "stage 18", "structural")
             yield self._trial("specification", command, {"--strategy": text}, names)
 
     def _strategies(self) -> Iterator[Trial]:

@@ -17,9 +17,9 @@ LINES, WIDTH = 3, 120
 """A refusal fits into so many lines of a terminal."""
 
 REMEDY = re.compile(
-    r"\b(add|ask|at least|at most|calibrate|check|choose|delete|expected|for example|give|goes? with|install|instead|"
-    r"leave|make|must|name|needs?|nothing|one of|only|remove|replace|restore|save|see|should|smallest feasible|"
-    r"takes?|there are|there is no|use|wait|write)\b"
+    r"\b(add|ask|at least|at most|calibrate|check|choose|delete|download|expected|for example|give|goes? with|install|"
+    r"instead|leave|make|must|name|needs?|nothing|one of|only|pass|remove|replace|restore|save|see|should|"
+    r"smallest feasible|takes?|there are|there is no|use|wait|write)\b"
 )
 """Words by which a message says what to do, or what would be right."""
 

@@ -207,3 +207,16 @@ def test_wrong_usage_is_one_line_too(arguments):
 
 def test_wrong_budgets_of_bench_are_named():
     assert "1.5" in complaint("bench", "--shape", "mid", "--budgets", "0.5,1.5")
+
+
+@pytest.mark.parametrize("option", ["--frobnicate", "-x"])
+def test_wrong_options_before_the_command_are_one_line_too(option):
+    assert option in complaint(option)
+
+
+def test_a_loop_of_links_is_no_journal(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    out = tmp_path / "s.json"
+    assert "loop" in complaint("optimize", "-m", "x", "--budget", "0.5", "--out", out, "--journal", loop)
+    assert "another file" in complaint("optimize", "-m", "x", "--budget", "0.5", "--out", out, "--journal", out)

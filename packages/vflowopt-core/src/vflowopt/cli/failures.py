@@ -21,6 +21,15 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 class OneLineErrors(TyperGroup):
     """Runs commands; an error that the user can do something about becomes one line on standard error."""
 
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Read what stands before the command."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except _UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # nothing was typed at all: help is shown
+                raise
+            fail(_usage(error), hint=f"see {_path(error)} --help")
+
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         if hasattr(sys.stdout, "reconfigure"):  # a path may hold what the terminal's encoding does not
@@ -43,7 +52,7 @@ class OneLineErrors(TyperGroup):
 
 def fail(message: str, hint: str = "") -> None:
     """Print one line on standard error and leave with exit code 2; very long words lose their middle."""
-    line = re.sub(r"\S{121,}", lambda found: f"{found[0][:70]}...{found[0][-40:]}", " ".join(message.split()))
+    line = re.sub(r"\S{101,}", lambda found: f"{found[0][:60]}...{found[0][-30:]}", " ".join(message.split()))
     print(f"vflowopt: error: {line}{f' ({hint})' if hint else ''}", file=sys.stderr)  # noqa: T201
     raise typer.Exit(BAD_INPUT) from None
 

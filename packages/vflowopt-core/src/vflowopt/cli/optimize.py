@@ -1,5 +1,6 @@
 """``vflowopt optimize``: search a strategy for a budget."""
 
+import os
 import statistics
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict
@@ -108,7 +109,7 @@ def optimize(
     wanted = read_budget(budget, kv_cache, prefill_latency, cost, worst)
     Settings.of(wanted, iterations, initial, seed, None, None, fixed)
     claimed = claim(out, STRATEGY_FILE, force, images, video, data, cost)
-    if journal is not None and journal.resolve() == out.resolve():
+    if journal is not None and os.path.realpath(journal) == os.path.realpath(out):
         raise OutputError(f"{str(out)!r} is --out and --journal; name another file for one of them")
     place = journal or JournalBeside(out)
     check_journal(place)
