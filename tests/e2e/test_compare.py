@@ -9,6 +9,8 @@ import pytest
 from support.command_line import complaint, killed_after
 from support.command_line import invoke as run
 from vflowopt import Strategy
+from vflowopt.compare.store import FORMAT
+from vflowopt.files.record import RecordFile, RecordKind
 
 pytest.importorskip("vflowopt_reference")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -92,10 +94,16 @@ def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(whole, tmp_path):
 
 def test_what_was_fitted_is_not_fitted_again(whole, tmp_path, monkeypatch):
     out = shutil.copytree(whole[0], tmp_path / "resumed")
-    lines = (out / "cells.jsonl").read_text().splitlines(keepends=True)
-    left = [line for line in lines if '"method": "fitprune", "budget": 0.5' not in line]
+    lines = (out / "cells.jsonl").read_text().splitlines()
+    left = [json.loads(line) for line in lines if '"method": "fitprune", "budget": 0.5' not in line]
     assert len(left) == len(lines) - 1
-    (out / "cells.jsonl").write_text("".join(left))
+    (out / "cells.jsonl").unlink()
+    for row in left:
+        del row["check"]
+    header = {"settings": left.pop(0)["settings"]}
+    with RecordFile.open(out / "cells.jsonl", RecordKind(FORMAT, "file", ""), header, lambda *_: None) as record:
+        for row in left:
+            record.append(row)
     monkeypatch.delattr("vflowopt_hf.adapter.TransformersAdapter.received_attention")
     run(*COMPARED, "--out", out)
     assert (out / "compare.md").read_text() == (whole[0] / "compare.md").read_text()

@@ -26,8 +26,9 @@ def ablation(stub, names, plan=PLAN, label="m", others=(), seeds=2):
 
 
 def fill(tmp_path, *ablations, plan=PLAN, watch=None):
-    store = Store.open(tmp_path / "cells.jsonl", {}, {own.subject.label: "w" for own in ablations})
-    tables = run(ablations, plan, store, judge=is_right, effort=Effort(rounds=0), out=tmp_path, watch=watch or Silent())
+    with Store.open(tmp_path / "cells.jsonl", {}, {own.subject.label: "w" for own in ablations}) as store:
+        effort, looker = Effort(rounds=0), watch or Silent()
+        tables = run(ablations, plan, store, judge=is_right, effort=effort, out=tmp_path, watch=looker)
     return {table.study.name: table for table in tables}, store
 
 

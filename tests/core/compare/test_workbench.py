@@ -74,17 +74,17 @@ class Log:
 
 def run(tmp_path, stub, *methods, budgets=(0.5, 0.25, 0.1), store=None):
     read = [read_method(text, budgets, read_strategy) for text in (UNPRUNED, *methods)]
-    store = store or Store.open(tmp_path / "cells.jsonl", {}, {"m": "w"})
     cells, log = list(cells_of("m", read, budgets, 2)), Log()
     subject = Subject("m", lambda: stub, [Asked(n) for n in TOKENS])
     source, names = (
         by_method({one.identity: one for one in read}, read_strategy),
         {one.identity: one.name for one in read},
     )
-    fill(
-        source, subject, cells, names, store, judge=is_right,
-        effort=Effort(rounds=0), out=tmp_path, watch=log,
-    )  # fmt: skip
+    with store or Store.open(tmp_path / "cells.jsonl", {}, {"m": "w"}) as store:
+        fill(
+            source, subject, cells, names, store, judge=is_right,
+            effort=Effort(rounds=0), out=tmp_path, watch=log,
+        )  # fmt: skip
     return [store.results[cell] for cell in cells], log, store
 
 

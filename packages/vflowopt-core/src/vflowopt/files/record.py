@@ -148,7 +148,7 @@ class RecordFile:
         compare(found, json.loads(json.dumps(header)))
         if torn:
             self._file.truncate(self._end)
-            self.notes.append(f"{self._kind.named(self.path)} ended in the middle of a line, which was dropped")
+            self.notes.append(f"{self._kind.named(self.path)} ended in the middle of a line, which is done again")
 
     def _read_all(self) -> tuple[list[dict[str, Any]], bytes]:
         """All whole lines, and what comes after them; refused if the first is another's, or one does not fit."""
