@@ -148,7 +148,8 @@ def read_directory(directory: Path, prompt: str) -> list[Question]:
         raise InputError(f"there is no directory {str(directory)!r} of images: {error}") from error
     if not files:
         raise InputError(
-            f"the sample set is empty: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {str(directory)!r}"
+            f"the sample set is empty: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {str(directory)!r}; "
+            "name another directory"
         )
     for path in files:
         check_image(path)

@@ -11,7 +11,7 @@ from vflowopt.components import Component, Recycler, Scorer
 from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive, check_budget
 from vflowopt.components.stage_scoring import FittedScorer, StageScorer
-from vflowopt.errors import BudgetError, InputError, StrategyError
+from vflowopt.errors import BudgetError, InputError, StrategyError, shown
 from vflowopt.plugins import component_types
 from vflowopt.search.fitting import Fitting
 from vflowopt.strategies.strategy import Strategy
@@ -88,7 +88,7 @@ def _from_specification(text: str, name: str, rest: str) -> Callable[[int], Stra
     kind = scorers.get(ALIASES.get(name, name))
     if kind is None:
         known = ", ".join(sorted({*scorers, *ALIASES}))
-        raise StrategyError(f"no scorer is called {name!r} in {text!r}; there are: {known}")
+        raise StrategyError(f"no scorer is called {shown(name)} in {shown(text)}; there are: {known}")
     budget, *pairs = rest.split(",")
     options = dict(_option(text, pair) for pair in pairs)
     named = options.pop("recycler", None)

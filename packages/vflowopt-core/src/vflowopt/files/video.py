@@ -85,7 +85,8 @@ def _directory(path: Path) -> Video:
     files = image_files(path)
     if not files:
         raise InputError(
-            f"the video {str(path)!r} has no frames: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in it"
+            f"the video {str(path)!r} has no frames: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in it; "
+            "name another directory"
         )
     files.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)])
     return Video(path, len(files), lambda indices: [open_image(files[index]) for index in indices])
