@@ -117,7 +117,7 @@ def test_a_plugin_provides_components_adapters_and_models(environment, use):
     assert (entry.plugin, entry.distribution, entry.version) == ("good", "good-plugin", "2.3")
     use(found)
     strategy = Strategy.parse(
-        '{"scorer": {"name": "good-scorer", "depth": 4}, '
+        '{"format": "vflowopt/strategy/1", "scorer": {"name": "good-scorer", "depth": 4}, '
         '"schedule": {"name": "progressive", "stages": [0], "retention": [0.5]}}'
     )
     assert strategy.scorer == found.components["scorer"]["good-scorer"](depth=4)

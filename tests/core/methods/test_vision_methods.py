@@ -269,5 +269,5 @@ def test_on_the_command_line(text, scorer, recycler):
 
 
 def test_an_unknown_source_is_refused():
-    with pytest.raises(StrategyError, match="source: Input should be 'class' or 'mean'"):
+    with pytest.raises(StrategyError, match="source: should be 'class' or 'mean', got 'median'"):
         read_strategy("visionzip@0.25,source=median")
