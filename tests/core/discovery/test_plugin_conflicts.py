@@ -164,7 +164,7 @@ def command(tmp_path, monkeypatch):
             install(tmp_path / "site", name, source, **installed)
         (tmp_path / "site").mkdir(exist_ok=True)
         monkeypatch.syspath_prepend(tmp_path / "site")
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("COLUMNS", "500")  # the longest place of temporary files fits
         found = discover(distributions(path=[str(tmp_path / "site")]))
         monkeypatch.setattr("vflowopt.cli.adapters.installed", lambda: found)
         return CliRunner().invoke(app, ["adapters", *options])
