@@ -23,7 +23,7 @@ COST = CostModel(
     architecture="a", device="cpu", dtype="float32", num_layers=4, decoder=Curve(),
     pruning=(PruningCost(kind=CostKind(scorer="random"), curve=Curve()),),
 )  # fmt: skip
-COMPONENTS = [kind for known in ("scorer", "schedule", "recycler") for kind in component_types(known).values()]
+COMPONENTS = [kind for known in ("scorer", "schedule", "recycler", "mass") for kind in component_types(known).values()]
 
 
 class Unspeakable:

@@ -82,7 +82,8 @@ CORE = [(component.kind, component) for component in registry.CORE_COMPONENTS]
 @pytest.mark.parametrize(("kind", "component"), CORE, ids=[component.component_name() for _, component in CORE])
 def test_every_component_and_option_is_documented(kind, component):
     name = component.component_name()
-    text = section("strategies.md", {"scorer": "Scorers", "schedule": "Schedules", "recycler": "Recyclers"}[kind])
+    sections = {"scorer": "Scorers", "schedule": "Schedules", "recycler": "Recyclers", "mass": "Mass"}
+    text = section("strategies.md", sections[kind])
     assert f"`{name}`" in text
     if kind == "scorer":
         row = re.search(rf"^\| \[`{name}`\]\(([\w-]+\.md)\)", read("methods/index.md"), re.MULTILINE)

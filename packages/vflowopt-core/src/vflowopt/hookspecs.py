@@ -27,7 +27,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def vflowopt_components() -> Iterable[type[Component]]:  # type: ignore[empty-body]
-    """Scorers, schedules and recyclers to make available by name in strategy files."""
+    """Scorers, schedules, recyclers and masses to make available by name in strategy files."""
 
 
 @hookspec

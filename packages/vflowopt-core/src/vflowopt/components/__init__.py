@@ -1,4 +1,4 @@
-"""What a strategy is composed of: the contract of scorers, schedules and recyclers, and the method's own ones.
+"""What a strategy is composed of: the contract of scorers, schedules, recyclers and masses, and the method's own ones.
 
 Knows arrays, attention and layouts; nothing of plans, models or searches.
 """
@@ -13,12 +13,15 @@ from vflowopt.components.contract import (
     Scorer,
     ScoringContext,
 )
+from vflowopt.components.mass import Mass, Reduction
 
 __all__ = [
     "Component",
     "ContextRecycler",
+    "Mass",
     "Merge",
     "Recycler",
+    "Reduction",
     "Schedule",
     "Score",
     "Scorer",

@@ -20,10 +20,10 @@ from vflowopt.values import Value
 
 
 class Component(Value, ABC):
-    """Base of scorers, schedules and recyclers. Subclasses declare ``name: Literal["..."] = "..."``."""
+    """Base of scorers, schedules, recyclers and masses. Subclasses declare ``name: Literal["..."] = "..."``."""
 
     kind: ClassVar[str]
-    """The field of a strategy that the component fills: "scorer", "schedule" or "recycler"."""
+    """The field of a strategy that the component fills: "scorer", "schedule", "recycler" or "mass"."""
 
     @classmethod
     def component_name(cls) -> str:
@@ -39,7 +39,7 @@ class Component(Value, ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What scorers and recyclers read of a unit's :class:`ScoringContext`; adapters refuse what they cannot give.
+        """What the component reads of a unit's :class:`ScoringContext`; adapters refuse what they cannot give.
 
         "attention", "entropy", "class-attention", "keys", "features"; of scorers that rank inside the decoder also
         "decoder-attention" (:class:`vflowopt.components.stage_scoring.StageScorer`).

@@ -21,6 +21,7 @@ import pluggy
 from vflowopt import hookspecs
 from vflowopt.components import Component
 from vflowopt.components.baselines import BASELINES
+from vflowopt.components.mass import LogMass
 from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive
 from vflowopt.components.scorer import CalibratedAttention
@@ -34,6 +35,7 @@ CORE_COMPONENTS: tuple[type[Component], ...] = (
     CalibratedAttention,
     Progressive,
     GridRecycler,
+    LogMass,
     *BASELINES,
     *METHODS,
 )
@@ -247,5 +249,5 @@ def installed() -> Plugins:
 
 
 def component_types(kind: str) -> dict[str, type[Component]]:
-    """Installed components of a kind ("scorer", "schedule", "recycler") by name."""
+    """Installed components of a kind ("scorer", "schedule", "recycler", "mass") by name."""
     return installed().components.get(kind, {})

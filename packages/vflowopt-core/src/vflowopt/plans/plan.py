@@ -42,6 +42,9 @@ class PruningPlan:
         weight: float32 [N], this token's share of that slot; 0 if dropped.
         recycled: whether a recycler made the first stage, so that slots must be recomputed.
         later: what stages after the first merge, by stage; those that merge nothing are not in it.
+        mass: for each stage what its tokens stand for, float32 in the order of ``kept``; empty where attention takes no
+            account of it.
+        bias: likewise what is added to the attention logits of their keys from the stage's first layer on.
     """
 
     importance: Array
@@ -53,6 +56,8 @@ class PruningPlan:
     weight: Array
     recycled: bool
     later: Mapping[int, StageMerge] = field(default_factory=dict)
+    mass: tuple[Array, ...] = ()
+    bias: tuple[Array, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -125,4 +130,6 @@ class PruningPlan:
             later={
                 stage: StageMerge(to_numpy(merge.anchor), to_numpy(merge.weight)) for stage, merge in self.later.items()
             },
+            mass=tuple(to_numpy(mass) for mass in self.mass),
+            bias=tuple(to_numpy(bias) for bias in self.bias),
         )

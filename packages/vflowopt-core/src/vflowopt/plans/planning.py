@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace
-from vflowopt.components import Merge, Recycler, ScoringContext
+from vflowopt.arrays import Array, asarray_like, descending_order, device_of, inverse_permutation, namespace
+from vflowopt.components import Mass, Merge, Recycler, Reduction, ScoringContext
 from vflowopt.components.stage_recycling import Hidden, StageRecycler
 from vflowopt.errors import ImportanceError, InputError
 from vflowopt.layout import TokenLayout
@@ -63,7 +63,8 @@ class PlanDraft:
         recycler: merges what the first stage prunes, or every stage; ``None`` drops it.
         structural: bool [N], where the importance lives.
         retained: bool [N], tokens that the last decided stage left.
-        context: the unit, for a recycler that looks at it.
+        context: the unit, for a recycler or mass that looks at it.
+        mass: weighs what each stage retains; ``None`` weighs nothing.
     """
 
     plan: PruningPlan
@@ -73,6 +74,7 @@ class PlanDraft:
     structural: Array
     retained: Array
     context: ScoringContext | None = None
+    mass: Mass | None = None
 
     @classmethod
     def start(
@@ -83,6 +85,7 @@ class PlanDraft:
         counts: Sequence[int],
         recycler: Recycler | None = None,
         context: ScoringContext | None = None,
+        mass: Mass | None = None,
         *,
         wait: bool = True,
     ) -> "PlanDraft":
@@ -93,6 +96,12 @@ class PlanDraft:
         """
         for count in counts:
             layout.require(count)
+        acting = mass if mass is not None and mass.acts else None
+        if acting is not None and context is None:
+            raise InputError(
+                f"mass {acting.component_name()!r} looks at the embeddings of a unit: plan with the unit's scoring "
+                f"context (Strategy.plan(importance, layout, context))"
+            )
         importance = check_importance(importance, layout) if wait else _finite(importance, layout)
         identity = asarray_like(np.arange(layout.tokens), importance)
         plan = PruningPlan(
@@ -106,7 +115,7 @@ class PlanDraft:
             recycled=False,
         )
         structural = asarray_like(layout.structural, importance)
-        return cls(plan, layout, tuple(counts), recycler, structural, identity >= 0, context)
+        return cls(plan, layout, tuple(counts), recycler, structural, identity >= 0, context, acting)
 
     @property
     def stage(self) -> int:
@@ -152,7 +161,12 @@ class PlanDraft:
             anchor, weight = xp.where(retained, plan.anchor, -1), xp.astype(retained, plan.weight.dtype)
             plan = replace(plan, anchor=anchor, weight=weight)
         plan = replace(plan, kept=(*plan.kept, _true_indices(retained, count)))
-        return replace(self, plan=plan, retained=retained, context=None)  # only before the first stage it is looked at
+        if self.mass is not None:
+            mass = self._mass_after(self.mass, plan, retained, merge)
+            plan = replace(plan, mass=(*plan.mass, mass), bias=(*plan.bias, self.mass.bias(mass)))
+        # Recyclers look at it before the first stage only, and the last stage needs it no more.
+        context = None if self.mass is None or plan.is_complete else self.context
+        return replace(self, plan=plan, retained=retained, context=context)
 
     def _merge(self, count: int, hidden: Hidden | None) -> Merge | None:
         """What the recycler makes of the next stage; ``None`` if it leaves it alone."""
@@ -171,6 +185,27 @@ class PlanDraft:
             return recycler.merge(plan.importance, self.layout, count)
         return recycler.merge_unit(plan.importance, self.context, count)
 
+    def _mass_after(self, mass: Mass, plan: PruningPlan, retained: Array, merge: Merge | None) -> Array:
+        """What the tokens of the stage that ``plan`` has decided last stand for: float32 [kept]."""
+        xp, kept = namespace(retained), plan.kept[-1]
+        number = xp.arange(plan.tokens, device=device_of(retained))
+        found, before = (plan.kept[-2], plan.mass[-1]) if self.stage else (number, xp.ones_like(plan.importance))
+        lost = found.shape[0] - kept.shape[0]
+        if not lost:
+            return before
+        assert self.context is not None
+        place = xp.clip(xp.searchsorted(found, number), None, found.shape[0] - 1)
+        reduction = Reduction(
+            mass=xp.where(self.retained, xp.take(before, place), 0.0),
+            kept=kept,
+            pruned=_true_indices(self.retained & ~retained, lost),
+            anchor=xp.where(retained, number, -1) if merge is None else merge.anchor,
+            importance=plan.importance,
+            structural=self.structural,
+            context=self.context,
+        )
+        return mass.after(reduction)
+
     def _ranking(self) -> Array:
         """Importance of the tokens that are left, inf where structural, -inf where pruned before: [N]."""
         xp = namespace(self.plan.importance)
@@ -188,6 +223,7 @@ def make_plan(
     counts: Sequence[int],
     recycler: Recycler | None = None,
     context: ScoringContext | None = None,
+    mass: Mass | None = None,
 ) -> PruningPlan:
     """Plan every stage of one unit (paper Algorithm 1).
 
@@ -200,14 +236,15 @@ def make_plan(
         boundaries: decoder layer of each stage.
         counts: tokens to retain after each stage, non-increasing, structural tokens included.
         recycler: merges what the first stage prunes; ``None`` drops it.
-        context: the unit, for a recycler that looks at it.
+        context: the unit, for a recycler or mass that looks at it.
+        mass: weighs what each stage retains; ``None`` weighs nothing.
 
     Raises:
         ImportanceError: wrong shape, or a value of a token with a patch is not finite.
         BudgetError: a count is below the number of structural tokens.
-        InputError: the recycler looks at the unit, and there is no context, or it merges inside the decoder.
+        InputError: recycler or mass looks at the unit, and there is no context, or it merges inside the decoder.
     """
-    draft = PlanDraft.start(importance, layout, boundaries, counts, recycler, context)
+    draft = PlanDraft.start(importance, layout, boundaries, counts, recycler, context, mass)
     while not draft.plan.is_complete:
         draft = draft.decide()
     return draft.plan

@@ -1,4 +1,4 @@
-"""A strategy: scorer, schedule and recycler composed; it is its own file format."""
+"""A strategy: scorer, schedule, recycler and mass composed; it is its own file format."""
 
 import difflib
 import json
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from vflowopt.components import Component, Recycler, Schedule, Scorer, ScoringContext
+from vflowopt.components import Component, Mass, Recycler, Schedule, Scorer, ScoringContext
 from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive, default_stages
 from vflowopt.components.scorer import CalibratedAttention
@@ -87,6 +87,7 @@ class Strategy(Value):
         scorer: gives every visual token an importance.
         schedule: says after which layers how many tokens remain.
         recycler: merges what the first stage prunes, or what every stage does; ``None`` drops it.
+        mass: says how attention takes account of what retained tokens stand for; ``None``: as one token each.
         provenance: where the strategy comes from.
     """
 
@@ -94,6 +95,7 @@ class Strategy(Value):
     scorer: Annotated[SerializeAsAny[Scorer], _resolve("scorer")]
     schedule: Annotated[SerializeAsAny[Schedule], _resolve("schedule")]
     recycler: Annotated[SerializeAsAny[Recycler] | None, _resolve("recycler")] = None
+    mass: Annotated[SerializeAsAny[Mass] | None, _resolve("mass")] = None
     provenance: Provenance | None = None
 
     @model_validator(mode="after")
@@ -191,7 +193,7 @@ class Strategy(Value):
 
     def to_json(self) -> str:
         """The strategy as the text of its file."""
-        data = self.model_dump(mode="json")
+        data = self.model_dump(mode="json", exclude={"mass"} if self.mass is None else None)
         if self.provenance is None:
             del data["provenance"]
         else:
@@ -224,7 +226,7 @@ class Strategy(Value):
     def plan(self, importance: Any, layout: TokenLayout, context: ScoringContext | None = None) -> PruningPlan:
         """The plan for one unit with this importance [N]; see :func:`vflowopt.plans.planning.make_plan`."""
         counts = self.schedule.counts(layout.tokens)
-        return make_plan(importance, layout, self.schedule.boundaries, counts, self.recycler, context)
+        return make_plan(importance, layout, self.schedule.boundaries, counts, self.recycler, context, self.mass)
 
     def draft(
         self, importance: Any, layout: TokenLayout, context: ScoringContext | None = None, *, wait: bool = True
@@ -235,7 +237,7 @@ class Strategy(Value):
         ``wait`` see :meth:`vflowopt.plans.planning.PlanDraft.start`.
         """
         boundaries, counts = self.schedule.boundaries, self.schedule.counts(layout.tokens)
-        draft = PlanDraft.start(importance, layout, boundaries, counts, self.recycler, context, wait=wait)
+        draft = PlanDraft.start(importance, layout, boundaries, counts, self.recycler, context, self.mass, wait=wait)
         known = not isinstance(self.scorer, StageScorer) and not isinstance(self.recycler, StageRecycler)
         while not draft.plan.is_complete and (known or boundaries[draft.stage] == 0 or not draft.prunes_next):
             draft = draft.decide()
@@ -261,5 +263,5 @@ def _nearest_preset(name: str) -> str:
 
 def components_of(strategy: Strategy) -> tuple[Component, ...]:
     """The strategy's components in the order in which they act."""
-    parts: tuple[Component | None, ...] = (strategy.scorer, strategy.schedule, strategy.recycler)
+    parts: tuple[Component | None, ...] = (strategy.scorer, strategy.schedule, strategy.recycler, strategy.mass)
     return tuple(part for part in parts if part is not None)

@@ -24,9 +24,20 @@ def require_valid_plan(plan: PruningPlan, strategy: Strategy) -> None:
     require(not lost, f"structural tokens {sorted(lost)} are dropped")
     require(np.isfinite(to_numpy(plan.importance)).all(), "the importance map is not finite")
     require(plan.recycled or not _merged(plan.anchor).any(), "tokens are merged although nothing recycles")
+    _require_mass(plan, strategy)
     _require_slots(StageMerge(plan.anchor, plan.weight), set(range(plan.tokens)), kept[0])
     for stage, merge in plan.later.items():
         _require_slots(merge, kept[stage - 1], kept[stage])
+
+
+def _require_mass(plan: PruningPlan, strategy: Strategy) -> None:
+    """Every retained token stands for something, and the plan says what that adds to its logits."""
+    stages = plan.counts if strategy.mass is not None and strategy.mass.acts else ()
+    for what, values in (("mass", plan.mass), ("bias", plan.bias)):
+        found = tuple(map(len, values))
+        require(found == stages, f"a plan's {what} is of {found} tokens, not of {stages}")
+        require(all(np.isfinite(to_numpy(value)).all() for value in values), f"a {what} is not finite")
+    require(all((to_numpy(mass) > 0).all() for mass in plan.mass), "a retained token has no mass")
 
 
 def _require_slots(merge: StageMerge, before: set[int], retained: set[int]) -> None:

@@ -11,6 +11,7 @@ from vflowopt import PruningPlan, Strategy, TokenLayout
 from vflowopt.components import Scorer
 from vflowopt.components.attention import AttentionSource, MatrixAttention
 from vflowopt.components.baselines import LowResolution, RandomTokens, UniformGrid
+from vflowopt.components.mass import LogMass
 from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive
 from vflowopt.components.scorer import CalibratedAttention
@@ -57,7 +58,7 @@ def scorers() -> st.SearchStrategy[Scorer]:
 def feasible_strategies(draw: st.DrawFn, *units: TokenLayout, num_layers: int = 6) -> Strategy:
     """A strategy whose every count leaves room for the structural tokens of all given layouts.
 
-    Some recyclers look at the unit: plan with its context.
+    Some recyclers and masses look at the unit: plan with its context.
     """
     stages = draw(_stages(num_layers))
     # A count is floor(k N + 1/2): k N >= the number of structural tokens is enough, with room for rounding in ratios.
@@ -73,6 +74,7 @@ def feasible_strategies(draw: st.DrawFn, *units: TokenLayout, num_layers: int = 
                 st.builds(ContextualTokens, contextual=st.floats(0, 1)),
             )
         ),
+        mass=draw(st.none() | st.builds(LogMass, gamma=st.floats(0, 1), weighted=st.booleans())),
     )
 
 
