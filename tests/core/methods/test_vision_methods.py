@@ -1,8 +1,7 @@
 """Methods that score before the LLM, against loops in float64; NumPy and torch alike."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from oracles import vision_methods as oracle
 from support.backends import both_backends, host, to_backend
+from support.units import Unit, tokens_of
 from vflowopt import Progressive, Strategy, TokenLayout
 from vflowopt.cli.strategies import read_strategy
 from vflowopt.components import Recycler
@@ -23,43 +23,6 @@ from vflowopt.testing import host_units, require_valid_plan, seeds
 
 CLEAR = 1e-5
 """Closer choices are made by rounding in float32."""
-
-
-@dataclass
-class Unit:
-    """A drawn unit on one of the backends; only what is listed may be looked at."""
-
-    unit: Any
-    backend: str
-    offered: tuple[str, ...]
-
-    def __getattr__(self, name):
-        assert name in self.offered, f"{name} is not in `needs`"
-        return to_backend(getattr(self.unit, name), self.backend)
-
-    @property
-    def layout(self):
-        return self.unit.layout
-
-    def place(self, values):
-        return to_backend(values, self.backend)
-
-    def to_tokens(self, patch_map):
-        return to_backend(self.unit.shares, self.backend) @ patch_map.reshape(-1)
-
-
-class Received:
-    """Attention of a drawn unit, on one of the backends."""
-
-    def __init__(self, unit, backend):
-        self.values = to_backend(unit.attention.received(), backend)
-
-    def received(self, queries=None, at_most=None):
-        return self.values
-
-
-def tokens_of(unit, patch_map):
-    return unit.shares.astype(np.float64) @ patch_map.astype(np.float64).reshape(-1)
 
 
 @both_backends
@@ -78,7 +41,6 @@ def test_visionzip_without_class_token_ranks_by_mean_attention_received(backend,
     scorer = VisionZip(source="mean")
     assert scorer.needs == {"attention"}
     context = Unit(unit, backend, ("attention",))
-    context.__dict__["attention"] = Received(unit, backend)
     matrix = unit.attention._matrix.astype(np.float64)
     received = np.array([[column.mean() for column in view.T] for view in matrix])
     np.testing.assert_allclose(host(scorer.score(context).importance), tokens_of(unit, received), rtol=1e-4, atol=1e-7)
@@ -118,7 +80,7 @@ def test_divprune_puts_no_more_tokens_in_order_than_are_retained(backend, seed, 
         assert all(nearer <= farther + CLEAR for farther, nearer in pairwise(left))
     separated = TokenLayout(np.array([(-1, -1, -1), *((0, 0, i) for i in range(tokens))]))
     unit = replace(a_unit(separated), features=np.concatenate([np.ones((1, 5), dtype=np.float32), features]))
-    score = DivPrune().score_retaining(Unit(unit, backend, ("features",)), steps + 1)
+    score = DivPrune().score_retaining(Unit(unit, backend, ("features",)), steps)
     assert (np.argsort(-host(score.importance)[1:], kind="stable")).tolist() == order
 
 
@@ -211,6 +173,7 @@ def a_unit(layout):
         earlier_class_attention=flat[:0, None],
         keys=np.ones((1, tokens, 2), dtype=np.float32),
         features=np.ones((tokens, 3), dtype=np.float32),
+        text=np.ones((1, 3), dtype=np.float32),
     )
 
 

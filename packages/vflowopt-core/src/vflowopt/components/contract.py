@@ -41,8 +41,8 @@ class Component(Value, ABC):
     def needs(self) -> frozenset[str]:
         """What the component reads of a unit's :class:`ScoringContext`; adapters refuse what they cannot give.
 
-        "attention", "entropy", "class-attention", "keys", "features"; of scorers that rank inside the decoder also
-        "decoder-attention" (:class:`vflowopt.components.stage_scoring.StageScorer`).
+        "attention", "entropy", "class-attention", "saliency", "keys", "features", "text"; of scorers that rank inside
+        the decoder also "decoder-attention" (:class:`vflowopt.components.stage_scoring.StageScorer`).
         """
         return frozenset()
 
@@ -81,6 +81,14 @@ class ScoringContext(Protocol):
         ...
 
     @property
+    def saliency(self) -> Array:
+        """:attr:`class_attention` where the tower has a class token, elsewhere the mean attention received.
+
+        float32 [views, patches]; the mean is over the patches of the view. Every family offers it.
+        """
+        ...
+
+    @property
     def vision_depth(self) -> int:
         """Vision layers up to the observed one, which is one of them; 1 where the tower has no class token."""
         ...
@@ -110,6 +118,14 @@ class ScoringContext(Protocol):
     @property
     def features(self) -> Array:
         """Embeddings of the unit's visual tokens as they enter the decoder, structural ones too: float32 [N, D]."""
+        ...
+
+    @property
+    def text(self) -> Array:
+        """Embeddings of the prompt's text after the unit as they enter the decoder: float32 [texts, D].
+
+        Never empty: of the prompt's last token if no text follows the unit. What belongs to an answer is not in it.
+        """
         ...
 
     @property

@@ -5,7 +5,9 @@ from vflowopt.methods.divprune import DivPrune
 from vflowopt.methods.fastervlm import FasterVLM
 from vflowopt.methods.fastv import FastV
 from vflowopt.methods.fitprune import FitPrune
+from vflowopt.methods.mmr import MMR
 from vflowopt.methods.pyramiddrop import PyramidDrop
+from vflowopt.methods.scope import SCOPE
 from vflowopt.methods.sparsevlm import SparseVLM
 from vflowopt.methods.sparsevlm_adaptive import AdaptiveSparseVLM
 from vflowopt.methods.sparsevlm_recycler import DensityPeaks
@@ -16,6 +18,8 @@ METHODS: tuple[type[Component], ...] = (
     FasterVLM,
     VTCCLS,
     DivPrune,
+    MMR,
+    SCOPE,
     VisionZip,
     ContextualTokens,
     FastV,

@@ -20,8 +20,9 @@ from typing import Literal
 
 import numpy as np
 
-from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace, normalised
+from vflowopt.arrays import Array, asarray_like, descending_order, namespace, normalised
 from vflowopt.components import Score, Scorer, ScoringContext
+from vflowopt.methods.ordering import by_order
 
 
 class DivPrune(Scorer):
@@ -44,18 +45,12 @@ class DivPrune(Scorer):
 
     def score_retaining(self, context: ScoringContext, count: int) -> Score:
         """See :meth:`Scorer.score_retaining`."""
-        layout = context.layout
-        tokens = np.flatnonzero(~layout.structural)
-        if not len(tokens):
-            return Score(context.place(np.zeros(layout.tokens, dtype=np.float32)), {})
         features = context.features
-        xp = namespace(features)
-        vectors = xp.take(features, asarray_like(tokens, features), axis=0)
-        place = inverse_permutation(diverse_order(vectors, count - int(layout.structural.sum())))
-        values = 1 - xp.astype(place, features.dtype) / len(tokens)
-        among = asarray_like(np.maximum(np.cumsum(~layout.structural) - 1, 0), features)
-        structural = asarray_like(layout.structural, features)
-        return Score(xp.where(structural, 0.0, xp.take(values, among)), {})
+
+        def choose(tokens: Array, steps: int) -> Array:
+            return diverse_order(namespace(features).take(features, tokens, axis=0), steps)
+
+        return Score(by_order(context.layout, count, features, choose), {})
 
 
 def diverse_order(features: Array, steps: int) -> Array:

@@ -16,6 +16,8 @@ from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive
 from vflowopt.components.scorer import CalibratedAttention
 from vflowopt.methods.divprune import DivPrune
+from vflowopt.methods.mmr import MMR
+from vflowopt.methods.scope import SCOPE
 from vflowopt.methods.visionzip import ContextualTokens, VisionZip
 from vflowopt.testing.strategies import Floats, attention_matrices, layouts, seeds, sides
 
@@ -50,6 +52,8 @@ def scorers() -> st.SearchStrategy[Scorer]:
         st.just(UniformGrid()),
         st.just(LowResolution()),
         st.just(DivPrune()),
+        st.builds(MMR, relevance=st.floats(0, 1)),
+        st.builds(SCOPE, alpha=st.sampled_from([0.0, 0.5, 1.0])),
         st.just(VisionZip(source="mean")),
     )
 
@@ -91,6 +95,7 @@ class HostUnit:
         earlier_class_attention: float32 [layers, views, patches], of those before it; there may be none.
         keys: float32 [views, patches, head_dim].
         features: float32 [N, D].
+        text: float32 [texts, D], at least one.
     """
 
     attention: AttentionSource
@@ -101,6 +106,12 @@ class HostUnit:
     earlier_class_attention: Floats
     keys: Floats
     features: Floats
+    text: Floats
+
+    @property
+    def saliency(self) -> Floats:
+        """The class attention."""
+        return self.class_attention
 
     @property
     def vision_depth(self) -> int:
@@ -140,6 +151,7 @@ def host_units(draw: st.DrawFn, max_side: int = 5) -> HostUnit:
         earlier_class_attention=rng.dirichlet(np.ones(patches), (earlier, views)).astype(np.float32),
         keys=rng.normal(size=(views, patches, 4)).astype(np.float32),
         features=rng.normal(size=(layout.tokens, 6)).astype(np.float32),
+        text=rng.normal(size=(draw(st.integers(1, 7)), 6)).astype(np.float32),
     )
 
 

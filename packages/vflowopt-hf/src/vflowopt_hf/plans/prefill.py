@@ -35,6 +35,7 @@ class UnitContext:
         class_rows: class attention of layers before the observed one, over the same views.
         statistics: pixel normalisation to invert for patch entropy.
         embeddings: gives the unit's rows of what enters the decoder, [N, features].
+        prompt: gives the rows of the text after the unit, [texts, features].
     """
 
     unit: Unit
@@ -42,6 +43,7 @@ class UnitContext:
     class_rows: ClassRows
     statistics: PixelStatistics
     embeddings: Callable[[], Tensor]
+    prompt: Callable[[], Tensor]
 
     @property
     def layout(self) -> TokenLayout:
@@ -57,6 +59,14 @@ class UnitContext:
     def class_attention(self) -> Tensor:
         """Attention of the class token to the patches, float32 [views, patches]."""
         return self.attention.of_class_token
+
+    @property
+    def saliency(self) -> Tensor:
+        """Attention of the class token, or the mean received from all patches: float32 [views, patches]."""
+        if self.attention.has_class_token:
+            return self.class_attention
+        received = self.attention.received()
+        return received / received.shape[-1]
 
     @property
     def vision_depth(self) -> int:
@@ -76,6 +86,11 @@ class UnitContext:
     def features(self) -> Tensor:
         """Embeddings of the visual tokens as they enter the decoder, float32 [N, features]."""
         return self.embeddings().to(self.attention.device, torch.float32)
+
+    @property
+    def text(self) -> Tensor:
+        """Embeddings of the prompt's text after the unit, float32 [texts, features]."""
+        return self.prompt().to(self.attention.device, torch.float32)
 
     def fresh(self) -> "UnitContext":
         """The same unit with nothing computed yet, to measure what scoring costs."""
@@ -97,16 +112,25 @@ class UnitContext:
 
 @dataclass(frozen=True, eq=False)
 class PlacedUnit:
-    """A unit with its place in the batch: sample, and the row of each of its visual tokens."""
+    """A unit with its place in the batch: sample, and the row of each of its visual tokens.
+
+    Attributes:
+        context: what scorers see of it.
+        sample: index in the batch.
+        rows: int64 [N].
+        texts: int64 [texts], rows of the prompt's text after the unit; of its last token if there is none.
+    """
 
     context: UnitContext
     sample: int
     rows: HostInts
+    texts: HostInts
 
     def mapped(self, change: Callable[[Tensor], Tensor], embeddings: Tensor) -> "PlacedUnit":
         """The same unit with query and key changed, for example moved, and in other embeddings."""
-        attention, take = self.context.attention.mapped(change), partial(_take, embeddings, self.sample, self.rows)
-        return replace(self, context=replace(self.context, attention=attention, embeddings=take))
+        attention = self.context.attention.mapped(change)
+        own, prompt = (partial(_take, embeddings, self.sample, rows) for rows in (self.rows, self.texts))
+        return replace(self, context=replace(self.context, attention=attention, embeddings=own, prompt=prompt))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +153,7 @@ def place_units(
     attention_mask: object,
     statistics: PixelStatistics,
     embeddings: Tensor,
+    following: int = 0,
 ) -> Prefill:
     """Find the visual tokens of encoded units in a prompt.
 
@@ -139,6 +164,7 @@ def place_units(
         attention_mask: [batch, past + queries], or None.
         statistics: pixel normalisation to invert for patch entropy.
         embeddings: [batch, queries, features], what enters the decoder.
+        following: tokens at the end of every sample that come after its prompt.
 
     Raises:
         InputError: the prompt's placeholders do not match the encoded units.
@@ -155,6 +181,7 @@ def place_units(
     present = np.ones(ids.shape, dtype=bool)
     if attention_mask is not None:
         present = attention_mask[:, -queries:].cpu().numpy().astype(bool)
+    textual = present & ~np.isin(ids, list(placeholders.values()))
     placed: list[PlacedUnit] = []
     for encoding in encodings:
         copies = encoding.copies  # beams repeat each sample that many times in a row
@@ -167,8 +194,10 @@ def place_units(
                 attention = encoding.attention.views(unit.views, unit.patch_order)
                 class_rows = encoding.class_rows.views(unit.views, unit.patch_order)
                 own, rows = np.split(rows, [unit.layout.tokens])
-                context = UnitContext(unit, attention, class_rows, statistics, partial(_take, embeddings, sample, own))
-                placed.extend(PlacedUnit(context, sample + copy, own) for copy in range(copies))
+                texts = _texts_after(own, textual[sample], present[sample], following)
+                taken, prompt = (partial(_take, embeddings, sample, some) for some in (own, texts))
+                context = UnitContext(unit, attention, class_rows, statistics, taken, prompt)
+                placed.extend(PlacedUnit(context, sample + copy, own, texts) for copy in range(copies))
             if len(rows):
                 raise _mismatch(encoding, ids, placeholders)
         if parts:
@@ -190,6 +219,15 @@ def require_no_placeholders(placeholders: Mapping[str, int], input_ids: Tensor) 
                 f"the prompt holds {found} {modality} tokens, but neither pixels nor features came with it; pass all "
                 f"that the processor returned"
             )
+
+
+def _texts_after(unit: HostInts, textual: HostBools, present: HostBools, following: int) -> HostInts:
+    """Rows of a prompt's text after the rows of a unit, or of the prompt's last token: int64 [texts]."""
+    rows = np.flatnonzero(present)
+    last = rows[max(0, len(rows) - 1 - following) :][:1]
+    texts = np.flatnonzero(textual)
+    texts = texts[(texts > unit[-1]) & (texts <= last)]
+    return texts if len(texts) else last
 
 
 def _take(embeddings: Tensor, sample: int, rows: HostInts) -> Tensor:

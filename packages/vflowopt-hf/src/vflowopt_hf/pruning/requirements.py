@@ -12,7 +12,7 @@ from vflowopt_hf.decoder.kv_cache import num_layers
 from vflowopt_hf.family import Family
 from vflowopt_hf.vision.capture import NO_CLASS_TOKEN
 
-OFFERED = frozenset({"attention", "entropy", "keys", "features", DECODER_ATTENTION, HIDDEN_STATES})
+OFFERED = frozenset({"attention", "entropy", "saliency", "keys", "features", "text", DECODER_ATTENTION, HIDDEN_STATES})
 """What components may need (:attr:`vflowopt.components.Component.needs`) and every family gives."""
 
 CLASS_ATTENTION = "class-attention"

@@ -228,7 +228,9 @@ class Session(Installed):
                 forward.outcome.shape = (forward.ids.shape[0], forward.ids.shape[1])
             return None
         outcome, embeddings = self._note(forward), kwargs["inputs_embeds"]
-        prefill = place_units(placeholders, encodings, forward.ids, forward.mask, self._statistics, embeddings)
+        prefill = place_units(
+            placeholders, encodings, forward.ids, forward.mask, self._statistics, embeddings, forward.following
+        )
         outcome.guard = None if self._guard is None else break_even(self._guard, self._strategy, prefill)
         if outcome.guard is None or outcome.guard.pays:
             outcome.scored = plan_units(self._strategy, prefill.units, wait=False)

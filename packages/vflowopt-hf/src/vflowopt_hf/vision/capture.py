@@ -97,6 +97,11 @@ class TorchAttention:
         """Where query and key are."""
         return self._query[0].device
 
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the tower has a class token."""
+        return self._class_tokens > 0
+
     def received(self, queries: Tensor | None = None, at_most: int | None = None) -> Tensor:
         """See :meth:`vflowopt.components.attention.AttentionSource.received`; never holds heads x patches x patches."""
         return self._total if queries is None else self._sums(queries, at_most)
