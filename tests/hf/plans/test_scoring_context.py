@@ -12,7 +12,7 @@ from oracles import greedy as oracle
 from support.cases import gemma3, internvl, llava_next, llava_onevision, qwen2_vl
 from vflowopt import Progressive, Strategy
 from vflowopt.components import Score, Scorer
-from vflowopt.methods import MMR, SCOPE
+from vflowopt.methods import EVS, LRCP, MMR, SCOPE, CDPruner, VidCom2, VisPruner
 from vflowopt.methods.scope import _chosen
 from vflowopt.plugins import find_adapter
 from vflowopt_hf.pruning.requirements import check_fits
@@ -150,6 +150,25 @@ def test_what_is_kept_is_the_oracles_and_so_are_the_logits(family, scorer):
     assert set(plan.kept[0].tolist()) == {*tokens[order].tolist(), *np.flatnonzero(plan.structural).tolist()}
 
 
+@pytest.mark.parametrize("scorer", [VisPruner(), LRCP(), CDPruner(), EVS(), VidCom2()])
+@pytest.mark.parametrize("family", ["onevision", "qwen2-vl"])
+def test_a_video_under_every_method_has_the_oracles_logits(family, scorer):
+    own = subject(family)
+    batch = own.batch(own.video())
+    with own.prune(chosen_for(batch, scorer)) as pruning:
+        output = generate(own, batch.inputs, 3)
+        (plan,) = pruning.plan
+    require_oracle_logits(Oracle(own, batch, [plan]), output, scorer.component_name())
+    with torch.no_grad():
+        (context,) = embed(own, batch).contexts
+        importance = scorer.score_retaining(context, plan.counts[0]).importance.numpy()
+    tokens = np.flatnonzero(~plan.structural)
+    free = plan.counts[0] - int(plan.structural.sum())
+    best = tokens[np.argsort(-importance[tokens], kind="stable")[:free]]
+    assert set(plan.kept[0].tolist()) == {*best.tolist(), *np.flatnonzero(plan.structural).tolist()}
+    assert 0 < len(best) < len(tokens)
+
+
 class NoWaiting(TorchDispatchMode):
     """Fails on operations whose result, or its shape, only the host can know by waiting for the device."""
 
@@ -167,6 +186,8 @@ def test_choosing_waits_for_no_device():
     with torch.no_grad(), NoWaiting():
         importance = MMR().score_retaining(context, count).importance
         like = context.features @ context.features.T
+        for scorer in (VisPruner(), CDPruner(), EVS(), VidCom2()):
+            scorer.score_retaining(context, count)
         order = _chosen(context.features[:, 0].abs(), like, count)  # what runs on other devices than a CPU
     assert importance.dtype == torch.float32
     assert sorted(order.tolist()) == list(range(context.layout.tokens))

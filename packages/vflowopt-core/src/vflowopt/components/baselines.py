@@ -50,7 +50,7 @@ class UniformGrid(Scorer):
 
     def score(self, context: ScoringContext) -> Score:
         """See :meth:`Scorer.score`."""
-        return Score(context.place(_evenly(context.layout).astype(np.float32)), {})
+        return Score(context.place(evenly(context.layout).astype(np.float32)), {})
 
 
 class LowResolution(Scorer):
@@ -71,14 +71,14 @@ class LowResolution(Scorer):
         sizes = np.bincount(layout.position[tokens, 0])[layout.position[tokens, 0]]
         coarser, level = np.unique(sizes, return_inverse=True)
         importance = np.zeros(layout.tokens, dtype=np.float64)
-        importance[tokens] = (len(coarser) - 1 - level + _evenly(layout)[tokens]) / max(len(coarser), 1)
+        importance[tokens] = (len(coarser) - 1 - level + evenly(layout)[tokens]) / max(len(coarser), 1)
         return Score(context.place(importance.astype(np.float32)), {})
 
 
 BASELINES: tuple[type[Component], ...] = (RandomTokens, UniformGrid, LowResolution)
 
 
-def _evenly(layout: TokenLayout) -> npt.NDArray[np.float64]:
+def evenly(layout: TokenLayout) -> npt.NDArray[np.float64]:
     """[N] in (0, 1): 1 minus each token's place in the even order of its own grid, as a fraction of the grid."""
     values = np.zeros(layout.tokens, dtype=np.float64)
     for view in np.unique(layout.position[~layout.structural, 0]):

@@ -112,7 +112,8 @@ def _chosen_lazily(saliency: npt.NDArray[Any], similarity: npt.NDArray[Any], ste
 
     def gains(rows: Any) -> npt.NDArray[Any]:
         gain: npt.NDArray[Any] = np.maximum(similarity[rows] - covered, 0).sum(axis=1)
-        return saliency[rows] * gain
+        gain *= saliency[rows]
+        return gain
 
     bound, width = gains(slice(None)), min(_TOGETHER, tokens)
     for step in range(steps):
