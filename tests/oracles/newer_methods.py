@@ -30,6 +30,19 @@ def vispruner(attention, features, count, important):
     return set(ranked[:important]) | set(left), margin
 
 
+def hierarchical(early, late, places, count, alpha):
+    """HiPrune: anchors, their neighbours, and the best of the others by late attention; anchors and all retained."""
+    anchors = descending(early, range(len(early)))[0][: math.floor(alpha * count / 5 + 0.5)]
+    number = {tuple(place): token for token, place in enumerate(places)}
+    around = [
+        (v, r + y, c + x) for v, r, c in (places[i] for i in anchors) for y, x in ((-1, 0), (1, 0), (0, -1), (0, 1))
+    ]
+    buffers = {number[place] for place in around if place in number} - set(anchors)
+    kept = [*anchors, *descending(late, buffers)[0]]
+    others = [token for token in range(len(late)) if token not in kept]
+    return set([*kept, *descending(late, others)[0]][:count])
+
+
 def residuals(features, rank):
     """LRCP: lengths of what the first principal components leave."""
     centred = np.asarray(features, dtype=np.float64)

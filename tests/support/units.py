@@ -19,7 +19,11 @@ class Unit:
     def __getattr__(self, name):
         assert name in self.offered, f"{name} is not in `needs`"
         value = getattr(self.unit, name)
-        return Received(self.unit, self.backend) if name == "attention" else to_backend(value, self.backend)
+        if name == "attention":
+            return Received(value, self.backend)
+        if name == "layer_attention":
+            return lambda layer: Received(value(layer), self.backend)
+        return value if isinstance(value, int) else to_backend(value, self.backend)
 
     @property
     def layout(self):
@@ -35,8 +39,8 @@ class Unit:
 class Received:
     """Attention of a drawn unit, on one of the backends."""
 
-    def __init__(self, unit, backend):
-        self.values = to_backend(unit.attention.received(), backend)
+    def __init__(self, source, backend):
+        self.values = to_backend(source.received(), backend)
 
     def received(self, queries=None, at_most=None):
         return self.values

@@ -13,8 +13,9 @@ from support.units import Unit, tokens_of
 from vflowopt import Progressive, Strategy, TokenLayout
 from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import StrategyError
-from vflowopt.methods import EVS, LRCP, CDPruner, VidCom2, VisPruner
+from vflowopt.methods import EVS, LRCP, CDPruner, HiPrune, VidCom2, VisPruner
 from vflowopt.methods.cdpruner import conditional_order
+from vflowopt.methods.hiprune import hierarchical_order, neighbours
 from vflowopt.methods.lrcp import residual
 from vflowopt.methods.vidcom2 import apportioned
 from vflowopt.methods.vispruner import chosen_order
@@ -30,6 +31,8 @@ SCORERS = [
     LRCP(rank=2),
     CDPruner(),
     CDPruner(negative=True),
+    HiPrune(),
+    HiPrune(alpha=1),
     EVS(),
     VidCom2(),
 ]
@@ -71,6 +74,38 @@ def test_vispruner_ranks_a_unit(backend, unit, data):
     expected, margin = oracle.vispruner(attention, unit.features[tokens], count, important)
     assume(margin > 1e-6)
     assert set(first(importance, tokens, count)) == set(tokens[sorted(expected)].tolist())
+
+
+@both_backends
+@given(unit=host_units(max_side=7), alpha=st.floats(0, 1), layer=st.floats(0.01, 1), data=st.data())
+def test_hiprune_keeps_anchors_buffers_and_registers(backend, unit, alpha, layer, data):
+    scorer, layout = HiPrune(alpha=alpha, layer=layer), unit.layout
+    assert scorer.needs == {"attention", "layer-attention"}
+    middle = max(1, round(layer * unit.vision_depth + 1e-12)) - 1  # the halves that round() would take down
+    assume(abs(layer * unit.vision_depth % 1 - 0.5) > 1e-6)
+    assert scorer.attention_layers(unit.vision_depth) == {middle}
+    tokens = np.flatnonzero(~layout.structural)
+    count = data.draw(st.integers(0, len(tokens)))
+    importance = scorer.score_retaining(Unit(unit, backend, ("attention", "layer_attention", "vision_depth")), count)
+    early = tokens_of(unit, unit.layer_attention(middle).received())[tokens]
+    late = tokens_of(unit, unit.attention.received())[tokens]
+    assume(min(oracle.descending(values, range(len(tokens)))[1] for values in (early, late)) > CLEAR)
+    expected = oracle.hierarchical(early, late, layout.position[tokens].tolist(), count, alpha)
+    assert set(first(importance.importance, tokens, count)) == {int(tokens[token]) for token in expected}
+
+
+def test_hiprune_counts_as_published():
+    """64 of 576 tokens: one anchor with four buffers, 59 registers. CLIP's layer 9 of the 23 that LLaVA uses."""
+    assert HiPrune().middle(23) == 9 - 1
+    places = np.array([(0, row, column) for row in range(24) for column in range(24)])
+    assert neighbours(TokenLayout(places))[25].tolist() == [1, 49, 24, 26]
+    assert neighbours(TokenLayout(places))[23].tolist() == [23, 47, 22, 23]  # none beyond the edges
+    rng = np.random.default_rng(0)
+    early, late = rng.random(576).astype(np.float32), rng.random(576).astype(np.float32)
+    early[25], late[[1, 49, 24, 26]] = 2, 0
+    order = hierarchical_order(early, late, neighbours(TokenLayout(places)), 1)
+    assert set(order[:5].tolist()) == {25, 1, 49, 24, 26}
+    assert order[5:64].tolist() == np.argsort(-np.where(early == 2, 0, late), kind="stable")[:59].tolist()
 
 
 @both_backends
@@ -167,7 +202,9 @@ def next_unit():
         shares=np.eye(4, dtype=np.float32),
         class_attention=flat,
         earlier_class_attention=flat[:0, None],
+        earlier_attention=np.zeros((0, 1, 4, 4), dtype=np.float32),
         keys=np.ones((1, 4, 2), dtype=np.float32),
+        values=np.ones((1, 4, 2), dtype=np.float32),
         features=np.ones((4, 6), dtype=np.float32),
         text=np.ones((1, 6), dtype=np.float32),
     )
@@ -237,6 +274,7 @@ def test_equal_tokens_are_told_apart_by_their_place_alone(unit, scorer):
         ("vispruner@0.25,important=0.3", VisPruner(important=0.3)),
         ("lrcp@0.25,rank=4", LRCP(rank=4)),
         ("cdpruner@0.25,negative=true", CDPruner(negative=True)),
+        ("hiprune@0.25,alpha=0.2,layer=0.5", HiPrune(alpha=0.2, layer=0.5)),
         ("evs@0.25", EVS()),
         ("vidcom2@0.25", VidCom2()),
     ],

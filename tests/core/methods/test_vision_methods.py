@@ -171,7 +171,9 @@ def a_unit(layout):
         shares=np.eye(tokens, dtype=np.float32),
         class_attention=flat,
         earlier_class_attention=flat[:0, None],
+        earlier_attention=np.zeros((0, 1, tokens, tokens), dtype=np.float32),
         keys=np.ones((1, tokens, 2), dtype=np.float32),
+        values=np.ones((1, tokens, 2), dtype=np.float32),
         features=np.ones((tokens, 3), dtype=np.float32),
         text=np.ones((1, 3), dtype=np.float32),
     )

@@ -15,6 +15,7 @@ STRATEGIES = {
     "progressive": Strategy.vflowopt(num_layers=LAYERS, retention=(0.4, 0.6, 0.5), threshold=1.2, cell=2.5),
     "random": read_strategy("random@0.3,seed=2")(LAYERS),
     "diverse": read_strategy("divprune@0.3")(LAYERS),
+    "two vision layers": read_strategy("hiprune@0.3")(LAYERS),
     "inside the decoder": read_strategy("fastv@0.6")(LAYERS),
     "everything": read_strategy("mean-attention@1")(LAYERS),
 }

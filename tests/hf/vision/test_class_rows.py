@@ -298,9 +298,9 @@ def test_packed_views_and_reordered_patches():
     query, key = (torch.randn(1, 2, 9, 4, generator=generator) for _ in range(2))
     capture = ClassRowCapture(depth=2, layers=1, class_tokens=1)
     bounds = torch.tensor([0, 4, 9], dtype=torch.int32)
-    capture.note(0, query, key, 0.5, None, {"cu_seq_lens_q": bounds})  # nobody records
+    capture.note(0, query, key, key, 0.5, None, {"cu_seq_lens_q": bounds})  # nobody records
     with capture.recording() as rows:
-        capture.note(0, query, key, 0.5, None, {"cu_seq_lens_q": bounds})
+        capture.note(0, query, key, key, 0.5, None, {"cu_seq_lens_q": bounds})
     expected = []
     for first, last in ((0, 4), (4, 9)):
         scores = (query[0, :, first].double() * 0.5)[:, None] @ key[0, :, first:last].double().transpose(1, 2)

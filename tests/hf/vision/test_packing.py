@@ -61,7 +61,7 @@ def test_captured_views_weigh_as_the_mask_confines_them():
     query, key = torch.randn(2, 1, 4, 9, 8, generator=generator)
     mask, capture = additive(blocks(4, 3, 2)), VisionCapture(class_tokens=0)
     with capture.recording() as calls:
-        capture.note(query, key, 0.7, None, mask)
+        capture.note(query, key, key, 0.7, None, mask)
     (source,) = calls
     weights = ((query.double() @ key.double().transpose(2, 3)) * 0.7 + mask).softmax(-1)[0].mean(0)
     assert len(source) == 3

@@ -41,8 +41,9 @@ class Component(Value, ABC):
     def needs(self) -> frozenset[str]:
         """What the component reads of a unit's :class:`ScoringContext`; adapters refuse what they cannot give.
 
-        "attention", "entropy", "class-attention", "saliency", "keys", "features", "text"; of scorers that rank inside
-        the decoder also "decoder-attention" (:class:`vflowopt.components.stage_scoring.StageScorer`).
+        "attention", "entropy", "class-attention", "saliency", "layer-attention", "keys", "values", "features", "text";
+        of scorers that rank inside the decoder also "decoder-attention"
+        (:class:`vflowopt.components.stage_scoring.StageScorer`).
         """
         return frozenset()
 
@@ -56,6 +57,17 @@ class Component(Value, ABC):
             How many of them, counted back from the observed one; by default 1, that one alone.
         """
         return 1
+
+    def attention_layers(self, depth: int) -> frozenset[int]:  # noqa: ARG002
+        """Vision layers whose attention the component reads besides the observed one: others are not captured.
+
+        Args:
+            depth: vision layers up to the observed one (:attr:`ScoringContext.vision_depth`).
+
+        Returns:
+            Numbers from 0 to ``depth - 1``; by default none. A component that reads some needs "layer-attention".
+        """
+        return frozenset()
 
 
 class ScoringContext(Protocol):
@@ -90,7 +102,7 @@ class ScoringContext(Protocol):
 
     @property
     def vision_depth(self) -> int:
-        """Vision layers up to the observed one, which is one of them; 1 where the tower has no class token."""
+        """Vision layers up to the observed one, which is one of them."""
         ...
 
     def class_attentions(self, layers: int) -> Array:
@@ -107,11 +119,31 @@ class ScoringContext(Protocol):
         """
         ...
 
+    def layer_attention(self, layer: int) -> AttentionSource:
+        """Attention of a vision layer: list ``"layer-attention"`` in ``needs``.
+
+        Args:
+            layer: its number from 0, one of :meth:`Component.attention_layers`; ``vision_depth - 1`` is the observed
+                one.
+
+        Raises:
+            StrategyError: it was not captured.
+        """
+        ...
+
     @property
     def keys(self) -> Array:
         """Keys of the patches as they enter the observed layer's attention, mean over heads.
 
         float32 [views, patches, head_dim]; :meth:`to_tokens` takes one component of them at a time to visual tokens.
+        """
+        ...
+
+    @property
+    def values(self) -> Array:
+        """Values of the patches as they enter the observed layer's attention, its key heads side by side.
+
+        float32 [views, patches, heads * head_dim].
         """
         ...
 

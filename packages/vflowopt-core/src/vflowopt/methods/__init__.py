@@ -7,6 +7,7 @@ from vflowopt.methods.evs import EVS
 from vflowopt.methods.fastervlm import FasterVLM
 from vflowopt.methods.fastv import FastV
 from vflowopt.methods.fitprune import FitPrune
+from vflowopt.methods.hiprune import HiPrune
 from vflowopt.methods.lrcp import LRCP
 from vflowopt.methods.mmr import MMR
 from vflowopt.methods.pyramiddrop import PyramidDrop
@@ -28,6 +29,7 @@ METHODS: tuple[type[Component], ...] = (
     VisPruner,
     LRCP,
     CDPruner,
+    HiPrune,
     EVS,
     VidCom2,
     VisionZip,

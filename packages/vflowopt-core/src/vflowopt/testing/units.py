@@ -93,7 +93,9 @@ class HostUnit:
         shares: float32 [N, views * patches], each token's share of every patch; 0 where structural.
         class_attention: float32 [views, patches], of the last vision layer.
         earlier_class_attention: float32 [layers, views, patches], of those before it; there may be none.
+        earlier_attention: float32 [layers, views, patches, patches], of the same layers.
         keys: float32 [views, patches, head_dim].
+        values: float32 [views, patches, heads * head_dim].
         features: float32 [N, D].
         text: float32 [texts, D], at least one.
     """
@@ -104,7 +106,9 @@ class HostUnit:
     shares: Floats
     class_attention: Floats
     earlier_class_attention: Floats
+    earlier_attention: Floats
     keys: Floats
+    values: Floats
     features: Floats
     text: Floats
 
@@ -122,6 +126,10 @@ class HostUnit:
         """float32 [layers, views, patches]."""
         every = np.concatenate([self.earlier_class_attention, self.class_attention[None]])
         return every[self.vision_depth - layers :]
+
+    def layer_attention(self, layer: int) -> AttentionSource:
+        """Of a vision layer, numbered from 0."""
+        return self.attention if layer == self.vision_depth - 1 else MatrixAttention(self.earlier_attention[layer])
 
     def place(self, host: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The array itself."""
@@ -149,7 +157,9 @@ def host_units(draw: st.DrawFn, max_side: int = 5) -> HostUnit:
         shares=shares.astype(np.float32),
         class_attention=rng.dirichlet(np.ones(patches), views).astype(np.float32),
         earlier_class_attention=rng.dirichlet(np.ones(patches), (earlier, views)).astype(np.float32),
+        earlier_attention=rng.dirichlet(np.ones(patches), (earlier, views, patches)).astype(np.float32),
         keys=rng.normal(size=(views, patches, 4)).astype(np.float32),
+        values=rng.normal(size=(views, patches, 8)).astype(np.float32),
         features=rng.normal(size=(layout.tokens, 6)).astype(np.float32),
         text=rng.normal(size=(draw(st.integers(1, 7)), 6)).astype(np.float32),
     )

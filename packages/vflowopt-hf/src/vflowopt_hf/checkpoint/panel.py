@@ -17,7 +17,7 @@ from vflowopt_hf.decoder.kv_cache import kv_bytes, num_layers
 from vflowopt_hf.family import Family
 from vflowopt_hf.measure.flops import prefill_flops
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.pruning.requirements import check_fits
+from vflowopt_hf.pruning.requirements import captures_more, check_fits
 from vflowopt_hf.pruning.session import Session, refuse_nesting
 from vflowopt_hf.vision.encoders import MODALITIES, Encoding, tap_encoders
 
@@ -45,8 +45,8 @@ class Question:
     """A question and what its unpruned prefill left behind.
 
     Attributes:
-        inputs: what ``generate`` takes, without pixels if there are features.
-        features: the encoders' outputs by modality.
+        inputs: what ``generate`` takes.
+        features: the encoders' outputs by modality, which come in place of pixels; empty if they are not kept.
         encodings: what the vision attention did while they were made.
         target: final-norm hidden state of the prompt's last token [features].
         unpruned: the model's own answer.
@@ -103,7 +103,10 @@ class QuestionPanel:
         if strategy is None:
             return asked.unpruned
         check_fits(self._family, self._model, strategy)
-        inputs = {**asked.inputs, "mm_encoder_outputs": dict(asked.features)} if asked.features else asked.inputs
+        inputs = asked.inputs
+        if asked.features and not captures_more(strategy):
+            bare = {name: value for name, value in inputs.items() if name not in PIXELS}
+            inputs = {**bare, "mm_encoder_outputs": dict(asked.features)}
         with (
             Session(self._family, self._model, strategy, self._statistics).installed() as session,
             self._watched() as seen,
@@ -136,8 +139,7 @@ class QuestionPanel:
         unpruned = Answered(text, 1.0, (visual,), (), self._flops(lengths), cached)
         if not (self._keep and seen.features):
             return Question(inputs, {}, (), seen.last, unpruned)
-        bare = {name: value for name, value in inputs.items() if name not in PIXELS}
-        return Question(bare, seen.features, tuple(known), seen.last, unpruned)
+        return Question(inputs, seen.features, tuple(known), seen.last, unpruned)
 
     @contextmanager
     def _watched(self) -> Iterator[Seen]:

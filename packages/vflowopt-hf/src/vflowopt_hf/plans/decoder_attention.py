@@ -27,6 +27,7 @@ class AttentionCall:
         mask: as the function got it: ``None`` (plain causal), [batch or 1, heads or 1, rows, slots] boolean (True is
             seen) or additive, or [batch, slots] for flash attention.
         window: slots that a row looks back on, itself included, where the mask does not hold the window.
+        value: [batch, key heads, slots, head_dim]; ``None`` where nobody asks for it.
     """
 
     query: Tensor
@@ -34,6 +35,7 @@ class AttentionCall:
     scaling: float
     mask: Tensor | None
     window: int | None = None
+    value: Tensor | None = None
 
     def without_room(self, used: Tensor) -> "AttentionCall":
         """The same call where the slots are those of a static cache, which begins with the used ones.
@@ -43,9 +45,11 @@ class AttentionCall:
         """
         rows, slots = self.query.shape[2], self.key.shape[2]
         if self.mask is None:  # plain causal attention from the first slot on: the cache was empty
-            return replace(self, key=self.key[:, :, :rows])
+            value = None if self.value is None else self.value[:, :, :rows]
+            return replace(self, key=self.key[:, :, :rows], value=value)
         order = (torch.arange(slots, device=self.key.device) + used.to(self.key.device)) % slots
-        return replace(self, key=self.key[:, :, order], mask=self.mask[..., order])
+        value = None if self.value is None else self.value[:, :, order]
+        return replace(self, key=self.key[:, :, order], value=value, mask=self.mask[..., order])
 
     def received(self, sample: int, rows: Tensor, weights: Tensor, heads: Heads = "mean") -> Tensor:
         """Weighted sum over some rows of the softmax's mean or maximum over heads.
@@ -115,8 +119,9 @@ def observe_attention(module: nn.Module, note: Callable[[AttentionCall], None]) 
         UnsupportedModelError: see :func:`attention_calls`.
     """
 
-    def seen(query: Tensor, key: Tensor, scaling: float, mask: Any, options: Mapping[str, Any]) -> None:
-        note(AttentionCall(query.detach(), key.detach(), scaling, mask, options.get("sliding_window")))
+    def seen(query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Any, options: Mapping[str, Any]) -> None:
+        window = options.get("sliding_window")
+        note(AttentionCall(query.detach(), key.detach(), scaling, mask, window, value.detach()))
 
     with attention_calls(module, seen):
         yield

@@ -3,111 +3,22 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vflowopt import Strategy, TokenLayout
+from vflowopt import Strategy
 from vflowopt.arrays import HostBools, HostInts, to_numpy
 from vflowopt.components import Score
 from vflowopt.errors import InputError, UnsupportedOperationError
 from vflowopt.plans.planning import PlanDraft, check_importance
-from vflowopt_hf.family import Unit
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.rows import PlacedPlan
-from vflowopt_hf.vision.capture import TorchAttention
-from vflowopt_hf.vision.class_rows import ClassRows
+from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.vision.encoders import Encoding
 from vflowopt_hf.vision.unit_joining import take_units
-
-
-@dataclass(frozen=True, eq=False)
-class UnitContext:
-    """A :class:`vflowopt.components.ScoringContext` over one encoded unit.
-
-    Attributes:
-        unit: what was encoded.
-        attention: the observed attention over the unit's views.
-        class_rows: class attention of layers before the observed one, over the same views.
-        statistics: pixel normalisation to invert for patch entropy.
-        embeddings: gives the unit's rows of what enters the decoder, [N, features].
-        prompt: gives the rows of the text after the unit, [texts, features].
-    """
-
-    unit: Unit
-    attention: TorchAttention
-    class_rows: ClassRows
-    statistics: PixelStatistics
-    embeddings: Callable[[], Tensor]
-    prompt: Callable[[], Tensor]
-
-    @property
-    def layout(self) -> TokenLayout:
-        """Places of the unit's visual tokens."""
-        return self.unit.layout
-
-    @cached_property  # a search scores the same units again and again
-    def entropy(self) -> Tensor:
-        """Patch entropy, float32 [views, patches]."""
-        return self.unit.entropy(self.statistics)
-
-    @property
-    def class_attention(self) -> Tensor:
-        """Attention of the class token to the patches, float32 [views, patches]."""
-        return self.attention.of_class_token
-
-    @property
-    def saliency(self) -> Tensor:
-        """Attention of the class token, or the mean received from all patches: float32 [views, patches]."""
-        if self.attention.has_class_token:
-            return self.class_attention
-        received = self.attention.received()
-        return received / received.shape[-1]
-
-    @property
-    def vision_depth(self) -> int:
-        """Vision layers up to the observed one."""
-        return self.class_rows.depth
-
-    def class_attentions(self, layers: int) -> Tensor:
-        """Attention of the class token in the last layers up to the observed one, float32 [layers, views, patches]."""
-        return self.class_rows.up_to(self.class_attention, layers)
-
-    @property
-    def keys(self) -> Tensor:
-        """Keys of the patches, mean over heads: float32 [views, patches, head_dim]."""
-        return torch.stack([view.float().mean(dim=0) for view in self.attention.keys])
-
-    @property
-    def features(self) -> Tensor:
-        """Embeddings of the visual tokens as they enter the decoder, float32 [N, features]."""
-        return self.embeddings().to(self.attention.device, torch.float32)
-
-    @property
-    def text(self) -> Tensor:
-        """Embeddings of the prompt's text after the unit, float32 [texts, features]."""
-        return self.prompt().to(self.attention.device, torch.float32)
-
-    def fresh(self) -> "UnitContext":
-        """The same unit with nothing computed yet, to measure what scoring costs."""
-        return replace(self, attention=self.attention.views(slice(None)))
-
-    def without_pixels(self) -> "UnitContext":
-        """The same unit with its entropy computed and its pixels forgotten."""
-        entropy = self.entropy
-        return replace(self, unit=replace(self.unit, entropy=lambda _: entropy))
-
-    def place(self, host: npt.NDArray[Any]) -> Tensor:
-        """A host array as a tensor where the attention is."""
-        return torch.from_numpy(host).to(self.attention.device, non_blocking=True)
-
-    def to_tokens(self, patch_map: Tensor) -> Tensor:
-        """float32 [N] from [views, patches]."""
-        return self.unit.to_tokens(patch_map.float())
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +41,9 @@ class PlacedUnit:
         """The same unit with query and key changed, for example moved, and in other embeddings."""
         attention = self.context.attention.mapped(change)
         own, prompt = (partial(_take, embeddings, self.sample, rows) for rows in (self.rows, self.texts))
-        return replace(self, context=replace(self.context, attention=attention, embeddings=own, prompt=prompt))
+        layers = {number: source.mapped(change) for number, source in self.context.layers.items()}
+        context = replace(self.context, attention=attention, layers=layers, embeddings=own, prompt=prompt)
+        return replace(self, context=context)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +109,10 @@ def place_units(
                 own, rows = np.split(rows, [unit.layout.tokens])
                 texts = _texts_after(own, textual[sample], present[sample], following)
                 taken, prompt = (partial(_take, embeddings, sample, some) for some in (own, texts))
-                context = UnitContext(unit, attention, class_rows, statistics, taken, prompt)
+                layers = {
+                    number: source.views(unit.views, unit.patch_order) for number, source in encoding.layers.items()
+                }
+                context = UnitContext(unit, attention, class_rows, layers, statistics, taken, prompt)
                 placed.extend(PlacedUnit(context, sample + copy, own, texts) for copy in range(copies))
             if len(rows):
                 raise _mismatch(encoding, ids, placeholders)

@@ -12,7 +12,23 @@ from vflowopt_hf.decoder.kv_cache import num_layers
 from vflowopt_hf.family import Family
 from vflowopt_hf.vision.capture import NO_CLASS_TOKEN
 
-OFFERED = frozenset({"attention", "entropy", "saliency", "keys", "features", "text", DECODER_ATTENTION, HIDDEN_STATES})
+LAYER_ATTENTION, VALUES = "layer-attention", "values"
+"""What is captured only for components that need it."""
+
+OFFERED = frozenset(
+    {
+        "attention",
+        "entropy",
+        "saliency",
+        "keys",
+        "features",
+        "text",
+        LAYER_ATTENTION,
+        VALUES,
+        DECODER_ATTENTION,
+        HIDDEN_STATES,
+    }
+)
 """What components may need (:attr:`vflowopt.components.Component.needs`) and every family gives."""
 
 CLASS_ATTENTION = "class-attention"
@@ -35,3 +51,8 @@ def check_fits(family: Family, model: Any, strategy: Strategy) -> None:
                 f"{family.name} models do not offer; they offer {', '.join(sorted(offered))}{remedy}"
             )
     stage_widths(strategy.schedule.boundaries, num_layers(family, model))
+
+
+def captures_more(strategy: Strategy) -> bool:
+    """Whether a strategy looks at what is captured for it alone, so that images must be encoded again for it."""
+    return any(component.needs & {LAYER_ATTENTION, VALUES} for component in components_of(strategy))

@@ -35,6 +35,7 @@ from vflowopt_hf.pruning.calls import (
     tokens_after_prompt,
 )
 from vflowopt_hf.pruning.outcome import Outcome
+from vflowopt_hf.pruning.requirements import VALUES
 from vflowopt_hf.upstream import cache_in
 from vflowopt_hf.vision.class_rows import vision_depth
 from vflowopt_hf.vision.encoders import EncoderTap, Encoding, tap_encoders
@@ -103,9 +104,12 @@ class Session(Installed):
             yield self
 
     def _install(self, stack: ExitStack) -> None:
-        depth = vision_depth(self._family, self._model)
-        layers = max(component.class_attention_layers(depth) for component in components_of(self._strategy))
-        self._tap = stack.enter_context(tap_encoders(self._family, self._model, layers))
+        depth, components = vision_depth(self._family, self._model), components_of(self._strategy)
+        layers = max(component.class_attention_layers(depth) for component in components)
+        whole = {layer for component in components for layer in component.attention_layers(depth)}
+        values = any(VALUES in component.needs for component in components)
+        tap = tap_encoders(self._family, self._model, layers, whole=whole, values=values)
+        self._tap = stack.enter_context(tap)
         # Accelerate wraps forward methods and hands on copies: these hooks see what the caller gave.
         for module, enter in ((unwrapped(self._model), self._enter_model), (self._backbone, self._enter_backbone)):
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)

@@ -13,7 +13,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vflowopt.errors import VFlowOptError
 from vflowopt.testing import fail
-from vflowopt_hf.plans.prefill import UnitContext, place_units
+from vflowopt_hf.plans.prefill import place_units
+from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.testing.batches import Batch, PlacedMedia
 from vflowopt_hf.testing.subject import Subject
 from vflowopt_hf.vision.encoders import tap_encoders

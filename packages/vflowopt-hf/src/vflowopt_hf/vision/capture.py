@@ -19,6 +19,13 @@ NO_CLASS_TOKEN = (
 """Why there is no class attention, and what to do."""
 
 
+NOT_CAPTURED = (
+    "they were not captured: a component names what it reads in `needs`, and what was encoded before the strategy was "
+    "known, as by a search, keeps neither values nor other layers"
+)
+"""Why something that a strategy would have got is not there."""
+
+
 class TorchAttention:
     """Streams attention received per patch from query and key.
 
@@ -31,19 +38,33 @@ class TorchAttention:
         key: the same with [views, key heads, positions, head_dim].
         scaling: factor of the scores.
         class_tokens: leading positions that are no patches: seen by the softmax, excluded from the result.
+        value: the same as ``key``; ``None`` if nobody asks for it.
     """
 
     def __init__(
-        self, query: Tensor | Sequence[Tensor], key: Tensor | Sequence[Tensor], scaling: float, class_tokens: int = 0
+        self,
+        query: Tensor | Sequence[Tensor],
+        key: Tensor | Sequence[Tensor],
+        scaling: float,
+        class_tokens: int = 0,
+        value: Tensor | Sequence[Tensor] | None = None,
     ) -> None:
         self._query = tuple(view.detach() for view in query)
         self._key = tuple(view.detach() for view in key)
+        self._value = None if value is None else tuple(view.detach() for view in value)
         self._scaling, self._class_tokens = scaling, class_tokens
         self._known: dict[str, Tensor] = {}  # maps that scorers ask for again and again
 
     @classmethod
     def of_call(
-        cls, query: Tensor, key: Tensor, scaling: float, bounds: Tensor | None, mask: object, class_tokens: int = 0
+        cls,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        bounds: Tensor | None,
+        mask: object,
+        class_tokens: int = 0,
+        value: Tensor | None = None,
     ) -> "TorchAttention":
         """The source behind one call of an attention function.
 
@@ -54,11 +75,13 @@ class TorchAttention:
             bounds: see :func:`packed_lengths`.
             mask: the same.
             class_tokens: of each view.
+            value: as ``key``, if it is asked for.
         """
         lengths = packed_lengths(bounds, mask)
         if lengths is None:
-            return cls(query, key, scaling, class_tokens)
-        return cls(query[0].split(lengths, dim=1), key[0].split(lengths, dim=1), scaling, class_tokens)
+            return cls(query, key, scaling, class_tokens, value)
+        values = None if value is None else value[0].split(lengths, dim=1)
+        return cls(query[0].split(lengths, dim=1), key[0].split(lengths, dim=1), scaling, class_tokens, values)
 
     @classmethod
     def joined(cls, sources: Iterable["TorchAttention"]) -> "TorchAttention":
@@ -66,7 +89,10 @@ class TorchAttention:
         first, *others = sources
         query = [*first._query, *(view for source in others for view in source._query)]
         key = [*first._key, *(view for source in others for view in source._key)]
-        return cls(query, key, first._scaling, first._class_tokens)
+        value = None
+        if first._value is not None:
+            value = [*first._value, *(view for source in others for view in source._value or ())]
+        return cls(query, key, first._scaling, first._class_tokens, value)
 
     def __len__(self) -> int:
         return len(self._query)
@@ -74,16 +100,19 @@ class TorchAttention:
     def views(self, rows: slice, patch_order: Tensor | None = None) -> "TorchAttention":
         """The source of some of the views, patch i of which is now what was patch ``patch_order[i]``."""
         query, key = self._query[rows], self._key[rows]
+        value = None if self._value is None else self._value[rows]
         if patch_order is not None:
             first, order = self._class_tokens, patch_order.to(self.device)
             order = torch.cat([torch.arange(first, device=self.device), order + first])
             query, key = tuple(view[:, order] for view in query), tuple(view[:, order] for view in key)
-        return TorchAttention(query, key, self._scaling, self._class_tokens)
+            value = None if value is None else tuple(view[:, order] for view in value)
+        return TorchAttention(query, key, self._scaling, self._class_tokens, value)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "TorchAttention":
         """The same source with query and key changed, for example moved; both share what they compute and remember."""
         query, key = [change(view) for view in self._query], [change(view) for view in self._key]
-        source = TorchAttention(query, key, self._scaling, self._class_tokens)
+        value = None if self._value is None else [change(view) for view in self._value]
+        source = TorchAttention(query, key, self._scaling, self._class_tokens, value)
         source._known = self._known
         return source
 
@@ -91,6 +120,17 @@ class TorchAttention:
     def keys(self) -> tuple[Tensor, ...]:
         """Keys of the patches of each view, [key heads, patches, head_dim]."""
         return tuple(view[:, self._class_tokens :] for view in self._key)
+
+    @property
+    def values(self) -> tuple[Tensor, ...]:
+        """Values of the patches of each view, [key heads, patches, head_dim].
+
+        Raises:
+            StrategyError: they were not captured.
+        """
+        if self._value is None:
+            raise StrategyError(f"values of the vision tower are read, but {NOT_CAPTURED}")
+        return tuple(view[:, self._class_tokens :] for view in self._value)
 
     @property
     def device(self) -> torch.device:
@@ -152,8 +192,9 @@ class TorchAttention:
 class VisionCapture(threading.local):
     """Receives what the observed module does while a recording is open; every thread has recordings of its own."""
 
-    def __init__(self, class_tokens: int) -> None:
+    def __init__(self, class_tokens: int, *, values: bool = False) -> None:
         self.class_tokens = class_tokens
+        self._values = values
         self._calls: list[TorchAttention] | None = None
 
     @property
@@ -174,27 +215,33 @@ class VisionCapture(threading.local):
         finally:
             self._calls = None
 
-    def note(self, query: Tensor, key: Tensor, scaling: float, bounds: Tensor | None, mask: object) -> None:
+    def note(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, bounds: Tensor | None, mask: object
+    ) -> None:
         """Record one call of the attention function, see :meth:`TorchAttention.of_call`."""
         if self._calls is not None:
-            self._calls.append(TorchAttention.of_call(query, key, scaling, bounds, mask, self.class_tokens))
+            kept = value if self._values else None
+            self._calls.append(TorchAttention.of_call(query, key, scaling, bounds, mask, self.class_tokens, kept))
 
 
 @contextmanager
-def capture_attention(module: nn.Module, class_tokens: int = 0) -> Iterator[VisionCapture]:
+def capture_attention(module: nn.Module, class_tokens: int = 0, *, values: bool = False) -> Iterator[VisionCapture]:
     """Observe ``module`` inside the block; its config is put back on exit.
 
     Args:
         module: an attention module of transformers that reads ``config._attn_implementation`` at every call.
         class_tokens: leading positions of the sequence that are no patches.
+        values: keep the values, too.
 
     Raises:
         UnsupportedModelError: the module has no config to select an attention function by.
     """
-    capture = VisionCapture(class_tokens)
+    capture = VisionCapture(class_tokens, values=values)
 
-    def seen(query: Tensor, key: Tensor, scaling: float, mask: object, options: Mapping[str, Any]) -> None:
-        capture.note(query, key, scaling, options.get("cu_seq_lens_q"), mask)
+    def seen(
+        query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: object, options: Mapping[str, Any]
+    ) -> None:
+        capture.note(query, key, value, scaling, options.get("cu_seq_lens_q"), mask)
 
     with attention_calls(module, seen):
         yield capture

@@ -79,7 +79,14 @@ class ClassRowCapture(threading.local):
             self._rows = None
 
     def note(
-        self, layer: int, query: Tensor, key: Tensor, scaling: float, mask: object, options: Mapping[str, Any]
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        _value: Tensor,
+        scaling: float,
+        mask: object,
+        options: Mapping[str, Any],
     ) -> None:
         """Record one call of a layer's attention function: query and key are not kept."""
         if self._rows is not None:
@@ -89,26 +96,29 @@ class ClassRowCapture(threading.local):
 
 
 def vision_depth(family: Family, model: Any) -> int:
-    """Vision layers up to the observed one whose class attention can be captured; 1 if the tower has no class token."""
-    return len(_layers(family, model))
+    """Vision layers up to the observed one, which is one of them."""
+    return len(vision_layers(family, model))
+
+
+def vision_layers(family: Family, model: Any) -> tuple[nn.Module, ...]:
+    """Their attention modules, in order; the observed one is the last."""
+    return layers_up_to(family.backbone(model), family.vision_attention(model))
 
 
 @contextmanager
 def capture_class_rows(family: Family, model: Any, layers: int | None = None) -> Iterator[ClassRowCapture]:
     """Observe so many vision layers before the observed one that they are ``layers`` with it, or all, inside the block.
 
+    None are observed if the tower has no class token.
+
     Raises:
         UnsupportedModelError: an attention module has no config to select an attention function by.
     """
-    stack = _layers(family, model)
+    stack = vision_layers(family, model)
     earlier: Sequence[nn.Module] = stack[0 if layers is None else max(0, len(stack) - layers) : -1]
+    earlier = earlier if family.class_tokens else ()
     capture = ClassRowCapture(len(stack), len(earlier), family.class_tokens)
     with ExitStack() as observers:
         for number, module in enumerate(earlier):
             observers.enter_context(attention_calls(module, partial(capture.note, number)))
         yield capture
-
-
-def _layers(family: Family, model: Any) -> tuple[nn.Module, ...]:
-    observed = family.vision_attention(model)
-    return layers_up_to(family.backbone(model), observed) if family.class_tokens else (observed,)

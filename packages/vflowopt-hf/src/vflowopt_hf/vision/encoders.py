@@ -8,7 +8,7 @@ wrappers that call them and remember the units of each output.
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +23,7 @@ from vflowopt_hf.upstream import warn_if_untested
 from vflowopt_hf.vision.capture import TorchAttention, VisionCapture, capture_attention
 from vflowopt_hf.vision.class_rows import ClassRowCapture, ClassRows, capture_class_rows
 from vflowopt_hf.vision.features import Features
+from vflowopt_hf.vision.layer_sources import LayerCapture, capture_layers
 from vflowopt_hf.vision.observing import is_observed
 
 MODALITIES = ("image", "video")
@@ -37,6 +38,7 @@ class Encoding:
         units: what was encoded, in the order of the features.
         attention: the observed attention over all views of the call.
         class_rows: class attention of layers before the observed one, over the same views.
+        layers: attention of such layers that somebody asked for, by number, over the same views.
         features: what was returned, by which a later forward refers to it.
         tokens_per_unit: of one prompt's token ids, see :meth:`vflowopt_hf.family.Family.tokens_per_unit`.
         copies: how often ``generate`` has repeated the features since, for beams or several returned sequences.
@@ -46,6 +48,7 @@ class Encoding:
     units: tuple[Unit, ...]
     attention: TorchAttention
     class_rows: ClassRows
+    layers: Mapping[int, TorchAttention]
     features: Features
     tokens_per_unit: Callable[[HostInts], Sequence[int] | None]
     copies: int = 1
@@ -113,7 +116,14 @@ class EncoderTap(Installed):
 
 
 @contextmanager
-def tap_encoders(family: Family, model: Any, layers: int | None = None) -> Iterator[EncoderTap]:
+def tap_encoders(
+    family: Family,
+    model: Any,
+    layers: int | None = None,
+    *,
+    whole: Collection[int] = (),
+    values: bool = False,
+) -> Iterator[EncoderTap]:
     """Observe the encoders of a model's backbone inside the block.
 
     Args:
@@ -121,8 +131,11 @@ def tap_encoders(family: Family, model: Any, layers: int | None = None) -> Itera
         model: the model.
         layers: of how many vision layers, counted back from the observed one, class attention is captured; by default
             of all, for strategies that are not known yet: a row per layer is little.
+        whole: numbers of vision layers whose whole attention is captured, besides the observed one.
+        values: whether the values of the observed one are captured.
 
     Raises:
+        StrategyError: there is no layer of a number.
         UnsupportedModelError: the vision attention cannot be observed.
         PruningStateError: the model is being pruned or observed already.
     """
@@ -132,8 +145,10 @@ def tap_encoders(family: Family, model: Any, layers: int | None = None) -> Itera
     with ExitStack() as stack:
         with door.opening():
             stack.enter_context(claimed(backbone, tap))
-            capture = stack.enter_context(capture_attention(family.vision_attention(model), family.class_tokens))
+            observed = family.vision_attention(model)
+            capture = stack.enter_context(capture_attention(observed, family.class_tokens, values=values))
             earlier = stack.enter_context(capture_class_rows(family, model, layers))
+            others = stack.enter_context(capture_layers(family, model, whole))
             decoder = unwrapped(family.decoder(model))
             seen = [module for module in backbone.modules() if is_observed(module)]
             stack.enter_context(eagerly(model, seen, lambda module: decoder in module.modules()))
@@ -142,8 +157,8 @@ def tap_encoders(family: Family, model: Any, layers: int | None = None) -> Itera
                 original = getattr(backbone, name, None)
                 if original is not None:
                     original = as_written(original)
-                    observed = _observed(original, family, model, modality, tap, door, capture, earlier)
-                    stack.enter_context(replaced(backbone, name, observed))
+                    encode = _observed(original, family, model, modality, tap, door, capture, earlier, others)
+                    stack.enter_context(replaced(backbone, name, encode))
         stack.callback(door.close)
         yield tap
 
@@ -157,6 +172,7 @@ def _observed(
     door: Door,
     capture: VisionCapture,
     earlier: ClassRowCapture,
+    others: LayerCapture,
 ) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
@@ -172,9 +188,15 @@ def _observed(
 
     def observe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         units = tuple(family.units(model, modality, signature.bind(*args, **kwargs).arguments))
-        with capture.recording() as calls, earlier.recording() as rows:
+        with capture.recording() as calls, earlier.recording() as rows, others.recording() as sources:
             output = original(*args, **kwargs)
         views = max((unit.views.stop for unit in units), default=0)
+        for number, source in sources.items():
+            if sum(map(len, source)) != views:
+                raise UnsupportedOperationError(
+                    f"vision layer {number} attends within windows, so it has no attention over whole views; choose "
+                    f"another layer"
+                )
         for seen in (sum(map(len, calls)), *map(len, rows)):
             if seen != views:
                 raise UnsupportedOperationError(
@@ -184,7 +206,8 @@ def _observed(
         if calls and not isinstance(output, tuple):
             told = functools.partial(family.tokens_per_unit, model, modality)
             joined, class_rows = TorchAttention.joined(calls), ClassRows(earlier.depth, tuple(map(tuple, rows)))
-            tap.add(Encoding(modality, units, joined, class_rows, Features.of(output), told))
+            layers = {number: TorchAttention.joined(source) for number, source in sources.items()}
+            tap.add(Encoding(modality, units, joined, class_rows, layers, Features.of(output), told))
         return output
 
     return encode

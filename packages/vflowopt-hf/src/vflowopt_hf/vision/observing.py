@@ -18,7 +18,7 @@ from vflowopt_hf.hooks.installing import Installed
 
 @contextmanager
 def attention_calls(
-    module: nn.Module, note: Callable[[Tensor, Tensor, float, Any, Mapping[str, Any]], None]
+    module: nn.Module, note: Callable[[Tensor, Tensor, Tensor, float, Any, Mapping[str, Any]], None]
 ) -> Iterator[None]:
     """Hand what an attention module's function is called with to ``note``, and leave what it computes as it is.
 
@@ -28,7 +28,7 @@ def attention_calls(
 
     Args:
         module: an attention module of transformers that reads ``config._attn_implementation`` at every call.
-        note: called with query, key, the factor of the scores, the mask and all keyword arguments.
+        note: called with query, key, value, the factor of the scores, the mask and all keyword arguments.
 
     Raises:
         UnsupportedModelError: the module has no config to select an attention function by.
@@ -72,7 +72,7 @@ _registering = threading.Lock()
 class _Observer(Installed):
     """Who looks on at a module's attention, and the function that computes it."""
 
-    note: Callable[[Tensor, Tensor, float, Any, Mapping[str, Any]], None]
+    note: Callable[[Tensor, Tensor, Tensor, float, Any, Mapping[str, Any]], None]
     base: Callable[..., Any]
 
 
@@ -95,5 +95,5 @@ class _ObservedAttention:
         if not torch.compiler.is_compiling():  # then it is a decoding step
             scaling = kwargs.get("scaling")
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-            observer.note(query, key, scaling, args[0] if args else kwargs.get("attention_mask"), kwargs)
+            observer.note(query, key, value, scaling, args[0] if args else kwargs.get("attention_mask"), kwargs)
         return observer.base(module, query, key, value, *args, **kwargs)

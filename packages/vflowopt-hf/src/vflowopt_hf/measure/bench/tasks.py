@@ -18,8 +18,9 @@ from vflowopt_hf.decoder.staged import StagedDecoder
 from vflowopt_hf.family import Family
 from vflowopt_hf.measure.bench.observed import Observed
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.plans.prefill import ScoredUnit, UnitContext, plan_units
+from vflowopt_hf.plans.prefill import ScoredUnit, plan_units
 from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.pruning.session import Session
 from vflowopt_hf.upstream import cache_from, with_cache
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vflowopt.testing import fail, require
-from vflowopt_hf.plans.prefill import UnitContext
+from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.testing.batches import Batch, Sample, noise
 from vflowopt_hf.testing.probe import Embedded, embed, other_pixels, pixel_names, without_mixing
 from vflowopt_hf.testing.subject import Subject

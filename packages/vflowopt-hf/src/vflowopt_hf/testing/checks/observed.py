@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vflowopt.testing import require
-from vflowopt_hf.plans.prefill import UnitContext
+from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.testing.batches import Batch
 from vflowopt_hf.testing.probe import embed, recorded_weights, vision_attentions
 from vflowopt_hf.testing.subject import Subject

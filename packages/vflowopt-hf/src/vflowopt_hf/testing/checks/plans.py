@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vflowopt import Strategy
 from vflowopt.testing import feasible_strategies, require_valid_plan
-from vflowopt_hf.plans.prefill import UnitContext
+from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.testing.probe import embed
 from vflowopt_hf.testing.subject import Subject
 
