@@ -198,3 +198,36 @@ def test_text_is_offered_by_every_family():
     for family in CASES:
         own = subject(family)
         check_fits(own.family, own.model, Strategy(scorer=scorer, schedule=Progressive(stages=(0,), retention=(0.5,))))
+
+
+class Sharing(Progressive):
+    """Gives three tokens of the image with the least entropy to the one with the most."""
+
+    name: str = "sharing"
+
+    @property
+    def needs(self):
+        return frozenset({"entropy"})
+
+    def unit_counts(self, units):
+        taken = [self.counts(unit.layout.tokens)[0] for unit in units]
+        worth = [float(unit.entropy.mean()) for unit in units]
+        taken[worth.index(min(worth))] -= 3
+        taken[worth.index(max(worth))] += 3
+        return [(count,) for count in taken]
+
+
+def test_a_schedule_may_share_tokens_among_the_images_of_a_prompt():
+    own = subject("qwen2-vl")
+    batch = own.batch(own.several(), own.image(-1))
+    schedule = Sharing(stages=(0,), retention=(0.5,))
+    with own.prune(Strategy(scorer=MMR(), schedule=schedule)) as pruning:
+        output = generate(own, batch.inputs, 3)
+        plans = pruning.plan
+    require_oracle_logits(Oracle(own, batch, plans), output, "shared")
+    samples = {entry.sample for entry in batch.placed}
+    for sample in samples:
+        own_plans = [plan for plan, entry in zip(plans, batch.placed, strict=True) if entry.sample == sample]
+        usual = [schedule.counts(plan.tokens)[0] for plan in own_plans]
+        assert sum(plan.counts[0] for plan in own_plans) == sum(usual)
+    assert [plan.counts[0] for plan in plans] != [schedule.counts(plan.tokens)[0] for plan in plans]

@@ -6,7 +6,7 @@ stand, its entry in a strategy file. Core components are always there; others co
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -222,6 +222,16 @@ class Schedule(Component):
     @abstractmethod
     def counts(self, tokens: int) -> tuple[int, ...]:
         """Visual tokens retained after each stage, of a unit with ``tokens`` visual tokens."""
+
+    def unit_counts(self, units: Sequence[ScoringContext]) -> Sequence[tuple[int, ...]]:
+        """The same for all images and videos of one sample, in prompt order: what pruning calls.
+
+        By default each has its :meth:`counts`. A schedule that shares the sample's tokens among them by what is in them
+        says otherwise, and lists in ``needs`` what it looks at. What all of them retain in a stage must be what their
+        :meth:`counts` are together, so that a budget stays exact. Numbers are needed on the host: whatever they depend
+        on is waited for.
+        """
+        return [self.counts(unit.layout.tokens) for unit in units]
 
     @abstractmethod
     def average_retention(self, num_layers: int) -> float:

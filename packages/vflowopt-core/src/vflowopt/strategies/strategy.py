@@ -3,7 +3,7 @@
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -229,14 +229,22 @@ class Strategy(Value):
         return make_plan(importance, layout, self.schedule.boundaries, counts, self.recycler, context, self.mass)
 
     def draft(
-        self, importance: Any, layout: TokenLayout, context: ScoringContext | None = None, *, wait: bool = True
+        self,
+        importance: Any,
+        layout: TokenLayout,
+        context: ScoringContext | None = None,
+        counts: Sequence[int] | None = None,
+        *,
+        wait: bool = True,
     ) -> PlanDraft:
         """The plan as far as it can be made before the LLM.
 
-        That is all of it, unless the scorer ranks anew at every stage, or the recycler merges at every stage. For
-        ``wait`` see :meth:`vflowopt.plans.planning.PlanDraft.start`.
+        That is all of it, unless the scorer ranks anew at every stage, or the recycler merges at every stage. The
+        schedule's counts for a unit of this size are met, unless others are given
+        (:func:`vflowopt.plans.sharing.counts_of`). For ``wait`` see :meth:`vflowopt.plans.planning.PlanDraft.start`.
         """
-        boundaries, counts = self.schedule.boundaries, self.schedule.counts(layout.tokens)
+        boundaries = self.schedule.boundaries
+        counts = self.schedule.counts(layout.tokens) if counts is None else counts
         draft = PlanDraft.start(importance, layout, boundaries, counts, self.recycler, context, self.mass, wait=wait)
         known = not isinstance(self.scorer, StageScorer) and not isinstance(self.recycler, StageRecycler)
         while not draft.plan.is_complete and (known or boundaries[draft.stage] == 0 or not draft.prunes_next):

@@ -14,6 +14,7 @@ from vflowopt.arrays import HostBools, HostInts, to_numpy
 from vflowopt.components import Score
 from vflowopt.errors import InputError, UnsupportedOperationError
 from vflowopt.plans.planning import PlanDraft, check_importance
+from vflowopt.plans.sharing import counts_of
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.rows import PlacedPlan
 from vflowopt_hf.plans.unit_context import UnitContext
@@ -197,18 +198,33 @@ def plan_units(strategy: Strategy, units: Sequence[PlacedUnit], *, wait: bool = 
     Raises:
         ImportanceError: an importance map is not finite or has the wrong shape.
         BudgetError: a stage keeps fewer tokens than a unit's structural ones.
+        StrategyError: the schedule shares tokens among units in a way that does not meet its budget.
     """
     made: dict[UnitContext, tuple[PlanDraft, Score]] = {}
-    for context in dict.fromkeys(placed.context for placed in units):
+    for context, counts in _counts(strategy, units).items():
         # Counts first: an infeasible budget is reported before anything is computed.
-        counts = strategy.schedule.counts(context.layout.tokens)
         for count in counts:
             context.layout.require(count)
         with torch.no_grad():
             score = strategy.scorer.score_retaining(context, counts[0])
-            made[context] = strategy.draft(score.importance, context.layout, context, wait=wait), score
+            made[context] = strategy.draft(score.importance, context.layout, context, counts, wait=wait), score
     return [
         ScoredUnit(draft, placed.sample, placed.rows, score)
         for placed in units
         for draft, score in (made[placed.context],)
     ]
+
+
+def _counts(strategy: Strategy, units: Sequence[PlacedUnit]) -> dict[UnitContext, tuple[int, ...]]:
+    """Counts of every unit, shared among those of its sample; beams have the units of the sample that they repeat."""
+    homes: dict[UnitContext, int] = {}
+    for placed in units:
+        homes.setdefault(placed.context, placed.sample)
+    samples: dict[int, list[UnitContext]] = {}
+    for context, sample in homes.items():
+        samples.setdefault(sample, []).append(context)
+    counts: dict[UnitContext, tuple[int, ...]] = {}
+    for own in samples.values():
+        with torch.no_grad():
+            counts.update(zip(own, counts_of(strategy.schedule, own), strict=True))
+    return counts
