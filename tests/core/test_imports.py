@@ -1,7 +1,11 @@
 """What importing the core costs, and what it must not pull in."""
 
+import inspect
 import subprocess
 import sys
+from typing import Any, get_args, get_type_hints
+
+import pytest
 
 import vflowopt
 from vflowopt import errors
@@ -25,10 +29,22 @@ def test_pruning_strategies_load_without_any_framework():
 
 
 def test_public_names_exist():
-    missing = [
-        name for name in vflowopt.__all__ if name not in ("optimize", "OptimizeResult") and not hasattr(vflowopt, name)
-    ]
-    assert missing == []
+    assert [name for name in vflowopt.__all__ if not hasattr(vflowopt, name)] == []
+    assert set(vflowopt.__all__) <= set(dir(vflowopt))
+
+
+def inside(annotation):
+    """A type and all that it consists of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from inside(part)
+
+
+@pytest.mark.parametrize("call", [vflowopt.prune, vflowopt.optimize])
+def test_what_users_call_is_typed(call):
+    hints = get_type_hints(call)
+    assert set(hints) == {*inspect.signature(call).parameters, "return"}
+    assert Any not in [part for hint in hints.values() for part in inside(hint)]
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -34,3 +34,8 @@ def test_the_text_names_counts_and_bytes():
     assert "average retention 25.00 %" in text
     assert "1,500 of 4,000 bytes" in text
     assert "unit 0 (sample 3): 30 visual tokens -> 15 from layer 0, 5 from layer 2" in text
+
+
+def test_all_units_on_one_line():
+    unit = UnitReport(sample=3, tokens=30, structural=2, counts=(15, 5), retention=0.25, details={})
+    assert repr(report(unit)) == ("PruningReport(average retention 25.00 %, KV cache 1,500 of 4,000 bytes, units: 1)")

@@ -57,7 +57,7 @@ def test_example_commands_are_accepted(line):
     "strategy", sorted(set(re.findall(r"--strategy ([\w-]+@\S+?)[`)\s]", "".join(map(read, PAGES)))))
 )
 def test_example_strategies_are_understood(strategy):
-    from vflowopt.cli.strategies import read_strategy
+    from vflowopt.strategies.reading import read_strategy
 
     if not strategy.startswith("centered-attention"):  # the plugin that the guide builds
         read_strategy(strategy)(28)

@@ -21,8 +21,8 @@ from vflowopt import Strategy
 from vflowopt.cli.data import read_jsonl
 from vflowopt.cli.evaluate import compare, is_right
 from vflowopt.cli.models import choose
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import InputError, UnsupportedOperationError
+from vflowopt.strategies.reading import read_strategy
 from vflowopt_hf.pruning.session import refuse_nesting
 from vflowopt_lmms.model import VFlowOpt
 

@@ -14,10 +14,10 @@ from vflowopt.cli import app
 from vflowopt.cli.data import read_directory, read_jsonl
 from vflowopt.cli.evaluate import is_right, normalised
 from vflowopt.cli.failures import INTERRUPTED
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.components.baselines import RandomTokens
 from vflowopt.errors import BudgetError, StrategyError
 from vflowopt.methods import FastV
+from vflowopt.strategies.reading import read_strategy
 
 
 def test_adapters_as_json():

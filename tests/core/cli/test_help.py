@@ -10,7 +10,7 @@ from rich.console import Console
 
 from vflowopt.cli import app
 from vflowopt.cli import help as shown_help
-from vflowopt.cli.strategies import read_strategy
+from vflowopt.strategies.reading import read_strategy
 from vflowopt.strategies.strategy import preset_names
 
 GROUP = typer.main.get_command(app)

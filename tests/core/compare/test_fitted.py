@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from vflowopt import Strategy
-from vflowopt.cli.strategies import read_fitting, read_strategy
 from vflowopt.compare import Cell, Store, read_method
 from vflowopt.compare.fitted import Fitter
 from vflowopt.components.stage_scoring import ReceivedAttention
 from vflowopt.errors import BudgetError, StrategyError, UnsupportedOperationError
-from vflowopt.search.fitting import Fitting
+from vflowopt.strategies.fitting import Fitting
+from vflowopt.strategies.reading import read_strategy
+from vflowopt.strategies.specification import read_fitting
 
 LAYERS, TOKENS, STRUCTURAL = 7, 40, 2
 LEAST = (1 + (LAYERS - 1) * (1 + STRUCTURAL) / TOKENS) / LAYERS

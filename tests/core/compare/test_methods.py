@@ -3,10 +3,11 @@
 import pytest
 
 from vflowopt import Strategy
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.compare import SEARCHED, UNPRUNED, Cell, cells_of, read_method
 from vflowopt.components.baselines import RandomTokens
 from vflowopt.errors import InputError, StrategyError
+from vflowopt.strategies.front import StrategyFront
+from vflowopt.strategies.reading import read_strategy
 
 BUDGETS = (0.5, 0.1)
 
@@ -47,6 +48,19 @@ def test_a_file_is_known_by_its_content(tmp_path):
     Strategy.vflowopt(num_layers=9, retention=(0.5, 0.5, 0.4)).save(path)
     assert read(str(path)).identity != before.identity
     assert read("preset:llava-onevision-7b/25").file
+
+
+def test_a_front_has_a_strategy_for_every_budget(tmp_path):
+    strategies = tuple(Strategy.vflowopt(num_layers=9, budget=budget) for budget in (0.5, 0.1))
+    path = StrategyFront(num_layers=9, strategies=strategies).save(tmp_path / "front.json")
+    method = read(str(path))
+    assert method.budgeted
+    assert not method.seeded
+    for budget in (0.5, 0.3, 0.1):
+        strategy = read_strategy(method.specification(budget, None))(9)
+        assert strategy.average_retention(9) == pytest.approx(budget, abs=1e-9)
+    StrategyFront(num_layers=9, strategies=strategies[:1]).save(path)
+    assert read(str(path)).identity != method.identity
 
 
 @pytest.mark.parametrize(

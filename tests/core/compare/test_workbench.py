@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from vflowopt.cli.evaluate import is_right
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.compare import UNPRUNED, Effort, Store, Subject, by_method, cells_of, fill, read_method
 from vflowopt.compare.panel import Answered
 from vflowopt.errors import BudgetError, InputError
 from vflowopt.report import UnitReport
+from vflowopt.strategies.reading import read_strategy
 
 LAYERS, TOKENS = 9, (40, 101)
 

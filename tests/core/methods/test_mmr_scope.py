@@ -9,11 +9,11 @@ from oracles import greedy as oracle
 from support.backends import both_backends, host, to_backend
 from support.units import Unit, tokens_of
 from vflowopt import Progressive, Strategy
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import StrategyError
 from vflowopt.methods import MMR, SCOPE
 from vflowopt.methods.mmr import relevant_order
 from vflowopt.methods.scope import _chosen, covering_order
+from vflowopt.strategies.reading import read_strategy
 from vflowopt.testing import host_units, require_valid_plan, seeds
 
 CLEAR = 1e-5

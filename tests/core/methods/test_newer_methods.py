@@ -11,7 +11,6 @@ from oracles import newer_methods as oracle
 from support.backends import both_backends, host, to_backend
 from support.units import Unit, tokens_of
 from vflowopt import Progressive, Strategy, TokenLayout
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import StrategyError
 from vflowopt.methods import EVS, LRCP, CDPruner, HiPrune, VidCom2, VisPruner
 from vflowopt.methods.cdpruner import conditional_order
@@ -19,6 +18,7 @@ from vflowopt.methods.hiprune import hierarchical_order, neighbours
 from vflowopt.methods.lrcp import residual
 from vflowopt.methods.vidcom2 import apportioned
 from vflowopt.methods.vispruner import chosen_order
+from vflowopt.strategies.reading import read_strategy
 from vflowopt.testing import host_units, require_valid_plan, seeds
 
 CLEAR = 1e-5

@@ -4,13 +4,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from oracles import sparsevlm as oracle
 from support.backends import both_backends, host, to_backend
 from vflowopt import Strategy, TokenLayout
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.components.baselines import RandomTokens
 from vflowopt.components.schedule import Progressive
 from vflowopt.components.stage_scoring import ReceivedAttention
@@ -20,6 +19,7 @@ from vflowopt.methods.sparsevlm_adaptive import chosen_texts, fit, rank
 from vflowopt.methods.sparsevlm_recycler import density_peaks
 from vflowopt.plans.plan import StageMerge
 from vflowopt.plans.planning import PlanDraft, make_plan
+from vflowopt.strategies.reading import read_strategy
 from vflowopt.testing import ConformanceError, pruning_cases
 from vflowopt.testing.properties import require_valid_plan
 
@@ -45,6 +45,7 @@ def floors_of(seen):
 
 
 @given(st.lists(units, min_size=1, max_size=3), st.booleans(), st.floats(0, 1))
+@example([unit(0, 6, 0)], False, 1.0)  # the least budget, which differs in its last digit
 def test_lambda_is_what_meets_the_budget(seen, every_layer, scale):
     scorer, floors = AdaptiveSparseVLM(every_layer=every_layer), floors_of(seen)
     stages = tuple(range(1, LAYERS)) if every_layer else (1, 2, 4)

@@ -12,13 +12,13 @@ from oracles import vision_methods as oracle
 from support.backends import both_backends, host, to_backend
 from support.units import Unit, tokens_of
 from vflowopt import Progressive, Strategy, TokenLayout
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.components import Recycler
 from vflowopt.components.recycle import GridRecycler
 from vflowopt.errors import BudgetError, InputError, StrategyError
 from vflowopt.methods.divprune import DivPrune, diverse_order
 from vflowopt.methods.fastervlm import FasterVLM
 from vflowopt.methods.visionzip import ContextualTokens, VisionZip
+from vflowopt.strategies.reading import read_strategy
 from vflowopt.testing import host_units, require_valid_plan, seeds
 
 CLEAR = 1e-5

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from support.backends import both_backends, host, to_backend
 from vflowopt import Strategy
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import StrategyError
 from vflowopt.methods.fastervlm import FasterVLM
 from vflowopt.methods.vtc_cls import VTCCLS
+from vflowopt.strategies.reading import read_strategy
 from vflowopt.testing import host_units
 
 ENSEMBLES = {"sum": sum, "max": max, "min": min}

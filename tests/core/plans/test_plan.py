@@ -243,3 +243,9 @@ def test_importance_of_another_shape_is_refused(backend, shape):
     importance = to_backend(np.zeros(shape, dtype=np.float32), backend)
     with pytest.raises(ImportanceError, match=re.escape(f"shape {shape}, but the unit has 4 visual tokens")):
         make_plan(importance, LINE, (0,), (2,))
+
+
+def test_a_plan_reads_on_one_line():
+    layout = TokenLayout(np.indices((1, 2, 4)).reshape(3, -1).T)
+    plan = make_plan(np.arange(8, dtype=np.float32), layout, (0, 2), (5, 3), None)
+    assert repr(plan) == "PruningPlan(8 visual tokens -> 5 from layer 0, 3 from layer 2)"

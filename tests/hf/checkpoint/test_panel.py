@@ -6,9 +6,9 @@ import torch
 from support.checkpoint import save
 from support.tiny import LAYERS, image_inputs, tiny_onevision
 from vflowopt import Strategy, prune
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.compare.panel import AnsweringModel
 from vflowopt.errors import BudgetError, InputError, PruningStateError
+from vflowopt.strategies.reading import read_strategy
 from vflowopt_hf.adapters import llava_onevision
 
 STRATEGIES = {

@@ -4,10 +4,10 @@ The core never imports a deep learning framework: everything that touches a mode
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
 
 from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Growth, Part
 from vflowopt.benchmark.flow import Flow
@@ -16,11 +16,14 @@ from vflowopt.descriptors import AdapterDescriptor, Example, NamedModel
 from vflowopt.layout import TokenLayout
 from vflowopt.plans.plan import PruningPlan
 from vflowopt.report import PruningReport
+from vflowopt.strategies.defaults import Default
+from vflowopt.strategies.specification import StrategyFor
 from vflowopt.strategies.strategy import Strategy
 
 __all__ = [
     "Adapter",
     "AdapterDescriptor",
+    "DefaultingAdapter",
     "Evaluation",
     "Evaluator",
     "Example",
@@ -31,6 +34,7 @@ __all__ = [
     "LoadedModel",
     "NamedModel",
     "Pruning",
+    "strategy_of",
 ]
 
 Inputs = Mapping[str, Any]
@@ -38,7 +42,40 @@ Inputs = Mapping[str, Any]
 
 
 class Pruning(Protocol):
-    """What ``with prune(model, strategy) as pruning`` gives; speaks of the last prefill inside the block."""
+    """What ``prune(model, strategy)`` gives; speaks of the last prefill that was pruned.
+
+    Nothing is pruned before it begins: with a ``with`` block, at whose end the model is as it was found, also after an
+    exception; or with :meth:`start`, until :meth:`stop`. It may begin again when it has ended.
+    """
+
+    def start(self) -> Self:
+        """Prune from now on, whatever becomes of this object; nothing happens if it has begun.
+
+        Returns:
+            Itself.
+
+        Raises:
+            PruningStateError: the model is being pruned already, by another call of ``prune``, or measured.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Leave the model as it was found, after what other threads run in it; nothing happens if it has ended."""
+        ...
+
+    def __enter__(self) -> Self:
+        """See :meth:`start`.
+
+        Raises:
+            PruningStateError: it has begun already, or the model is being pruned or measured.
+        """
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """See :meth:`stop`."""
+        ...
 
     @property
     def plan(self) -> list[PruningPlan]:
@@ -96,7 +133,7 @@ class Adapter(Protocol):
         """Decoder layers L of the model."""
         ...
 
-    def prune(self, model: Any, strategy: Strategy, *, processor: Any = None) -> AbstractContextManager[Pruning]:
+    def prune(self, model: Any, strategy: Strategy, *, processor: Any = None) -> Pruning:
         """See :func:`vflowopt.prune`."""
         ...
 
@@ -145,6 +182,30 @@ class Adapter(Protocol):
     def load(self, source: str | Path, **options: Any) -> "LoadedModel":
         """Load a checkpoint and its processor from a path or hub id, for the command line."""
         ...
+
+
+@runtime_checkable
+class DefaultingAdapter(Protocol):
+    """What an adapter offers besides if it knows better than the core what prunes its models best; optional."""
+
+    def default_strategy(self, model: Any, budget: float) -> Strategy:
+        """The best known strategy for a model at an average retention in (0, 1]: what a budget alone means.
+
+        Raises:
+            BudgetError: there is none for this budget.
+        """
+        ...
+
+
+def strategy_of(adapter: Adapter, model: Any, wanted: StrategyFor) -> Strategy:
+    """The strategy that was asked for (:func:`vflowopt.strategies.reading.read_strategy`), for a model.
+
+    Raises:
+        StrategyError, BudgetError: there is none.
+    """
+    if isinstance(wanted, Default) and isinstance(adapter, DefaultingAdapter):
+        return adapter.default_strategy(model, wanted.budget)
+    return wanted(adapter.num_layers(model))
 
 
 @runtime_checkable

@@ -82,10 +82,20 @@ class PruningReport:
         total = sum(unit.tokens for unit in self.units)
         return sum(unit.retention * unit.tokens for unit in self.units) / total if total else 1.0
 
+    def __repr__(self) -> str:
+        """All units together, on one line."""
+        return f"PruningReport({self._summary}, units: {len(self.units)})"
+
+    @property
+    def _summary(self) -> str:
+        return (
+            f"average retention {percent(self.retention, 2)}, KV cache {self.kv_cache_bytes:,} of "
+            f"{self.kv_cache_bytes_unpruned:,} bytes"
+        )
+
     def __str__(self) -> str:
         lines = [
-            f"average retention {percent(self.retention, 2)}, KV cache {self.kv_cache_bytes:,} of "
-            f"{self.kv_cache_bytes_unpruned:,} bytes",
+            self._summary,
             *([] if self.guard is None else [str(self.guard)]),
         ]
         for index, unit in enumerate(self.units):

@@ -1,7 +1,7 @@
 """A :class:`Family` made into the core's :class:`vflowopt.adapter.Adapter`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from vflowopt.search.processes import Processes
 from vflowopt_hf.checkpoint.loading import load_checkpoint
 from vflowopt_hf.decoder.kv_cache import num_layers
 from vflowopt_hf.family import Family, statistics_of
-from vflowopt_hf.hooks.compiling import eagerly
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.pruning.requirements import check_fits
 from vflowopt_hf.pruning.session import Session
@@ -45,13 +44,17 @@ class TransformersAdapter:
 
     def prune(
         self, model: Any, strategy: Strategy, *, processor: Any = None, guard: CostModel | None = None
-    ) -> AbstractContextManager[Pruning]:
+    ) -> Pruning:
         """See :func:`vflowopt.prune`."""
         bare = unwrap(model)
         check_fits(self.family, bare, strategy)
         if guard is not None:
             guard.require(self.setting(bare), Kind.of(strategy))
-        return _inside(model, bare, Session(self.family, bare, strategy, self.statistics(processor), guard).installed())
+        return Session(self.family, bare, strategy, self.statistics(processor), guard, model)
+
+    def default_strategy(self, model: Any, budget: float) -> Strategy:
+        """The family's best known strategy, see :meth:`vflowopt_hf.family.Family.default_strategy`."""
+        return self.family.default_strategy(budget, self.num_layers(model))
 
     def setting(self, model: Any) -> Setting:
         """See :func:`vflowopt_hf.measure.calibrate.setting`."""
@@ -165,10 +168,3 @@ class TransformersAdapter:
     def load(self, source: str | Path, **options: Any) -> LoadedModel:
         """See :func:`vflowopt_hf.checkpoint.loading.load_checkpoint`."""
         return load_checkpoint(self, self.family, source, **options)
-
-
-@contextmanager
-def _inside(model: Any, bare: Any, block: AbstractContextManager[Session]) -> Iterator[Session]:
-    """A session of a model inside wrappers, whose compiled entrances it cannot see."""
-    with eagerly(model, [bare], lambda _: True), block as session:
-        yield session

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from vflowopt import TokenLayout
+from vflowopt import Strategy, TokenLayout
 from vflowopt.arrays import HostInts
 from vflowopt.benchmark import BenchShape
+from vflowopt.strategies.defaults import general_strategy
 from vflowopt_hf.pixels import PixelStatistics
 
 
@@ -128,6 +129,13 @@ class Family(ABC):
         adds the retained tokens' part in its place. By default there is nothing to take.
         """
         return None
+
+    def default_strategy(self, budget: float, num_layers: int) -> Strategy:
+        """The best known strategy at an average retention in (0, 1]: what a budget alone means.
+
+        By default the general one (:func:`vflowopt.strategies.defaults.general_strategy`).
+        """
+        return general_strategy(budget, num_layers)
 
     def shapes(self) -> Sequence[BenchShape]:
         """Models with random weights of this family whose speed is worth measuring."""

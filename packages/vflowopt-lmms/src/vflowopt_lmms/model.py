@@ -11,7 +11,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from loguru import logger
 
-from vflowopt.adapter import Pruning
+from vflowopt.adapter import Pruning, strategy_of
 from vflowopt.cli.console import tracked
 from vflowopt.cli.media import FRAMES
 from vflowopt.cli.models import choose
@@ -63,8 +63,8 @@ class VFlowOpt(lmms):
         strategy_for = read_strategy_option(strategy, strategy_options)
         chosen = choose(str(pretrained))
         self._loaded = chosen.load(device, dtype, attn_implementation)
-        layers = self._loaded.adapter.num_layers(self._loaded.model)
-        self._strategy = None if strategy_for is None else strategy_for(layers)
+        loaded = self._loaded
+        self._strategy = None if strategy_for is None else strategy_of(loaded.adapter, loaded.model, strategy_for)
         self._frames = int(frames)
         self._reordered: set[str] = set()
         logger.info(f"vflowopt: {chosen.label} with {strategy or UNPRUNED}")

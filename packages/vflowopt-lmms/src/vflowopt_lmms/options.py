@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.errors import InputError
+from vflowopt.strategies.reading import read_strategy
 from vflowopt.strategies.strategy import Strategy
 
 UNPRUNED = "unpruned"
@@ -22,7 +22,7 @@ def read_strategy_option(text: str | None, options: Mapping[str, object]) -> Cal
 
     Raises:
         InputError: an argument that is neither of the model nor of the strategy.
-        StrategyError, BudgetError: see :func:`vflowopt.cli.strategies.read_strategy`.
+        StrategyError, BudgetError: see :func:`vflowopt.strategies.reading.read_strategy`.
     """
     named = text is not None and text != UNPRUNED
     specification = named and "@" in str(text) and not str(text).startswith("preset:") and not Path(str(text)).exists()

@@ -11,10 +11,10 @@ from vflowopt.adapter import Evaluator
 from vflowopt.compare import Cell, Store
 from vflowopt.compare.contracts import Asked
 from vflowopt.compare.fitted import file_name
-from vflowopt.compare.methods import StrategyFor
 from vflowopt.compare.workbench import Search, Workbench
 from vflowopt.errors import StrategyError
 from vflowopt.search import SearchSpace, random_search, search
+from vflowopt.strategies.specification import StrategyFor
 from vflowopt.strategies.strategy import Strategy
 
 

@@ -1,7 +1,6 @@
 """What an adapter offers besides if times of its models are to be measured and used; optional."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from vflowopt.adapter import Inputs, Pruning
@@ -49,7 +48,7 @@ class CalibratingAdapter(Protocol):
 
     def prune(
         self, model: Any, strategy: Strategy, *, processor: Any = None, guard: CostModel | None = None
-    ) -> AbstractContextManager[Pruning]:
+    ) -> Pruning:
         """See :func:`vflowopt.prune`."""
         ...
 
@@ -70,7 +69,7 @@ def calibrating(adapter: Any) -> CalibratingAdapter:
 
 def prune_guarded(
     adapter: Any, model: Any, strategy: Strategy, processor: Any = None, guard: CostModel | None = None
-) -> AbstractContextManager[Pruning]:
+) -> Pruning:
     """:func:`vflowopt.prune` with the adapter at hand; only a guard asks more of it than every adapter has.
 
     Raises:
@@ -78,8 +77,8 @@ def prune_guarded(
         CostError, StrategyError: see :func:`vflowopt.prune`.
     """
     if guard is None:
-        block: AbstractContextManager[Pruning] = adapter.prune(model, strategy, processor=processor)
-        return block
+        pruning: Pruning = adapter.prune(model, strategy, processor=processor)
+        return pruning
     return calibrating(adapter).prune(model, strategy, processor=processor, guard=guard)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from vflowopt.adapter import strategy_of
 from vflowopt.benchmark import Benchmark, Growth
 from vflowopt.budgets.cost import COST_FILE
 from vflowopt.cli.bench_reports import claim_report, report, show, write
@@ -16,9 +17,10 @@ from vflowopt.cli.console import JsonOption, notes, print_json, results, steps, 
 from vflowopt.cli.help import Command
 from vflowopt.cli.models import DeviceOption, DtypeOption
 from vflowopt.cli.outputs import ForceOption, claim
-from vflowopt.cli.strategies import STRATEGIES, FurtherStrategiesOption, read_strategy
+from vflowopt.cli.strategies import STRATEGIES, FurtherStrategiesOption
 from vflowopt.errors import InputError
 from vflowopt.figures import percent
+from vflowopt.strategies.reading import read_strategy
 from vflowopt.strategies.strategy import Strategy
 
 EXAMPLES = """
@@ -115,7 +117,9 @@ def bench(
         subject = from_shape(shape, device, dtype) if shape else from_model(model or "", image, prompt, device, dtype)
         layers = subject.adapter.num_layers(subject.model)
         strategies = {percent(budget, 0): fitted_strategy(budget, layers) for budget in wanted}
-        strategies |= {given: strategy_for(layers) for given, strategy_for in further.items()}
+        strategies |= {
+            text: strategy_of(subject.adapter, subject.model, strategy_for) for text, strategy_for in further.items()
+        }
         runs = [_run(subject, strategies, rounds, *sizes) for sizes in product(visual, text, batches)]
         made = report(subject.name, subject.summary, tuple(runs))
         if claimed is not None:

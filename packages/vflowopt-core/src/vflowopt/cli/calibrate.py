@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
-from vflowopt.adapter import Adapter, Inputs
+from vflowopt.adapter import Adapter, Inputs, strategy_of
 from vflowopt.budgets.calibration import calibrating, usual_strategies
 from vflowopt.budgets.cost import COST_FILE, CostModel
 from vflowopt.budgets.curve import Curve
@@ -17,10 +17,11 @@ from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, open_image
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.outputs import ForceOption, claim
-from vflowopt.cli.strategies import STRATEGIES, FurtherStrategiesOption, read_strategy
+from vflowopt.cli.strategies import STRATEGIES, FurtherStrategiesOption
 from vflowopt.cli.tables import print_table
 from vflowopt.errors import InputError
 from vflowopt.figures import percent, seconds
+from vflowopt.strategies.reading import read_strategy
 from vflowopt.strategies.strategy import Strategy
 
 EXAMPLES = """
@@ -78,12 +79,11 @@ def calibrate(
         else gather(chosen, data=data, split="test", count=samples, images=images, frames=frames)
     )
     loaded = chosen.load(device, dtype)
-    layers = loaded.adapter.num_layers(loaded.model)
     cost = measure(
         loaded.adapter,
         loaded.model,
         [question.prepare(loaded) for question in questions],
-        [strategy_for(layers) for strategy_for in given],
+        [strategy_of(loaded.adapter, loaded.model, strategy_for) for strategy_for in given],
         max_rows=max_tokens,
         rounds=rounds,
         processor=loaded.processor,

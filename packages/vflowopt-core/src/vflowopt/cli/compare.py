@@ -29,9 +29,9 @@ from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, choose
 from vflowopt.cli.outputs import ForceOption
 from vflowopt.cli.search_options import InitialOption, IterationsOption
-from vflowopt.cli.strategies import read_strategy
 from vflowopt.cli.tables import print_table
 from vflowopt.files.output import claim_folder, make_folder
+from vflowopt.strategies.reading import read_strategy
 
 if TYPE_CHECKING:
     from vflowopt.compare import Row

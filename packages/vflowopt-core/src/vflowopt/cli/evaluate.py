@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vflowopt.adapter import Inputs, LoadedModel
+from vflowopt.adapter import Inputs, LoadedModel, strategy_of
 from vflowopt.budgets.calibration import prune_guarded
 from vflowopt.budgets.cost import CostModel
 from vflowopt.cli.budgets import GuardOption, read_cost
@@ -19,11 +19,12 @@ from vflowopt.cli.data import Question, gather
 from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
-from vflowopt.cli.strategies import STRATEGIES, StrategiesOption, read_strategy
+from vflowopt.cli.strategies import STRATEGIES, StrategiesOption
 from vflowopt.cli.tables import print_table
 from vflowopt.errors import BudgetError, ImportanceError, InputError
 from vflowopt.figures import percent, score, tokens
 from vflowopt.report import PruningReport
+from vflowopt.strategies.reading import read_strategy
 from vflowopt.strategies.strategy import Strategy
 
 EXAMPLES = """
@@ -97,8 +98,7 @@ def evaluate(
         if not question.answers:
             raise InputError(f"{question.origin}: every line needs answers to evaluate accuracy")
     loaded = chosen.load(device, dtype)
-    layers = loaded.adapter.num_layers(loaded.model)
-    strategies = {text: strategy_for(layers) for text, strategy_for in given.items()}
+    strategies = {text: strategy_of(loaded.adapter, loaded.model, strategy_for) for text, strategy_for in given.items()}
     skipped: dict[int, str] = {}
     outcomes = compare(loaded, questions, strategies, max_new_tokens, cost, skipped.__setitem__)
     for why in skipped.values():

@@ -11,9 +11,9 @@ from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.outputs import ForceOption, claim
-from vflowopt.cli.strategies import read_fitting
 from vflowopt.figures import percent
-from vflowopt.search.fitting import check_observable, observe
+from vflowopt.search.fitting import check_observable, fitted_provenance, observe
+from vflowopt.strategies.specification import read_fitting
 from vflowopt.strategies.strategy import STRATEGY_FILE
 
 EXAMPLES = """
@@ -68,7 +68,7 @@ def fit(
     loaded = chosen.load(device, dtype)
     layers = adapter.num_layers(loaded.model)
     inputs = tracked([question.prepare(loaded) for question in questions], f"observing {len(questions)} samples")
-    provenance = fitting.provenance(chosen.label, layers, len(questions), "vflowopt fit")
+    provenance = fitted_provenance(fitting, chosen.label, layers, len(questions), "vflowopt fit")
     strategy = fitting.fit(observe(loaded, inputs, ranks=fitting.scorer.fits_to_ranks), provenance)
     claimed.write(strategy.to_json())
     retention, stages = strategy.average_retention(layers), strategy.schedule.boundaries

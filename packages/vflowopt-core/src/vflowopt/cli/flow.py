@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from vflowopt.adapter import FlowAdapter
+from vflowopt.adapter import FlowAdapter, strategy_of
 from vflowopt.benchmark.flow import MEASURES, TOKENS, Flow, Measure, Tokens
 from vflowopt.cli.console import print_json, results, steps, tracked, working
 from vflowopt.cli.data import PromptOption, SampleImagesOption, gather
@@ -14,10 +14,11 @@ from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.outputs import ForceOption, claim
-from vflowopt.cli.strategies import STRATEGIES, StrategiesOption, read_strategy
+from vflowopt.cli.strategies import STRATEGIES, StrategiesOption
 from vflowopt.cli.tables import print_table
 from vflowopt.errors import InputError, UnsupportedOperationError
 from vflowopt.figures import percent, score
+from vflowopt.strategies.reading import read_strategy
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -77,8 +78,7 @@ def flow(
             f"adapter {adapter.name!r} has no flow(): it cannot observe hidden states per layer; ask its authors for it"
         )
     loaded = chosen.load(device, dtype)
-    layers = adapter.num_layers(loaded.model)
-    strategies = {text: strategy_for(layers) for text, strategy_for in given.items()}
+    strategies = {text: strategy_of(adapter, loaded.model, strategy_for) for text, strategy_for in given.items()}
     inputs = tracked([question.prepare(loaded) for question in questions], f"encoding {len(questions)} samples")
     with steps() as bar:
         task = bar.add_task("prefills", total=None)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vflowopt.adapter import Inputs, LoadedModel
+from vflowopt.adapter import Inputs, LoadedModel, strategy_of
 from vflowopt.budgets.calibration import prune_guarded
 from vflowopt.cli.budgets import GuardOption, read_cost
 from vflowopt.cli.console import JsonOption, print_json
@@ -15,10 +15,11 @@ from vflowopt.cli.data import ask
 from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
-from vflowopt.cli.strategies import STRATEGIES, StrategyOption, read_strategy
+from vflowopt.cli.strategies import STRATEGIES, StrategyOption
 from vflowopt.cli.tables import print_table
 from vflowopt.figures import percent, seconds, size, tokens
 from vflowopt.report import PruningReport
+from vflowopt.strategies.reading import read_strategy
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -61,7 +62,7 @@ def run(
     question = ask(image, video, frames, prompt)
     loaded = chosen.load(device, dtype)
     inputs = question.prepare(loaded)
-    chosen_strategy = strategy_for(loaded.adapter.num_layers(loaded.model))
+    chosen_strategy = strategy_of(loaded.adapter, loaded.model, strategy_for)
     with prune_guarded(loaded.adapter, loaded.model, chosen_strategy, loaded.processor, cost) as pruning:
         loaded.generate(inputs, 1)  # refuses an infeasible budget before anything is printed
         report = pruning.report

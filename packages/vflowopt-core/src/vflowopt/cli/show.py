@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
+from vflowopt.adapter import strategy_of
 from vflowopt.cli.console import results
 from vflowopt.cli.data import ask
 from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, ImagesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.outputs import ForceOption, claim
-from vflowopt.cli.strategies import STRATEGIES, StrategyOption, read_strategy
+from vflowopt.cli.strategies import STRATEGIES, StrategyOption
+from vflowopt.strategies.reading import read_strategy
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -51,7 +53,7 @@ def show(
     question = ask(image, video, frames, prompt)
     loaded = chosen.load(device, dtype)
     inputs = question.prepare(loaded)
-    chosen_strategy = strategy_for(loaded.adapter.num_layers(loaded.model))
+    chosen_strategy = strategy_of(loaded.adapter, loaded.model, strategy_for)
     with loaded.adapter.prune(loaded.model, chosen_strategy, processor=loaded.processor) as pruning:
         answer = loaded.generate(inputs, 16)
         layers = pruning.report.num_layers

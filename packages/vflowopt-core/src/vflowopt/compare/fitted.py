@@ -10,7 +10,8 @@ from vflowopt.compare.cells import Cell
 from vflowopt.components.stage_scoring import ReceivedAttention
 from vflowopt.errors import StrategyError
 from vflowopt.files.output import make_folder
-from vflowopt.search.fitting import Fitting, observe
+from vflowopt.search.fitting import fitted_provenance, observe
+from vflowopt.strategies.fitting import Fitting
 from vflowopt.strategies.strategy import Strategy
 
 
@@ -41,7 +42,7 @@ class Fitter:
         """
         layers = self._loaded.adapter.num_layers(self._loaded.model)
         source = f"vflowopt compare {self._identity}"
-        provenance = fitting.provenance(cell.model, layers, self._samples, source)
+        provenance = fitted_provenance(fitting, cell.model, layers, self._samples, source)
         path = self._folder / f"{file_name(cell.model, cell.method, cell.budget, cell.seed)}.json"
         with suppress(StrategyError):  # there is no file, or it was damaged
             kept = Strategy.load(path)

@@ -6,17 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vflowopt.errors import InputError, StrategyError
-from vflowopt.search.fitting import Fitting
-from vflowopt.strategies.strategy import Strategy
+from vflowopt.strategies.fitting import Fitting
+from vflowopt.strategies.front import StrategyFront
+from vflowopt.strategies.specification import StrategyFor, specification
 from vflowopt.strategies.variables import read_fixed
 
 UNPRUNED, SEARCHED = "unpruned", "searched"
 
-StrategyFor = Callable[[int], Strategy]
-"""Gives a strategy for a number of decoder layers; raises a BudgetError or StrategyError where there is none."""
-
 Reader = Callable[[str], StrategyFor]
-"""Reads a strategy specification, see :func:`vflowopt.cli.strategies.read_strategy`."""
+"""Reads a strategy specification, see :func:`vflowopt.strategies.reading.read_strategy`."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class Method:
         budgeted: whether it is run at every budget.
         seeded: whether seeds make a difference.
         file: whether it is one fixed strategy.
+        front: whether it is a file of a front, which has a strategy for every budget.
         fitted: whether its schedule is fitted to samples.
         searched: whether it is searched for.
         fixed: variables that its search does not vary.
@@ -39,6 +38,7 @@ class Method:
     budgeted: bool = True
     seeded: bool = False
     file: bool = False
+    front: bool = False
     fitted: bool = False
     searched: bool = False
     fixed: Mapping[str, float] = field(default_factory=dict)
@@ -52,16 +52,17 @@ class Method:
         """The ``--strategy`` argument that means this method at a budget."""
         if self.file:
             return self.name
-        scorer, comma, options = self.name.partition(",")
-        return f"{scorer}@{budget}{comma}{options}" + ("" if seed is None else f",seed={seed}")
+        if self.front:
+            return f"{self.name}@{budget}"
+        return specification(self.name, budget, "" if seed is None else f",seed={seed}")
 
 
 def read_method(text: str, budgets: Sequence[float], read: Reader) -> Method:
     """What a ``--method`` argument means.
 
     Args:
-        text: ``NAME[,OPTION=VALUE...]``, a strategy file, ``preset:NAME``, ``"unpruned"``, or ``"searched"``, which may
-            be followed by ``,VARIABLE=VALUE`` for what its search does not vary.
+        text: ``NAME[,OPTION=VALUE...]``, the file of a strategy or a front, ``preset:NAME``, ``"unpruned"``, or
+            ``"searched"``, which may be followed by ``,VARIABLE=VALUE`` for what its search does not vary.
         budgets: at which it will be run.
         read: reads strategy specifications.
 
@@ -74,10 +75,11 @@ def read_method(text: str, budgets: Sequence[float], read: Reader) -> Method:
     name, _, options = text.partition(",")
     if name == SEARCHED:
         return Method(text, text, seeded=True, searched=True, fixed=read_fixed(filter(None, options.split(","))))
+    if StrategyFront.is_in(text):
+        return Method(text, _identity(text, StrategyFront.load(text).to_json()), front=True)
     if text.startswith("preset:") or text.endswith(".json") or Path(text).exists():
         content = read(text)(1).to_json()  # a file's strategy does not depend on the number of layers
-        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-        return Method(text, f"{text} {digest}", budgeted=False, file=True)
+        return Method(text, _identity(text, content), budgeted=False, file=True)
     if "@" in text:
         scorer = text.partition("@")[0]
         raise InputError(f"a method has no budget of its own: write {scorer!r} and --budget, not {text!r}")
@@ -85,6 +87,10 @@ def read_method(text: str, budgets: Sequence[float], read: Reader) -> Method:
     fitted = [isinstance(read(method.specification(budget, None)), Fitting) for budget in budgets]
     seeded = "seed=" not in text and _takes_a_seed(method, budgets[0], read)
     return Method(text, text, seeded=seeded, fitted=all(fitted))
+
+
+def _identity(text: str, content: str) -> str:
+    return f"{text} {hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def _takes_a_seed(method: Method, budget: float, read: Reader) -> bool:

@@ -8,10 +8,11 @@ from pathlib import Path
 from vflowopt.adapter import LoadedModel
 from vflowopt.compare.cells import Cell
 from vflowopt.compare.contracts import Asked, Effort, Watch
-from vflowopt.compare.methods import UNPRUNED, Method, Reader, StrategyFor
+from vflowopt.compare.methods import UNPRUNED, Method, Reader
 from vflowopt.compare.store import Store
 from vflowopt.compare.workbench import Workbench
-from vflowopt.search.fitting import Fitting
+from vflowopt.strategies.fitting import Fitting
+from vflowopt.strategies.specification import StrategyFor
 from vflowopt.strategies.strategy import Strategy
 
 

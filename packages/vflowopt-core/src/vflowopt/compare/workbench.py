@@ -24,7 +24,7 @@ from vflowopt.errors import (
 from vflowopt.files.output import make_folder
 from vflowopt.report import UnitReport
 from vflowopt.search import OptimizeResult, SearchProgress, search
-from vflowopt.search.fitting import Fitting
+from vflowopt.strategies.fitting import Fitting
 from vflowopt.strategies.strategy import Strategy
 
 CANNOT = (BudgetError, ImportanceError, StrategyError, UnsupportedModelError, UnsupportedOperationError)

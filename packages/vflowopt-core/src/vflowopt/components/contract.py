@@ -37,6 +37,16 @@ class Component(Value, ABC):
             raise PluginError(f'{cls.__name__} must declare its name: name: Literal["..."] = "..."')
         return name
 
+    def __str__(self) -> str:
+        """Name and options other than the defaults, on one line."""
+        fields = type(self).model_fields
+        told = [
+            f"{name}={value!r}"
+            for name, field in fields.items()
+            if name != "name" and (value := getattr(self, name)) != field.default
+        ]
+        return f"{self.component_name()}({', '.join(told)})"
+
     @property
     def needs(self) -> frozenset[str]:
         """What the component reads of a unit's :class:`ScoringContext`; adapters refuse what they cannot give.

@@ -35,6 +35,8 @@ from vflowopt.methods.sparsevlm import SparseVLM, raters
 from vflowopt.methods.sparsevlm_recycler import DensityPeaks
 
 _BISECTIONS = 60
+ROUNDING = 1e-12
+"""By which a budget may fall below the least one."""
 
 
 class AdaptiveSparseVLM(FittedScorer):
@@ -104,7 +106,7 @@ def fit(seen: Sequence[ReceivedAttention], budget: float, stages: Sequence[int])
         return Progressive.from_cumulative(stages, _shares(floors, stages, scale))
 
     least = schedule(1.0).average_retention(layers)
-    if least > target:
+    if least > target + ROUNDING:
         raise BudgetError(
             f"an average retention of {budget} cannot be met by SparseVLM's ranks on these samples: it prunes from "
             f"layer {stages[0]} of {layers} on, and never below the rank; the smallest feasible budget is {least:.4f}"

@@ -59,6 +59,11 @@ class PruningPlan:
     mass: tuple[Array, ...] = ()
     bias: tuple[Array, ...] = ()
 
+    def __repr__(self) -> str:
+        """Counts alone, which wait for no device."""
+        stages = [f"{count} from layer {layer}" for count, layer in zip(self.counts, self.boundaries, strict=False)]
+        return f"PruningPlan({self.tokens} visual tokens -> {', '.join(stages) or 'still to be decided'})"
+
     @property
     def tokens(self) -> int:
         """N, the unit's visual tokens before pruning."""

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from vflowopt.adapter import Evaluator, Inputs
+from vflowopt.adapter import Evaluator
 from vflowopt.discovery.wrapping import unwrap
 from vflowopt.plugins import find_adapter
 from vflowopt.search.journal import Place, check_journal
@@ -18,8 +17,8 @@ from vflowopt.strategies.strategy import Strategy
 
 
 def optimize(
-    model: Any,
-    samples: Iterable[Inputs],
+    model: object,
+    samples: Iterable[Mapping[str, object]],
     budget: Budget,
     *,
     iterations: int = 50,
@@ -31,7 +30,7 @@ def optimize(
     starts: Iterable[Strategy] | None = None,
     fixed: Mapping[str, float] | None = None,
     progress: SearchProgress | bool | None = None,
-    processor: Any = None,
+    processor: object = None,
     evaluator: Evaluator | None = None,
 ) -> OptimizeResult:
     """Search the pruning strategy that changes a model's outputs least at a fixed average retention (Algorithm 1).
@@ -153,7 +152,7 @@ def _search(
     return Run(evaluator, space, proposer, settings, objective, model_name)(journal, method, progress)
 
 
-def _model_name(model: Any) -> str | None:
+def _model_name(model: object) -> str | None:
     """The path or hub id that a model was loaded from, if it says so."""
     name = getattr(getattr(unwrap(model), "config", None), "_name_or_path", None)
     return name if isinstance(name, str) and name else None

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,7 @@ from vflowopt.errors import BudgetError, StrategyError, named
 from vflowopt.files.documents import parse_document, read_text
 from vflowopt.files.output import FileKind, Output
 from vflowopt.strategies.rescaling import at_budget
-from vflowopt.strategies.strategy import Provenance, Strategy
+from vflowopt.strategies.strategy import Provenance, Strategy, is_preset
 from vflowopt.values import Value
 
 FORMAT: Literal["vflowopt/front/1"] = "vflowopt/front/1"
@@ -142,11 +142,28 @@ class StrategyFront(Value):
         return Output.claim(path, FRONT_FILE, force=force).write(self.to_json())
 
 
-def strategy_at(source: Strategy | str | Path, budget: float, num_layers: int) -> Strategy:
-    """What a file holds for a budget: of a front the strategy there, of a strategy itself, brought to the budget.
+Stored: TypeAlias = Strategy | StrategyFront | str | Path
+"""A strategy or a front; the path of its file; or the name of a preset."""
+
+
+def read_stored(source: Stored) -> Strategy | StrategyFront:
+    """What a file or preset holds: a strategy or a front; either as it is.
+
+    Raises:
+        StrategyError: there is no such file or preset, or it holds neither.
+    """
+    if isinstance(source, StrategyFront):
+        return source
+    if isinstance(source, str | Path) and not is_preset(source) and StrategyFront.is_in(source):
+        return StrategyFront.load(source)
+    return Strategy.read(source)
+
+
+def strategy_at(source: Stored, budget: float, num_layers: int) -> Strategy:
+    """What a source holds for a budget: of a front the strategy there, of a strategy itself, brought to the budget.
 
     Args:
-        source: a strategy; the path of its file or of a front's; or the name of a preset.
+        source: what holds it.
         budget: average retention in (0, 1].
         num_layers: decoder layers of the model.
 
@@ -154,9 +171,9 @@ def strategy_at(source: Strategy | str | Path, budget: float, num_layers: int) -
         StrategyError: there is no such file or preset, or it holds neither; or its schedule cannot be changed.
         BudgetError: the front does not reach the budget, or the stages leave no room for it.
     """
-    if isinstance(source, str | Path) and StrategyFront.is_in(source):
-        return StrategyFront.load(source).at(budget, num_layers)
-    strategy = Strategy.read(source)
+    strategy = read_stored(source)
+    if isinstance(strategy, StrategyFront):
+        return strategy.at(budget, num_layers)
     origin = strategy.provenance or Provenance()
     if origin.num_layers == num_layers and abs(strategy.average_retention(num_layers) - check_budget(budget)) <= 1e-9:
         return strategy

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from vflowopt.components import Component, Mass, Recycler, Schedule, Scorer, ScoringContext
 from vflowopt.components.recycle import GridRecycler
-from vflowopt.components.schedule import Progressive, default_stages
+from vflowopt.components.schedule import Progressive, check_budget, default_stages
 from vflowopt.components.scorer import CalibratedAttention
 from vflowopt.components.stage_recycling import StageRecycler
 from vflowopt.components.stage_scoring import StageScorer
@@ -27,6 +27,8 @@ from vflowopt.values import Value
 
 FORMAT: Literal["vflowopt/strategy/1"] = "vflowopt/strategy/1"
 STRATEGY_FILE = FileKind.json("a strategy", FORMAT)
+PRESET = "preset:"
+"""May stand before the name of a preset."""
 _PRESETS = resources.files("vflowopt.strategies") / "presets"
 
 
@@ -112,18 +114,36 @@ class Strategy(Value):
     def vflowopt(
         cls,
         *,
-        num_layers: int,
-        retention: tuple[float, ...],
+        num_layers: int | None = None,
+        retention: tuple[float, ...] | None = None,
+        budget: float | None = None,
         threshold: float = 0.0,
         entropy_weight: float = 0.0,
         diversity: float = 0.0,
         cell: float | None = None,
         stages: tuple[int, ...] | None = None,
     ) -> "Strategy":
-        """The method with (t, alpha, a, R1, ..., RS) given, and diversity; ``cell=None`` does not recycle."""
+        """The method with (t, alpha, a, R1, ..., RS) given, and diversity; ``cell=None`` does not recycle.
+
+        Args:
+            num_layers: decoder layers L of the model.
+            retention: R1, ..., RS, each relative to the stage before.
+            budget: in place of ``retention``, the average retention in (0, 1]: the same relative retention at every
+                stage, or, without ``num_layers``, once before the LLM, which has this average at any depth.
+            threshold: t.
+            entropy_weight: alpha.
+            diversity: delta, beyond the paper.
+            cell: a.
+            stages: decoder layers before which to prune; by default 0, L // 3 and 2 (L // 3).
+
+        Raises:
+            StrategyError: not one of ``retention`` and ``budget``, or no ``num_layers`` where the schedule depends on
+                it; or a value is out of its range.
+            BudgetError: the budget is outside (0, 1], or layers before the first stage use it up.
+        """
         return cls(
             scorer=CalibratedAttention(threshold=threshold, entropy_weight=entropy_weight, diversity=diversity),
-            schedule=Progressive(stages=default_stages(num_layers) if stages is None else stages, retention=retention),
+            schedule=_progressive(num_layers, retention, budget, stages),
             recycler=None if cell is None else GridRecycler(cell=cell),
         )
 
@@ -178,8 +198,8 @@ class Strategy(Value):
         """
         if isinstance(source, Strategy):
             return source
-        if isinstance(source, str) and (source.startswith("preset:") or source in preset_names()):
-            return cls.preset(source.removeprefix("preset:"))
+        if isinstance(source, str) and (source.startswith(PRESET) or is_preset(source)):
+            return cls.preset(source.removeprefix(PRESET))
         if not isinstance(source, (str, Path)):
             raise StrategyError(
                 f"{shown(source)} is no strategy: give a Strategy, the path of a strategy file, or the name of a preset"
@@ -214,6 +234,12 @@ class Strategy(Value):
             OutputError: it cannot be written, or something else is there.
         """
         return Output.claim(path, STRATEGY_FILE, force=force).write(self.to_json())
+
+    def __repr__(self) -> str:
+        """Its components, each with what is not at its default, on one line."""
+        return f"Strategy({', '.join(f'{part.kind}={part}' for part in components_of(self))})"
+
+    __str__ = __repr__
 
     def with_provenance(self, provenance: Provenance) -> "Strategy":
         """The same strategy with another provenance."""
@@ -252,6 +278,23 @@ class Strategy(Value):
         return draft
 
 
+def _progressive(
+    num_layers: int | None, retention: tuple[float, ...] | None, budget: float | None, stages: tuple[int, ...] | None
+) -> Progressive:
+    if (retention is None) == (budget is None):
+        raise StrategyError(f"give either retention or budget; got {shown(retention)} and {shown(budget)}")
+    if retention is not None and stages is not None:
+        return Progressive(stages=stages, retention=retention)
+    if budget is not None and num_layers is None and stages is None:
+        return Progressive.flat(budget)
+    if num_layers is None:
+        raise StrategyError("give num_layers, for example 28: the schedule depends on how many layers the decoder has")
+    chosen = default_stages(num_layers) if stages is None else stages
+    if budget is None:
+        return Progressive(stages=chosen, retention=retention)
+    return Progressive.geometric(check_budget(budget), tuple(dict.fromkeys(chosen)), num_layers)
+
+
 def preset_names() -> list[str]:
     """Names that :meth:`Strategy.preset` knows."""
     return sorted(
@@ -261,6 +304,11 @@ def preset_names() -> list[str]:
         for entry in family.iterdir()
         if entry.name.endswith(".json")
     )
+
+
+def is_preset(name: object) -> bool:
+    """Whether a preset has this name, with or without ``preset:`` before it."""
+    return isinstance(name, str) and name.removeprefix(PRESET) in preset_names()
 
 
 def _nearest_preset(name: str) -> str:

@@ -108,7 +108,7 @@ class QuestionPanel:
             bare = {name: value for name, value in inputs.items() if name not in PIXELS}
             inputs = {**bare, "mm_encoder_outputs": dict(asked.features)}
         with (
-            Session(self._family, self._model, strategy, self._statistics).installed() as session,
+            Session(self._family, self._model, strategy, self._statistics) as session,
             self._watched() as seen,
         ):
             session.recall(asked.encodings)

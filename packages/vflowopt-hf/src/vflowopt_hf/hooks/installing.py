@@ -22,8 +22,8 @@ class Installed:
             PruningStateError: always.
         """
         raise PruningStateError(
-            "a model that is being pruned cannot be copied or pickled; leave its `with prune(...)` first (saving its "
-            "weights with save_pretrained or state_dict works inside, too)"
+            "a model that is being pruned cannot be copied or pickled; leave its `with prune(...)` first, or call "
+            "stop() (saving its weights with save_pretrained or state_dict works while it is pruned, too)"
         )
 
 
@@ -87,5 +87,6 @@ def require_unclaimed(module: nn.Module, owner: Installed | None = None) -> None
     """
     if vars(module).get(CLAIM, owner) is not owner:
         raise PruningStateError(
-            f"this {type(module).__name__} is being pruned already or measured; leave the outer `with prune(...)` first"
+            f"this {type(module).__name__} is being pruned already or measured; leave the outer `with prune(...)`, or "
+            f"call its stop(), first"
         )

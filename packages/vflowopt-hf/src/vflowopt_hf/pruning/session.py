@@ -1,14 +1,15 @@
-"""``prune`` for transformers models: hooks over model, backbone, vision attention and decoder for one block.
+"""``prune`` for transformers models: hooks over model, backbone, vision attention and decoder, from start to stop.
 
 State belongs to a forward: what a session knows of one is in a :class:`ModelForward`, found by the thread that runs it.
 """
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from vflowopt_hf.decoder.generation import checked_generation
 from vflowopt_hf.decoder.padding import token_mask
 from vflowopt_hf.decoder.staged import StagedDecoder
 from vflowopt_hf.family import Family
-from vflowopt_hf.hooks.compiling import require_step, unwrapped
+from vflowopt_hf.hooks.compiling import eagerly, require_step, unwrapped
 from vflowopt_hf.hooks.installing import Installed, at_end, replaced, require_unclaimed
 from vflowopt_hf.hooks.running import Door, Forward, Running
 from vflowopt_hf.pixels import PixelStatistics
@@ -71,7 +72,18 @@ class _Last(threading.local):
 
 
 class Session(Installed):
-    """A model being pruned; also the ``pruning`` that users see (:class:`vflowopt.adapter.Pruning`)."""
+    """A model being pruned: the ``pruning`` that users see (:class:`vflowopt.adapter.Pruning`).
+
+    Its hooks hold it, so that it lasts until it is stopped, whoever else forgets it.
+
+    Args:
+        family: of the model.
+        model: the bare model.
+        strategy: what prunes; it fits the model.
+        statistics: of the pixels.
+        guard: what prefills cost.
+        shell: the model as it was given, inside wrappers whose compiled entrances the session cannot see otherwise.
+    """
 
     def __init__(
         self,
@@ -80,30 +92,61 @@ class Session(Installed):
         strategy: Strategy,
         statistics: PixelStatistics,
         guard: CostModel | None = None,
+        shell: Any = None,
     ) -> None:
         self._family, self._model, self._strategy, self._statistics = family, model, strategy, statistics
-        self._guard = guard
+        self._guard, self._shell = guard, shell
         self._backbone = unwrapped(family.backbone(model))
         self._door = Door()
         self._running: Running[ModelForward] = Running()
         self._last = _Last()
         self._finished: Outcome | None = None
         self._tap: EncoderTap
+        self._hooks: ExitStack | None = None
 
-    @contextmanager
-    def installed(self) -> Iterator["Session"]:
-        """Hooks are in place inside the block and gone after it, also after an exception.
+    def start(self) -> Self:
+        """Put the hooks in place; nothing happens if they are.
 
         Raises:
-            PruningStateError: the model is being pruned already.
+            PruningStateError: the model is being pruned already, by another session, or measured.
         """
-        with ExitStack() as stack:
-            with self._door.opening():
-                self._install(stack)
-            stack.callback(self._door.close)
-            yield self
+        if self._hooks is None:
+            with ExitStack() as stack:
+                with self._door.opening():
+                    self._install(stack)
+                stack.callback(self._door.close)
+                self._hooks = stack.pop_all()
+        return self
+
+    def stop(self) -> None:
+        """Take the hooks off; nothing happens if they are."""
+        self.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        """See :meth:`start`.
+
+        Raises:
+            PruningStateError: the model is being pruned already, also by this session, or measured.
+        """
+        if self._hooks is not None:
+            raise PruningStateError("this pruning has begun already; leave `with` out, or call its stop() first")
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """See :meth:`stop`."""
+        hooks, self._hooks = self._hooks, None
+        if hooks is not None:
+            hooks.__exit__(kind, error, trace)
+
+    def __repr__(self) -> str:
+        state = "off" if self._hooks is None else "on"
+        return f"<Pruning of a {self._family.name} model, {state}: {self._strategy!r}>"
 
     def _install(self, stack: ExitStack) -> None:
+        if self._shell is not None:
+            stack.enter_context(eagerly(self._shell, [self._model], lambda _: True))
         depth, components = vision_depth(self._family, self._model), components_of(self._strategy)
         layers = max(component.class_attention_layers(depth) for component in components)
         whole = {layer for component in components for layer in component.attention_layers(depth)}
@@ -147,14 +190,15 @@ class Session(Installed):
     def _require_open(self) -> None:
         if not self._door.is_open:
             raise PruningStateError(
-                "generate() was called inside `with prune(...)` and runs after its end, where nothing is pruned; wait "
-                "for it inside the block (for a streamer: read it to its end, or join its thread)"
+                "generate() was called inside `with prune(...)`, or before stop(), and runs after it, where nothing is "
+                "pruned; wait for it inside (for a streamer: read it to its end, or join its thread)"
             )
 
     def _come_in(self, module: nn.Module) -> ModelForward:
         if self._running.innermost is None and not self._door.enter():
             raise PruningStateError(
-                "this forward began as its `with prune(...)` ended; wait inside the block for what other threads run"
+                "this forward began as its `with prune(...)` ended; wait inside the block, or before stop(), for what "
+                "other threads run"
             )
         return self._running.enter(ModelForward(module))
 
@@ -261,7 +305,7 @@ class Session(Installed):
         """Of this thread's last prefill or, if it has run none, of the last that any thread has finished."""
         outcome = self._last.outcome or self._finished
         if outcome is None:
-            raise PruningStateError("there is no report yet: no prefill has run in this block")
+            raise PruningStateError("there is no report yet: no prefill has run in this block, or since start()")
         return outcome
 
 

@@ -192,7 +192,7 @@ class Candidate:
         if self.strategy is None:
             return nullcontext()
         subject = self._subject
-        return Session(subject.family, subject.model, self.strategy, subject.statistics).installed()
+        return Session(subject.family, subject.model, self.strategy, subject.statistics)
 
 
 class HollowDecoder(nn.Module):

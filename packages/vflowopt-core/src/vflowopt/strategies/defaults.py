@@ -1,0 +1,37 @@
+"""What a budget alone means: the best known strategy."""
+
+from dataclasses import dataclass
+
+from vflowopt.strategies.specification import specification, specified
+from vflowopt.strategies.strategy import Strategy
+
+GENERAL_METHOD = "divprune"
+"""The method where nothing better is known of a model's family, as ``SCORER[,OPTION=VALUE...]``."""
+
+
+def general_strategy(budget: float, num_layers: int) -> Strategy:
+    """The default of any family that brings none of its own.
+
+    Args:
+        budget: average retention in (0, 1].
+        num_layers: decoder layers of the model.
+
+    Raises:
+        BudgetError: the budget is outside (0, 1].
+    """
+    return specified(specification(GENERAL_METHOD, budget))(num_layers)
+
+
+@dataclass(frozen=True)
+class Default:
+    """A budget without a strategy: an adapter may know a better one than the general one.
+
+    Attributes:
+        budget: average retention in (0, 1].
+    """
+
+    budget: float
+
+    def __call__(self, num_layers: int) -> Strategy:
+        """The general default."""
+        return general_strategy(self.budget, num_layers)
