@@ -15,6 +15,7 @@ from vflowopt.cli.data import read_directory, read_jsonl
 from vflowopt.cli.evaluate import is_right, normalised
 from vflowopt.cli.failures import INTERRUPTED
 from vflowopt.components.baselines import RandomTokens
+from vflowopt.components.mass import LogMass
 from vflowopt.errors import BudgetError, StrategyError
 from vflowopt.methods import FastV
 from vflowopt.strategies.reading import read_strategy
@@ -70,6 +71,9 @@ def test_specifications():
     rich = read_strategy("calibrated-attention@0.1,threshold=1.5,entropy_weight=2,cell=3.5")(28)
     assert rich.scorer == CalibratedAttention(threshold=1.5, entropy_weight=2)
     assert rich.recycler == GridRecycler(cell=3.5)
+    assert rich.mass is None
+    assert read_strategy("divprune@0.1,mass=0.5")(28).mass == LogMass(gamma=0.5)
+    assert read_strategy("fastv@0.25,mass=1")(28).mass == LogMass(gamma=1)
     assert read_strategy("preset:llava-onevision-7b/25")(28) == Strategy.preset("llava-onevision-7b/25")
 
 
@@ -96,7 +100,9 @@ def test_schedules_that_do_not_fit_the_decoder(text, layers, error, said):
         read_strategy(text)(layers)
 
 
-@pytest.mark.parametrize("text", ["fastv@0.5,stages=two", "fastv@0.5,seed=1", "random@0.5,stages=2"])
+@pytest.mark.parametrize(
+    "text", ["fastv@0.5,stages=two", "fastv@0.5,seed=1", "random@0.5,stages=2", "random@0.5,mass=2"]
+)
 def test_options_that_a_method_does_not_have(text):
     with pytest.raises(StrategyError):
         read_strategy(text)

@@ -9,11 +9,13 @@ from transformers import CompileConfig, DynamicCache, LlavaOnevisionForCondition
 from support.generating import generating, same
 from support.tiny import image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy, prune
+from vflowopt.components.mass import LogMass
 from vflowopt.errors import PruningStateError, UnsupportedOperationError
 from vflowopt.methods import FastV
 
 LAYERS, STEPS, WARM = 3, 6, 2
 STRATEGY = Strategy.vflowopt(num_layers=LAYERS, retention=(0.4, 0.6), stages=(1, 2), threshold=1.2, cell=2.5)
+WEIGHED = STRATEGY.model_copy(update={"mass": LogMass(gamma=1)})
 BY_ATTENTION = Strategy(scorer=FastV(), schedule=Progressive(stages=(1,), retention=(0.4,)))
 BATCHES = {"one": [[(42, 42)]], "unequal": [[(42, 42)], [(30, 60)], []]}
 generate, assert_same = generating(5), same(1e-6)
@@ -70,6 +72,8 @@ def caches(model, kind):
         ("dynamic", "unequal", STRATEGY, "sdpa"),
         ("static", "unequal", STRATEGY, "sdpa"),
         ("static", "one", BY_ATTENTION, "sdpa"),
+        ("dynamic", "one", WEIGHED, "sdpa"),
+        ("static", "unequal", WEIGHED, "sdpa"),
         pytest.param("dynamic", "one", STRATEGY, "eager", marks=pytest.mark.slow),
         pytest.param("dynamic", "unequal", BY_ATTENTION, "eager", marks=pytest.mark.slow),
         pytest.param("static", "one", STRATEGY, "eager", marks=pytest.mark.slow),

@@ -399,7 +399,7 @@ def test_flash_attention_sees_only_keys_inside_the_window():
     """For one query, hiding all keys outside the window is the window."""
     columns = torch.tensor([[0, 1, 1, 1]])  # logical tokens 5 to 8, the first of them padding
     key = torch.tensor([[3, 5, 6, 8]])
-    reduced = partial(pruned_mask, query=None, key=Slots(key), rows=1, start=3, first=5)
+    reduced = partial(pruned_mask, query=None, key=Slots(key), rows=1, start=3, first=5, dtype=torch.float32)
     hidden = reduced(columns, implementation="flash_attention_2")
     assert hidden.tolist() == [[0, 0, 1, 1]]
     hidden = reduced(None, implementation="flash_attention_2")

@@ -69,6 +69,16 @@ def test_every_kind_of_mask(states, mask, heads, block, monkeypatch):
     np.testing.assert_allclose(got.numpy(), loops(*states, seen, heads), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("mask", ["plain causal", "flash", "boolean"])
+def test_a_bias_of_keys(states, mask):
+    given, window, seen = MASKS[mask]
+    bias = torch.rand(BATCH, SLOTS, generator=torch.Generator().manual_seed(2))
+    call = AttentionCall(*states, scaling=0.7, mask=given, window=window, bias=bias)
+    got = call.received(SAMPLE, torch.tensor(CHOSEN), torch.tensor(WEIGHTS))
+    expected = loops(*states, lambda head, row, slot: seen(head, row, slot) + float(bias[SAMPLE, slot]), "mean")
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_masks_that_are_no_tensors(states):
     call = AttentionCall(*states, scaling=1.0, mask=object())
     with pytest.raises(UnsupportedOperationError, match="masks of type object"):

@@ -3,6 +3,7 @@
 import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from transformers import StaticCache, modeling_flash_attention_utils
@@ -10,10 +11,13 @@ from transformers import StaticCache, modeling_flash_attention_utils
 from support.generating import generating, same
 from support.tiny import LAYERS, image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy, prune
+from vflowopt.components.mass import LogMass
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt.methods import FastV
 
 STRATEGY = Strategy.vflowopt(num_layers=LAYERS, retention=(0.4, 0.6, 0.5), threshold=1.2, cell=2.5)
+WEIGHED = STRATEGY.model_copy(update={"mass": LogMass(gamma=1)})
+either = pytest.mark.parametrize("strategy", [STRATEGY, WEIGHED], ids=["plain", "by mass"])
 BATCHES = {"one": [[(80, 60)]], "unequal": [[(42, 42)], [(30, 120), (50, 50)], []]}
 batches = pytest.mark.parametrize("samples", BATCHES.values(), ids=BATCHES)
 generate, assert_same = generating(8), same(1e-5)
@@ -67,15 +71,17 @@ def with_attention(model, implementation):
 
 
 @batches
+@either
 @pytest.mark.parametrize("implementation", ["flash_attention_2", "flash_attention_3"])
-def test_flash_attention_equals_sdpa(kernels, samples, implementation):
+def test_flash_attention_equals_sdpa(kernels, samples, implementation, strategy):
+    """Without a mask of queries and keys, also where keys have a bias."""
     model = tiny_onevision()
     inputs = image_inputs(model, samples)
-    with prune(model, STRATEGY) as pruning:
+    with prune(model, strategy) as pruning:
         expected = generate(model, inputs)
         lengths = pruning.report.sequence_lengths
     flash = with_attention(model, implementation)
-    with prune(flash, STRATEGY):
+    with prune(flash, strategy):
         assert_same(generate(flash, inputs), expected)
     prefill, steps = kernels[:LAYERS], kernels[LAYERS:]
     if len(samples) == 1:
@@ -89,17 +95,50 @@ def test_flash_attention_equals_sdpa(kernels, samples, implementation):
     assert len(steps) == 7 * LAYERS
 
 
-def test_flash_attention_in_a_second_turn(kernels):
+@either
+def test_flash_attention_in_a_second_turn(kernels, strategy):
     model = tiny_onevision()
     first, second = image_inputs(model, [[(80, 60)]]), image_inputs(model, [[(40, 90)]], seed=5)
     found = []
     for own in (model, with_attention(model, "flash_attention_2")):
-        with prune(own, STRATEGY):
+        with prune(own, strategy):
             out = generate(own, first, 3)
             ids = torch.cat([out.sequences, second["input_ids"]], dim=1)
             inputs = second | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             found.append(generate(own, inputs, 3, past_key_values=out.past_key_values))
     assert_same(found[1], found[0])
+
+
+def test_a_stage_that_ranks_by_flash_attention_sees_the_bias(kernels):
+    model = tiny_onevision()
+    inputs, plans = image_inputs(model, BATCHES["unequal"]), []
+    strategy = Strategy(
+        scorer=FastV(), schedule=Progressive(stages=(1, 3), retention=(0.4, 0.5)), mass=LogMass(gamma=1)
+    )
+    for own in (model, with_attention(model, "flash_attention_2")):
+        with prune(own, strategy) as pruning:
+            generate(own, inputs, 2)
+            plans.append(pruning.plan)
+    for expected, found in zip(*plans, strict=True):
+        assert [kept.tolist() for kept in found.kept] == [kept.tolist() for kept in expected.kept]
+        np.testing.assert_allclose(found.importance, expected.importance, atol=1e-5)
+
+
+def test_flash_attention_does_not_lose_the_bias_in_silence(kernels):
+    """A block without mass has nothing to carry it with; nothing has run then, and the right block goes on."""
+    flash = with_attention(tiny_onevision(), "flash_attention_2")
+    inputs, step = image_inputs(flash, BATCHES["one"]), {"input_ids": torch.tensor([[7]]), "use_cache": True}
+    with prune(flash, WEIGHED), torch.no_grad():
+        cache = flash(**inputs, use_cache=True).past_key_values
+        expected = flash(**step, past_key_values=copy.deepcopy(cache)).logits
+    with (
+        prune(flash, STRATEGY),
+        torch.no_grad(),
+        pytest.raises(UnsupportedOperationError, match="tokens that get attention by their mass"),
+    ):
+        flash(**step, past_key_values=cache)
+    with prune(flash, WEIGHED), torch.no_grad():
+        assert torch.equal(flash(**step, past_key_values=cache).logits, expected)
 
 
 def test_flash_attention_on_static_caches_is_refused(kernels):
@@ -120,18 +159,20 @@ def uncompiled():
 
 
 @batches
-def test_flex_attention_equals_sdpa(uncompiled, samples):
+@either
+def test_flex_attention_equals_sdpa(uncompiled, samples, strategy):
     model = tiny_onevision()
     inputs = image_inputs(model, samples)
-    with prune(model, STRATEGY):
+    with prune(model, strategy):
         expected = generate(model, inputs)
     flex = with_attention(model, "flex_attention")
-    with prune(flex, STRATEGY) as pruning:
+    with prune(flex, strategy) as pruning:
         assert_same(generate(flex, inputs), expected)
         assert pruning.report.retention < 0.5
 
 
-def test_flex_attention_on_a_static_cache(uncompiled):
+@either
+def test_flex_attention_on_a_static_cache(uncompiled, strategy):
     """In a loop of one's own: upstream's generate cannot make its masks ahead of a step."""
     model = tiny_onevision()
     inputs = image_inputs(model, BATCHES["unequal"])
@@ -142,7 +183,7 @@ def test_flex_attention_on_a_static_cache(uncompiled):
         (model, None),
         (with_attention(model, "flex_attention"), StaticCache(config=model.config.text_config, max_cache_len=200)),
     ):
-        with prune(own, STRATEGY), torch.no_grad():
+        with prune(own, strategy), torch.no_grad():
             first = own(**inputs, past_key_values=cache)
             second = own(**step, past_key_values=first.past_key_values)
         found.append(torch.stack([first.logits[:, -1], second.logits[:, -1]]))

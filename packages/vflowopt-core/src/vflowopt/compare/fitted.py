@@ -46,7 +46,7 @@ class Fitter:
         path = self._folder / f"{file_name(cell.model, cell.method, cell.budget, cell.seed)}.json"
         with suppress(StrategyError):  # there is no file, or it was damaged
             kept = Strategy.load(path)
-            if (kept.scorer, kept.recycler, kept.provenance) == (fitting.scorer, fitting.recycler, provenance):
+            if kept == fitting.strategy(kept.schedule, provenance):
                 return kept
         strategy = fitting.fit(self._seen(fitting.scorer.fits_to_ranks), provenance)
         make_folder(self._folder)

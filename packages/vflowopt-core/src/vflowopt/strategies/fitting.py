@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vflowopt.components import Recycler
+from vflowopt.components import Mass, Recycler, Schedule
 from vflowopt.components.stage_scoring import FittedScorer, ReceivedAttention
 from vflowopt.strategies.strategy import Provenance, Strategy
 
@@ -16,11 +16,13 @@ class Fitting:
         scorer: fits the schedule.
         budget: average retention in (0, 1].
         recycler: of the strategy.
+        mass: likewise.
     """
 
     scorer: FittedScorer
     budget: float
     recycler: Recycler | None = None
+    mass: Mass | None = None
 
     def __call__(self, num_layers: int) -> Strategy:
         """There is no strategy without samples.
@@ -28,9 +30,7 @@ class Fitting:
         Raises:
             StrategyError: always; says how to fit one.
         """
-        return Strategy(
-            scorer=self.scorer, schedule=self.scorer.schedule(self.budget, num_layers), recycler=self.recycler
-        )
+        return self.strategy(self.scorer.schedule(self.budget, num_layers))
 
     def fit(self, seen: Sequence[ReceivedAttention], provenance: Provenance | None = None) -> Strategy:
         """The strategy, fitted to samples.
@@ -43,5 +43,10 @@ class Fitting:
             InputError: nothing was seen.
             BudgetError: the budget cannot be met on these samples; names the bound of those that can.
         """
-        schedule = self.scorer.fit_schedule(seen, self.budget)
-        return Strategy(scorer=self.scorer, schedule=schedule, recycler=self.recycler, provenance=provenance)
+        return self.strategy(self.scorer.fit_schedule(seen, self.budget), provenance)
+
+    def strategy(self, schedule: Schedule, provenance: Provenance | None = None) -> Strategy:
+        """The strategy with a schedule that was fitted."""
+        return Strategy(
+            scorer=self.scorer, schedule=schedule, recycler=self.recycler, mass=self.mass, provenance=provenance
+        )

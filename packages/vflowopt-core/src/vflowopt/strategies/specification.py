@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias, cast
 
-from vflowopt.components import Component, Recycler, Scorer
+from vflowopt.components import Component, Mass, Recycler, Scorer
+from vflowopt.components.mass import LogMass
 from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive, check_budget
 from vflowopt.components.stage_scoring import FittedScorer, StageScorer
@@ -49,7 +50,7 @@ def specified(text: str) -> StrategyFor:
         )
     budget, *pairs = rest.split(",")
     options = dict(_option(text, pair) for pair in pairs)
-    named = options.pop("recycler", None)
+    named, gamma = options.pop("recycler", None), options.pop("mass", None)
     recycling = {"cell": options.pop("cell")} if "cell" in options else {}
     staged = issubclass(kind, StageScorer) and not issubclass(kind, FittedScorer)  # whose stages are fitted
     stages = options.pop("stages", None) if staged else None
@@ -58,6 +59,7 @@ def specified(text: str) -> StrategyFor:
             retention = check_budget(float(budget))
         scorer = cast("Scorer", _build(text, kind, options))
         recycler = _recycler(text, scorer, named, recycling)
+        mass = None if gamma is None else cast("Mass", _build(text, LogMass, {"gamma": gamma}))
         numbers = None if stages is None else [int(stage) for stage in stages.split("/")]
     except (StrategyError, BudgetError):
         raise
@@ -66,7 +68,7 @@ def specified(text: str) -> StrategyFor:
         raise StrategyError(f"{text!r} is not SCORER@BUDGET[,OPTION=VALUE...], {example}: {error}") from error
 
     if isinstance(scorer, FittedScorer):
-        return Fitting(scorer, retention, recycler)
+        return Fitting(scorer, retention, recycler, mass)
 
     def for_depth(num_layers: int) -> Strategy:
         with _named(text):
@@ -74,7 +76,7 @@ def specified(text: str) -> StrategyFor:
                 schedule = scorer.schedule(retention, num_layers, numbers)
             else:
                 schedule = Progressive.flat(retention)
-            return Strategy(scorer=scorer, schedule=schedule, recycler=recycler)
+            return Strategy(scorer=scorer, schedule=schedule, recycler=recycler, mass=mass)
 
     return for_depth
 

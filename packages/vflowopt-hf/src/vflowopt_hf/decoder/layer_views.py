@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vflowopt_hf.decoder.cache import PrunedLayer, PrunedSlidingLayer
 from vflowopt_hf.decoder.conversion import AnyPrunedLayer
-from vflowopt_hf.decoder.masks import pruned_mask, step_mask
+from vflowopt_hf.decoder.masks import holds_bias, pruned_mask, step_mask
 from vflowopt_hf.decoder.slots import Slots
 from vflowopt_hf.decoder.windows import require_logical_window
 from vflowopt_hf.plans.rows import StageRows, take_rows
@@ -25,6 +25,8 @@ class LayerView:
         mask: what to give to the layers instead.
         embeddings: likewise.
         slots: tokens that the cache layer holds afterwards; ``None`` if it need not be told.
+        bias: float32 [batch, slots], what is to be added to the attention logits of keys besides, where the mask does
+            not hold it; ``None`` if nothing.
     """
 
     source: tuple[Any, Any, Any]
@@ -32,6 +34,7 @@ class LayerView:
     mask: Any
     embeddings: Any = None
     slots: Slots | None = None
+    bias: Tensor | None = None
 
     def serves(self, mask: Any, embeddings: Any, count: Any, device: torch.device) -> bool:
         """Whether a layer that is given these can use the view."""
@@ -65,20 +68,24 @@ class Views:
         key, count = (layer.history, window), layer.slot_count(self.queries)
         view = self._made.get(key)
         if view is None or not view.serves(mask, None, count, hidden.device):
-            reduced = self._step_mask(layer, mask) if window is None else None
+            reduced, bias = self._step_mask(layer, mask, hidden.dtype) if window is None else None, None
             if reduced is None:
                 slots = layer.slots_after(self.queries, None, hidden.shape[0], hidden.device)
-                reduced = self._mask(layer, mask, None, slots, self.queries, window)
-            view = self._made[key] = LayerView((mask, None, count), hidden.device, reduced)
+                reduced = self._mask(layer, mask, None, slots, hidden, window)
+                bias = self._bias(slots)
+            view = self._made[key] = LayerView((mask, None, count), hidden.device, reduced, bias=bias)
         return view
 
-    def _step_mask(self, layer: AnyPrunedLayer, mask: Any) -> Tensor | None:
+    def _bias(self, slots: Slots) -> Tensor | None:
+        return None if holds_bias(self.implementation) else slots.bias
+
+    def _step_mask(self, layer: AnyPrunedLayer, mask: Any, dtype: torch.dtype) -> Tensor | None:
         """A short way for steps on dynamic caches; ``None`` for all else."""
         if not isinstance(layer, PrunedLayer) or layer.known is None or self.queries != 1:
             return None
         if not isinstance(mask, Tensor) or mask.ndim != 4:
             return None
-        return step_mask(mask, layer.known.to(mask.device), layer.width + layer.dropped)
+        return step_mask(mask, layer.known.to(mask.device), layer.width + layer.dropped, dtype)
 
     def of_stage(
         self,
@@ -104,16 +111,17 @@ class Views:
         count = None if layer is None else layer.slot_count(rows)
         view = self._made.get(key)
         if view is None or not view.serves(mask, embeddings, count, device):
-            retained = Slots(stage.logical, stage.valid).to(device)
+            retained = Slots(stage.logical, stage.valid, stage.bias).to(device)
             slots = retained
             if layer is not None:
                 slots = layer.slots_after(self.queries, retained, hidden.shape[0], device)
-            reduced = self._mask(layer, mask, retained, slots, rows, window)
+            reduced = self._mask(layer, mask, retained, slots, hidden, window)
             tables = embeddings
             if tables is not None:
                 batch = hidden.shape[0]
                 tables = tuple(take_rows(part.expand(batch, -1, -1), retained.logical) for part in tables)
-            view = self._made[key] = LayerView((mask, embeddings, count), device, reduced, tables, slots)
+            source, bias = (mask, embeddings, count), self._bias(slots)
+            view = self._made[key] = LayerView(source, device, reduced, tables, slots, bias)
         return view
 
     def _mask(
@@ -122,7 +130,7 @@ class Views:
         mask: Any,
         query: Slots | None,
         key: Slots,
-        rows: int,
+        hidden: Tensor,
         window: int | None,
     ) -> Any:
         device = key.logical.device  # the layer's; upstream makes masks where the decoder begins
@@ -135,4 +143,13 @@ class Views:
             length += layer.get_seq_length()
         in_cache = isinstance(layer, PrunedSlidingLayer)
         require_logical_window(window, length, self.queries, self.implementation, in_cache=in_cache)
-        return pruned_mask(mask, query, key, rows=rows, start=start, first=first, implementation=self.implementation)
+        return pruned_mask(
+            mask,
+            query,
+            key,
+            rows=hidden.shape[1],
+            start=start,
+            first=first,
+            implementation=self.implementation,
+            dtype=hidden.dtype,
+        )

@@ -1,5 +1,6 @@
 """Attention masks of pruned layers, taken from the logical masks that upstream made."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,21 @@ from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.decoder.slots import Slots
 
 
+def holds_bias(implementation: str) -> bool:
+    """Whether an attention implementation takes masks of numbers, which can hold a bias of keys."""
+    return implementation in ("sdpa", "eager")
+
+
 def pruned_mask(
-    mask: Any, query: Slots | None, key: Slots, *, rows: int, start: int | Tensor, first: int, implementation: str
+    mask: Any,
+    query: Slots | None,
+    key: Slots,
+    *,
+    rows: int,
+    start: int | Tensor,
+    first: int,
+    implementation: str,
+    dtype: torch.dtype,
 ) -> Any:
     """Rows and columns of the retained tokens.
 
@@ -24,16 +38,26 @@ def pruned_mask(
         start: slot of the first of them.
         first: logical index of the mask's first column. Not 0 if older keys are outside all queries' sliding window.
         implementation: the decoder's attention implementation.
+        dtype: of the layer's states, and so of masks of numbers.
 
     Returns:
-        The mask of the retained tokens; ``None`` stays ``None`` where plain causal attention over the retained tokens
-        is right, which keeps the fast paths.
+        The mask of the retained tokens, with the bias of their keys where it can hold it; ``None`` stays ``None`` where
+        plain causal attention over the retained tokens is right, which keeps the fast paths.
 
     Raises:
         UnsupportedOperationError: a kind of mask that cannot be indexed.
     """
     if first:
-        key = Slots((key.logical - first).clamp(min=0), key.known_valid & (key.logical >= first))
+        inside = key.known_valid & (key.logical >= first)
+        key = replace(key, logical=(key.logical - first).clamp(min=0), valid=inside)
+    taken = _taken(mask, query, key, rows, start, implementation)
+    if key.bias is None or not holds_bias(implementation):
+        return taken
+    return _with_bias(taken, key.bias[:, None, None, :], dtype)
+
+
+def _taken(mask: Any, query: Slots | None, key: Slots, rows: int, start: int | Tensor, implementation: str) -> Any:
+    """Rows and columns of the retained tokens, without the bias of their keys."""
     if mask is None:
         return _causal_mask(query, key, rows, start, implementation)
     if isinstance(mask, BlockMask):
@@ -57,28 +81,40 @@ def pruned_mask(
     return _hide_filler(taken, query, key, rows, start)
 
 
-def step_mask(mask: Tensor, known: Slots, following: int) -> Tensor:
+def _with_bias(mask: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of numbers, the bias [batch, 1, 1, keys] of its keys added."""
+    if mask.dtype == torch.bool:
+        return torch.where(mask, bias.to(dtype), torch.finfo(dtype).min)
+    return mask + bias.to(mask.dtype)
+
+
+def step_mask(mask: Tensor, known: Slots, following: int, dtype: torch.dtype) -> Tensor:
     """The same for one query per sample, whose mask begins with the first token: with few operators.
 
     Args:
         mask: [batch or 1, 1, 1, keys] boolean or additive.
         known: tokens of the first slots.
         following: index of the token in the slot after them; from there on none is missing.
+        dtype: of the layer's states, and so of masks of numbers.
     """
     batch, slots = known.logical.shape
     first = mask.expand(batch, -1, -1, -1).gather(3, known.logical.view(batch, 1, 1, slots))
     if known.valid is not None:
         hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
         first = torch.where(known.valid.view(batch, 1, 1, slots), first, hidden)
-    return torch.cat([first, mask[..., following:].expand(batch, -1, -1, -1)], dim=3)
+    rest = mask[..., following:].expand(batch, -1, -1, -1)
+    if known.bias is not None:
+        first = _with_bias(first, known.bias.view(batch, 1, 1, slots), dtype)
+        rest = _with_bias(rest, rest.new_zeros((), dtype=dtype), dtype)
+    return torch.cat([first, rest], dim=3)
 
 
 def _causal_mask(query: Slots | None, key: Slots, rows: int, start: int | Tensor, implementation: str) -> Tensor | None:
-    if key.valid is None:
+    if key.valid is None and (key.bias is None or not holds_bias(implementation)):
         return None
     if "flash" in implementation:
         return key.valid
-    if implementation not in ("sdpa", "eager"):
+    if not holds_bias(implementation):
         raise UnsupportedOperationError(
             f"samples of a batch retain different numbers of tokens, which attention {implementation!r} is not "
             f"supported for; use sdpa, eager, flash or flex attention, or batches of equal inputs"

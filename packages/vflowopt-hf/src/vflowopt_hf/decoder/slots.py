@@ -1,7 +1,7 @@
 """Which tokens the slots of a pruned cache layer hold: state that every kind of such a layer has."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,10 +18,12 @@ class Slots:
     Attributes:
         logical: int64 [batch, slots], index of each token in the unpruned sequence, or in one forward of it.
         valid: bool [batch, slots], False for filler of samples that retain fewer tokens; ``None`` if all are valid.
+        bias: float32 [batch, slots], what is added to the attention logits of their keys; ``None`` if nothing.
     """
 
     logical: Tensor
     valid: Tensor | None = None
+    bias: Tensor | None = None
 
     @classmethod
     def consecutive(cls, start: int, end: int, batch: int, device: torch.device) -> "Slots":
@@ -33,23 +35,31 @@ class Slots:
         """One part after the other; at least one."""
         if len(parts) == 1:
             return parts[0]
-        logical = torch.cat([part.logical for part in parts], dim=1)
-        if all(part.valid is None for part in parts):
-            return cls(logical)
-        return cls(logical, torch.cat([part.known_valid for part in parts], dim=1))
+        logical, valid, bias = torch.cat([part.logical for part in parts], dim=1), None, None
+        if any(part.valid is not None for part in parts):
+            valid = torch.cat([part.known_valid for part in parts], dim=1)
+        if any(part.bias is not None for part in parts):
+            bias = torch.cat([part.known_bias for part in parts], dim=1)
+        return cls(logical, valid, bias)
 
     @property
     def known_valid(self) -> Tensor:
         """``valid``, never ``None``."""
         return torch.ones_like(self.logical, dtype=torch.bool) if self.valid is None else self.valid
 
+    @property
+    def known_bias(self) -> Tensor:
+        """``bias``, never ``None``."""
+        return torch.zeros_like(self.logical, dtype=torch.float32) if self.bias is None else self.bias
+
     def each(self, change: Callable[[Tensor], Tensor]) -> "Slots":
-        """The same change of both tensors."""
-        return Slots(change(self.logical), None if self.valid is None else change(self.valid))
+        """The same change of all tensors."""
+        valid, bias = (None if part is None else change(part) for part in (self.valid, self.bias))
+        return Slots(change(self.logical), valid, bias)
 
     def shifted(self, by: int | Tensor) -> "Slots":
         """The same tokens, counted from another origin."""
-        return Slots(self.logical + by, self.valid)
+        return replace(self, logical=self.logical + by)
 
     def to(self, device: torch.device) -> "Slots":
         """The same on another device."""
@@ -84,9 +94,9 @@ class PrunedState(CacheLayerMixin):
         self.known, self.dropped, self.history, self.fixed = None, 0, (), 0
 
     @property
-    def has_filler(self) -> bool:
-        """Whether some slots hold no token of their sample."""
-        return self.known is not None and self.known.valid is not None
+    def is_plain(self) -> bool:
+        """Whether a query that sees all that is stored sees what it should: no filler, and no key has a bias."""
+        return self.known is None or (self.known.valid is None and self.known.bias is None)
 
     def expect(self, rows: int) -> None:
         """Let the next update append so many rows."""

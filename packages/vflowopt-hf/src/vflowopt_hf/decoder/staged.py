@@ -1,9 +1,9 @@
 """Run a stock text decoder with fewer rows from given layers on, by hooks that leave with the block."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers.cache_utils import StaticLayer
 
 from vflowopt.errors import UnsupportedModelError
 from vflowopt_hf.decoder.conversion import convert, hold_whole, layer_of, pruned_layer, require_readable
+from vflowopt_hf.decoder.key_bias import attend_with_bias, carrying_layers, require_carriable, require_carried
 from vflowopt_hf.decoder.layer_views import Views
 from vflowopt_hf.decoder.residuals import residuals_after
 from vflowopt_hf.decoder.windows import sliding_window
@@ -20,10 +21,12 @@ from vflowopt_hf.family import LayerResiduals
 from vflowopt_hf.hooks.compiling import eagerly, require_step, unwrapped
 from vflowopt_hf.hooks.installing import Installed, at_end, claimed
 from vflowopt_hf.hooks.running import Forward, Running
-from vflowopt_hf.plans.decoder_attention import AttentionCall, observe_attention, require_masks
+from vflowopt_hf.plans.decoder_attention import AttentionCall, attention_module, observe_attention, require_masks
 from vflowopt_hf.plans.rows import merge_rows, take_rows
-from vflowopt_hf.plans.stage_plan import StagePlan
+from vflowopt_hf.plans.stage_plan import AttentionUse, StagePlan
 from vflowopt_hf.upstream import cache_in, require_cache_arguments
+
+NO_USE = AttentionUse()
 
 
 @dataclass(eq=False)
@@ -37,6 +40,8 @@ class DecoderForward(Forward):
         entered: embeddings [batch, queries, features], if the decoder got such.
         cache: the KV cache, if the decoder got one.
         attention: of the layer that has run last, if it is to decide the next stage.
+        bias: float32 [batch, slots], what the layer that runs adds to the attention logits of its keys, where its mask
+            does not hold it; ``None`` if nothing.
     """
 
     views: Views
@@ -45,6 +50,7 @@ class DecoderForward(Forward):
     entered: Tensor | None = None
     cache: Any = None
     attention: AttentionCall | None = None
+    bias: Tensor | None = None
 
 
 class StagedDecoder(Installed):
@@ -58,7 +64,7 @@ class StagedDecoder(Installed):
         begin: called with the decoder's keyword arguments at the start of every forward that is not being compiled, in
             its thread; returns what to prune.
         take_residuals: see :meth:`vflowopt_hf.family.Family.take_residuals`.
-        observed: layers by whose attention the stage after them is decided.
+        use: of the layers' attention.
     """
 
     def __init__(
@@ -66,11 +72,11 @@ class StagedDecoder(Installed):
         decoder: nn.Module,
         begin: Callable[[dict[str, Any]], StagePlan | None],
         take_residuals: Callable[[dict[str, Any]], LayerResiduals | None],
-        observed: Sequence[int] = (),
+        use: AttentionUse = NO_USE,
     ) -> None:
         self._wrapped, self._decoder = decoder, unwrapped(decoder)
         self._begin, self._take_residuals = begin, take_residuals
-        self._observed = observed
+        self._use = use
         self._layers: list[nn.Module] = list(decoder.layers)  # type: ignore[arg-type]
         self._running: Running[DecoderForward] = Running()
 
@@ -80,11 +86,11 @@ class StagedDecoder(Installed):
         decoder: nn.Module,
         plan: StagePlan | None,
         take_residuals: Callable[[dict[str, Any]], LayerResiduals | None],
-        observed: Sequence[int] = (),
+        use: AttentionUse = NO_USE,
     ) -> "StagedDecoder":
         """For forwards of the thread that asks, which prune what is given; those of other threads prune nothing."""
         own = threading.get_ident()
-        return cls(decoder, lambda _: plan if threading.get_ident() == own else None, take_residuals, observed)
+        return cls(decoder, lambda _: plan if threading.get_ident() == own else None, take_residuals, use)
 
     @contextmanager
     def installed(self) -> Iterator["StagedDecoder"]:
@@ -92,11 +98,15 @@ class StagedDecoder(Installed):
 
         Raises:
             UnsupportedModelError: the layers take their KV cache by a name that is not known.
+            UnsupportedOperationError: their attention cannot be observed or given a bias of keys.
             PruningStateError: somebody else has hooks on the decoder.
         """
         require_cache_arguments(self._layers)
-        if self._observed:
+        if self._use.observed:
             require_masks(self._implementation)
+        carriers = carrying_layers(self._use.biased, len(self._layers), self._implementation)
+        if carriers:
+            require_carriable(self._decoder.config, self._implementation)
         with ExitStack() as hooks:
             hooks.enter_context(claimed(self._decoder, self))
             hooks.enter_context(at_end(self._decoder, self._leave))
@@ -108,10 +118,11 @@ class StagedDecoder(Installed):
                 ),
             ):
                 hooks.callback(handle.remove)
-            observed = [attention_module(self._layers[index]) for index in self._observed]
-            for index, attention in zip(self._observed, observed, strict=True):
-                hooks.enter_context(observe_attention(attention, partial(self._note, index)))
-            hooks.enter_context(eagerly(self._wrapped, [*self._layers, *observed], self._is_whole))
+            attended = {index: attention_module(self._layers[index]) for index in {*self._use.observed, *carriers}}
+            for index, attention in attended.items():
+                around = self._attend if index in carriers else None
+                hooks.enter_context(observe_attention(attention, partial(self._note, index), around))
+            hooks.enter_context(eagerly(self._wrapped, [*self._layers, *attended.values()], self._is_whole))
             yield self
 
     def _is_whole(self, module: nn.Module) -> bool:
@@ -120,9 +131,19 @@ class StagedDecoder(Installed):
 
     def _note(self, index: int, call: AttentionCall) -> None:
         forward = self._running.innermost
-        if forward is not None and forward.plan is not None and forward.plan.awaits(index + 1):
+        if index not in self._use.observed or forward is None or forward.plan is None:
+            return
+        if forward.plan.awaits(index + 1):
+            call = replace(call, bias=forward.bias)
             layer = None if forward.cache is None else forward.cache.layers[index]
             forward.attention = call.without_room(layer.cumulative_length) if isinstance(layer, StaticLayer) else call
+
+    def _attend(self, attend: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A layer's attention function, the bias of its keys carried through."""
+        forward = self._running.innermost
+        if forward is None or forward.bias is None:
+            return attend(*args, **kwargs)
+        return attend_with_bias(attend, forward.bias, *args, **kwargs)
 
     def _enter(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -130,6 +151,8 @@ class StagedDecoder(Installed):
         entered = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if entered is None else entered
         queries = 0 if tokens is None else tokens.shape[1]
+        carriers = carrying_layers(self._use.biased, len(self._layers), self._implementation)
+        require_carried(cache_in(kwargs), carriers, len(self._layers), self._implementation)
         forward = self._running.enter(DecoderForward(module, Views(queries, self._implementation)))
         if torch.compiler.is_compiling():
             require_step(tokens)
@@ -167,6 +190,7 @@ class StagedDecoder(Installed):
         forward = self._running.innermost
         if forward is None:
             return None
+        forward.bias = None
         added = self._residual(forward, index - 1)
         if added is None:
             return self._staged(forward, index, hidden, kwargs)
@@ -186,6 +210,7 @@ class StagedDecoder(Installed):
         layer = None if cache is None else convert(cache, index)
         mask, embeddings = kwargs.get("attention_mask"), kwargs.get("position_embeddings")
         view = forward.views.of_stage(stage, layer, hidden, mask, embeddings, self._window(index))
+        forward.bias = view.bias
         if layer is not None and view.slots is not None:
             rows, queries = hidden.shape[1], forward.views.queries
             layer.skip(view.slots, skipped=queries - rows, fixed=queries - stage.tail, stage=number)
@@ -210,9 +235,10 @@ class StagedDecoder(Installed):
             return None
         layer.expect(hidden.shape[1])
         mask, window = kwargs.get("attention_mask"), self._window(index)
-        if window is None and (layer.known is None or (mask is None and not layer.has_filler)):
+        if window is None and (layer.known is None or (mask is None and layer.is_plain)):
             return None
         view = forward.views.of_continued(layer, hidden, mask, window)
+        forward.bias = view.bias
         return None if view.mask is mask else (hidden, {"attention_mask": view.mask})
 
     @property
@@ -229,21 +255,6 @@ class StagedDecoder(Installed):
         number = forward.plan.stage_at(index)
         stage = None if number is None else forward.plan.stages[number]
         return residuals_after(forward.residuals, index, forward.plan.plans, stage)
-
-
-def attention_module(layer: nn.Module) -> nn.Module:
-    """The attention module of a decoder layer.
-
-    Raises:
-        UnsupportedModelError: it is not where transformers' decoders have it.
-    """
-    attention = getattr(layer, "self_attn", None)
-    if not isinstance(attention, nn.Module):
-        raise UnsupportedModelError(
-            f"{type(layer).__name__} has no attention module self_attn to observe; use a scorer that does not need the "
-            f"decoder's attention"
-        )
-    return attention
 
 
 class _LayerHook(Installed):

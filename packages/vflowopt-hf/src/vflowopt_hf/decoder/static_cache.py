@@ -43,10 +43,12 @@ class PrunedStaticLayer(PrunedState, StaticLayer):
         logical = torch.where(place < start, held.logical[:, :room], later).index_copy(
             1, rows, retained.logical + (start + self.dropped)
         )
-        if held.valid is None and retained.valid is None:
-            return Slots(logical)
-        valid = (held.known_valid[:, :room] | (place >= start)).index_copy(1, rows, retained.known_valid)
-        return Slots(logical, valid)
+        valid, bias = None, None
+        if held.valid is not None or retained.valid is not None:
+            valid = (held.known_valid[:, :room] | (place >= start)).index_copy(1, rows, retained.known_valid)
+        if held.bias is not None or retained.bias is not None:
+            bias = (held.known_bias[:, :room] * (place < start)).index_copy(1, rows, retained.known_bias)
+        return Slots(logical, valid, bias)
 
     def skip(self, slots: Slots, skipped: int, fixed: int, stage: int) -> None:
         """See :meth:`PrunedState.skip`; gives back the room of the tokens that will not be stored."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vflowopt.components.stage_scoring import Heads
-from vflowopt.errors import UnsupportedOperationError
+from vflowopt.errors import UnsupportedModelError, UnsupportedOperationError
 from vflowopt_hf.vision.observing import attention_calls
 
 # Scores held at once, in elements: 16 MiB of float32. Bounds memory whatever the length of the prompt.
@@ -28,6 +28,7 @@ class AttentionCall:
             seen) or additive, or [batch, slots] for flash attention.
         window: slots that a row looks back on, itself included, where the mask does not hold the window.
         value: [batch, key heads, slots, head_dim]; ``None`` where nobody asks for it.
+        bias: float32 [batch, slots], what is added to the scores besides; ``None`` if nothing.
     """
 
     query: Tensor
@@ -36,6 +37,7 @@ class AttentionCall:
     mask: Tensor | None
     window: int | None = None
     value: Tensor | None = None
+    bias: Tensor | None = None
 
     def without_room(self, used: Tensor) -> "AttentionCall":
         """The same call where the slots are those of a static cache, which begins with the used ones.
@@ -46,10 +48,12 @@ class AttentionCall:
         rows, slots = self.query.shape[2], self.key.shape[2]
         if self.mask is None:  # plain causal attention from the first slot on: the cache was empty
             value = None if self.value is None else self.value[:, :, :rows]
-            return replace(self, key=self.key[:, :, :rows], value=value)
+            bias = None if self.bias is None else self.bias[:, :rows]
+            return replace(self, key=self.key[:, :, :rows], value=value, bias=bias)
         order = (torch.arange(slots, device=self.key.device) + used.to(self.key.device)) % slots
         value = None if self.value is None else self.value[:, :, order]
-        return replace(self, key=self.key[:, :, order], value=value, mask=self.mask[..., order])
+        bias = None if self.bias is None else self.bias[:, order]
+        return replace(self, key=self.key[:, :, order], value=value, mask=self.mask[..., order], bias=bias)
 
     def received(self, sample: int, rows: Tensor, weights: Tensor, heads: Heads = "mean") -> Tensor:
         """Weighted sum over some rows of the softmax's mean or maximum over heads.
@@ -79,6 +83,8 @@ class AttentionCall:
     def _masked(self, scores: Tensor, sample: int, rows: Tensor) -> Tensor:
         """Scores [groups, heads per group, queries, slots] as the layer's softmax sees them."""
         slots, hidden = scores.shape[-1], torch.finfo(scores.dtype).min
+        if self.bias is not None:
+            scores = scores + self.bias[sample, :slots]
         if self.mask is not None and not isinstance(self.mask, Tensor):
             raise UnsupportedOperationError(
                 f"the decoder's attention uses masks of type {type(self.mask).__name__}, by which tokens cannot be "
@@ -111,9 +117,31 @@ def require_masks(implementation: str) -> None:
         )
 
 
+def attention_module(layer: nn.Module) -> nn.Module:
+    """The attention module of a decoder layer.
+
+    Raises:
+        UnsupportedModelError: it is not where transformers' decoders have it.
+    """
+    attention = getattr(layer, "self_attn", None)
+    if not isinstance(attention, nn.Module):
+        raise UnsupportedModelError(
+            f"{type(layer).__name__} has no attention module self_attn to observe; use a scorer that does not need the "
+            f"decoder's attention"
+        )
+    return attention
+
+
 @contextmanager
-def observe_attention(module: nn.Module, note: Callable[[AttentionCall], None]) -> Iterator[None]:
+def observe_attention(
+    module: nn.Module, note: Callable[[AttentionCall], None], around: Callable[..., Any] | None = None
+) -> Iterator[None]:
     """Hand every call of a decoder layer's attention function to ``note`` inside the block.
+
+    Args:
+        module: the layer's attention module.
+        note: called with every call.
+        around: see :func:`attention_calls`.
 
     Raises:
         UnsupportedModelError: see :func:`attention_calls`.
@@ -123,5 +151,5 @@ def observe_attention(module: nn.Module, note: Callable[[AttentionCall], None]) 
         window = options.get("sliding_window")
         note(AttentionCall(query.detach(), key.detach(), scaling, mask, window, value.detach()))
 
-    with attention_calls(module, seen):
+    with attention_calls(module, seen, around):
         yield

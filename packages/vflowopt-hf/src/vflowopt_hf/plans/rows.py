@@ -35,6 +35,7 @@ class StageRows:
         gather: int64 [batch, rows], where the rows are found among the rows of the stage before.
         logical: int64 [batch, rows], row in the unpruned forward.
         valid: bool [batch, rows], False for filler on the left of samples with fewer rows; ``None`` if there is none.
+        bias: float32 [batch, rows], what is added to the attention logits of their keys; ``None`` if nothing.
         queries: rows of the unpruned forward.
         tail: rows at its end that are text in every sample, and so are retained.
     """
@@ -43,6 +44,7 @@ class StageRows:
     gather: Tensor
     logical: Tensor
     valid: Tensor | None
+    bias: Tensor | None
     queries: int
     tail: int
 
@@ -131,7 +133,21 @@ class BatchRows:
         gather = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, -width:] if width else logical[:, :0]
         valid = None if (counts == width).all() else keep.gather(1, gather)
         boundary = plans[0].plan.boundaries[number]
-        return StageRows(boundary, gather, logical.gather(1, gather), valid, self.queries, self.tail)
+        logical = logical.gather(1, gather)
+        bias = self._bias(number, plans, logical.device)
+        bias = None if bias is None else bias.gather(1, logical)
+        return StageRows(boundary, gather, logical, valid, bias, self.queries, self.tail)
+
+    def _bias(self, number: int, plans: Sequence[PlacedPlan], device: torch.device) -> Tensor | None:
+        """What a stage adds to the attention logits of keys, by rows of the unpruned forward: [batch, queries]."""
+        if not any(placed.plan.bias for placed in plans):
+            return None
+        bias = torch.zeros(self.present.shape, device=device)
+        for placed, rows in zip(plans, self.rows, strict=True):
+            if placed.plan.bias:
+                tokens, own = placed.plan.kept[number].to(device), placed.plan.bias[number].to(device, torch.float32)
+                bias[placed.sample].index_copy_(0, rows[tokens], own)
+        return bias
 
 
 def _on(device: torch.device | str, host: HostInts | HostBools) -> Tensor:

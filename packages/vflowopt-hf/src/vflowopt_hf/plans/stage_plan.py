@@ -103,8 +103,24 @@ class StagePlan:
             return draft.decide(lambda tokens: token_states(hidden, sample, rows, self.before(number), tokens))
 
 
-def observed_layers(strategy: Strategy) -> tuple[int, ...]:
-    """Decoder layers by whose attention stages are decided."""
-    if not isinstance(strategy.scorer, StageScorer):
-        return ()
-    return tuple(boundary - 1 for boundary in strategy.schedule.boundaries if boundary > 0)
+@dataclass(frozen=True)
+class AttentionUse:
+    """Decoder layers whose attention is looked at, or changed.
+
+    Attributes:
+        observed: layers by whose attention the stage after them is decided.
+        biased: the first layer in which keys may have a bias; ``None`` if there is none.
+    """
+
+    observed: tuple[int, ...] = ()
+    biased: int | None = None
+
+
+def attention_use(strategy: Strategy) -> AttentionUse:
+    """What a strategy does with the decoder's attention."""
+    boundaries, mass = strategy.schedule.boundaries, strategy.mass
+    looks = isinstance(strategy.scorer, StageScorer)
+    return AttentionUse(
+        observed=tuple(boundary - 1 for boundary in boundaries if boundary > 0) if looks else (),
+        biased=boundaries[0] if mass is not None and mass.acts else None,
+    )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from vflowopt import Strategy
+from vflowopt.components.mass import KEY_BIAS
 from vflowopt.components.schedule import stage_widths
 from vflowopt.components.stage_recycling import HIDDEN_STATES
 from vflowopt.components.stage_scoring import DECODER_ATTENTION
@@ -27,6 +28,7 @@ OFFERED = frozenset(
         VALUES,
         DECODER_ATTENTION,
         HIDDEN_STATES,
+        KEY_BIAS,
     }
 )
 """What components may need (:attr:`vflowopt.components.Component.needs`) and every family gives."""

@@ -28,7 +28,7 @@ from vflowopt_hf.hooks.running import Door, Forward, Running
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.guarding import break_even, left_alone
 from vflowopt_hf.plans.prefill import place_units, plan_units, require_no_placeholders
-from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.plans.stage_plan import StagePlan, attention_use
 from vflowopt_hf.pruning.calls import (
     arguments_of,
     refuse_embeddings,
@@ -158,7 +158,7 @@ class Session(Installed):
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.enter_context(at_end(module, self._leave))
         decoder, take = self._family.decoder(self._model), self._family.take_residuals
-        staged = StagedDecoder(decoder, self._begin, take, observed_layers(self._strategy))
+        staged = StagedDecoder(decoder, self._begin, take, attention_use(self._strategy))
         stack.enter_context(staged.installed())
         stack.enter_context(checked_generation(self._model))
         model = unwrapped(self._model)

@@ -18,7 +18,7 @@ from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.prefill import plan_units
 from vflowopt_hf.plans.rows import PlacedPlan
-from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.plans.stage_plan import StagePlan, attention_use
 from vflowopt_hf.pruning.session import refuse_nesting
 from vflowopt_hf.search.batching import batch_key, batches, in_batches, join_samples
 from vflowopt_hf.search.clock import ForwardClock
@@ -156,7 +156,7 @@ class HiddenStateEvaluator:
         decoder = self._family.decoder(self._model)
         scored = plan_units(strategy, sample.prefill.units)
         plan = StagePlan.of(strategy, scored, sample.prefill.present, sample.call["inputs_embeds"].device)
-        staged = StagedDecoder.of_plan(decoder, plan, self._family.take_residuals, observed_layers(strategy))
+        staged = StagedDecoder.of_plan(decoder, plan, self._family.take_residuals, attention_use(strategy))
         with staged.installed(), torch.no_grad(), clock.running():
             hidden: Tensor = decoder(**sample.call).last_hidden_state
         return hidden, [unit.placed for unit in scored] if plan is None else plan.plans

@@ -12,10 +12,9 @@ from vflowopt.arrays import HostInts, to_numpy
 from vflowopt.components.stage_scoring import ReceivedAttention
 from vflowopt.methods.fitprune import Floats, received
 from vflowopt.methods.sparsevlm_adaptive import chosen_texts, rank
-from vflowopt_hf.decoder.staged import attention_module
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.plans.decoder_attention import AttentionCall, observe_attention
+from vflowopt_hf.plans.decoder_attention import AttentionCall, attention_module, observe_attention
 from vflowopt_hf.plans.decoder_context import DecoderContext
 from vflowopt_hf.plans.rows import BatchRows
 from vflowopt_hf.search.evaluator import HiddenStateEvaluator

@@ -46,6 +46,7 @@ RUNTIME = (
     Check("several images", pruning.several_images, _several),
     Check("video", pruning.video, _video),
     Check("ragged batch", pruning.ragged_batch),
+    Check("mass", pruning.mass),
     Check("identity", pruning.identity),
     Check("batch invariance", pruning.batch_invariance),
     Check("beam search", generating.beam_search),

@@ -1,8 +1,8 @@
 """The oracle of staged pruning: upstream's own forward over the full length, in which masks hide what was pruned.
 
 Independent of the runtime: no cache, no shortened sequence, no changed position. Given the plans, hooks on the decoder
-layers hide the keys of pruned tokens from their stage on, and write the weighted mean of its members over each anchor
-before the first stage, or before every stage that merges.
+layers hide the keys of pruned tokens from their stage on, add the bias of retained ones to the mask, and write the
+weighted mean of its members over each anchor before the first stage, or before every stage that merges.
 """
 
 from collections.abc import Sequence
@@ -74,6 +74,16 @@ class Oracle:
                 hidden[placed.sample, placed.rows[to_numpy(plan.kept[started[-1]])]] = False
         return hidden
 
+    def key_bias(self, layer: int, shape: tuple[int, int]) -> Tensor | None:
+        """What a layer adds to the attention logits of keys: [batch, positions]; ``None`` if nothing."""
+        bias = torch.zeros(shape)
+        for placed, plan in self._placed():
+            started = [stage for stage, boundary in enumerate(plan.boundaries) if boundary <= layer]
+            if started and plan.bias:
+                rows = placed.rows[to_numpy(plan.kept[started[-1]])]
+                bias[placed.sample, rows] = torch.from_numpy(to_numpy(plan.bias[started[-1]]))
+        return bias if any(plan.bias for plan in self.plans) else None
+
     def merged(self, hidden: Tensor, layers: range) -> Tensor:
         """Rows of [batch, positions, features], each anchor's the weighted mean of its members, in float64.
 
@@ -129,6 +139,9 @@ class _LayerHook:
         batch, positions, _ = hidden.shape
         pruned = self._oracle.hidden_keys(self._index, (batch, positions))
         inside["attention_mask"] = _without(inside["attention_mask"], pruned)
+        bias = self._oracle.key_bias(self._index, (batch, positions))
+        if bias is not None:
+            inside["attention_mask"] = _with_bias(inside["attention_mask"], bias)
         return (self._oracle.merged(hidden, range(self._index, self._index + 1)), *args[1:]), inside
 
 
@@ -141,3 +154,10 @@ def _without(mask: Tensor | None, pruned: Tensor) -> Tensor:
     if mask.dtype == torch.bool:
         return mask & ~hide
     return torch.where(hide, torch.finfo(mask.dtype).min, mask)
+
+
+def _with_bias(mask: Tensor, bias: Tensor) -> Tensor:
+    """A mask of numbers, the bias of each column added where it is seen."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    return torch.where(mask < 0, mask, mask + bias[:, None, None, :])

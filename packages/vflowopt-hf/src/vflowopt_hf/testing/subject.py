@@ -6,6 +6,7 @@ from typing import Any
 
 from vflowopt import Strategy
 from vflowopt.adapter import Pruning
+from vflowopt.components import Mass
 from vflowopt.components.schedule import Progressive, default_stages
 from vflowopt_hf.adapter import TransformersAdapter
 from vflowopt_hf.pixels import PixelStatistics
@@ -87,13 +88,14 @@ class Subject:
         cell: float | None = 2.5,
         entropy_weight: float = 0.5,
         threshold: float = 1.2,
+        mass: Mass | None = None,
     ) -> Strategy:
         """A strategy that prunes hard, whatever share of the batch's tokens is structural; by default in 3 stages."""
         layouts = [placed.unit.layout for placed in batch.placed]
         share = max((float(layout.structural.mean()) for layout in layouts), default=0.0)
         stages = default_stages(self.num_layers) if stages is None else stages
         cumulative = [share + (1 - share) * 0.6 * 0.6**stage for stage in range(len(stages))]
-        return Strategy.vflowopt(
+        strategy = Strategy.vflowopt(
             num_layers=self.num_layers,
             retention=Progressive.from_cumulative(stages, cumulative).retention,
             stages=stages,
@@ -101,3 +103,4 @@ class Subject:
             entropy_weight=entropy_weight,
             cell=cell,
         )
+        return strategy.model_copy(update={"mass": mass})

@@ -18,7 +18,9 @@ from vflowopt_hf.hooks.installing import Installed
 
 @contextmanager
 def attention_calls(
-    module: nn.Module, note: Callable[[Tensor, Tensor, Tensor, float, Any, Mapping[str, Any]], None]
+    module: nn.Module,
+    note: Callable[[Tensor, Tensor, Tensor, float, Any, Mapping[str, Any]], None],
+    around: Callable[..., Any] | None = None,
 ) -> Iterator[None]:
     """Hand what an attention module's function is called with to ``note``, and leave what it computes as it is.
 
@@ -29,6 +31,7 @@ def attention_calls(
     Args:
         module: an attention module of transformers that reads ``config._attn_implementation`` at every call.
         note: called with query, key, value, the factor of the scores, the mask and all keyword arguments.
+        around: called in the function's place, with the function before its arguments; ``None`` for the function.
 
     Raises:
         UnsupportedModelError: the module has no config to select an attention function by.
@@ -47,7 +50,7 @@ def attention_calls(
     name = f"vflowopt-observe-{implementation}"
     config = copy.copy(original)
     config._attn_implementation_internal = name  # the public setter would check the name against the hub
-    config.vflowopt_observer = _Observer(note, base)
+    config.vflowopt_observer = _Observer(note, base, around)
     with _registering:
         shared = ALL_ATTENTION_FUNCTIONS.get(name)
         if shared is None:
@@ -74,6 +77,7 @@ class _Observer(Installed):
 
     note: Callable[[Tensor, Tensor, Tensor, float, Any, Mapping[str, Any]], None]
     base: Callable[..., Any]
+    around: Callable[..., Any] | None
 
 
 def is_observed(module: nn.Module) -> bool:
@@ -96,4 +100,6 @@ class _ObservedAttention:
             scaling = kwargs.get("scaling")
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
             observer.note(query, key, value, scaling, args[0] if args else kwargs.get("attention_mask"), kwargs)
+        if observer.around is not None:
+            return observer.around(observer.base, module, query, key, value, *args, **kwargs)
         return observer.base(module, query, key, value, *args, **kwargs)

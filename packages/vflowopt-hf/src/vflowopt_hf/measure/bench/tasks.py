@@ -19,7 +19,7 @@ from vflowopt_hf.family import Family
 from vflowopt_hf.measure.bench.observed import Observed
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.prefill import ScoredUnit, plan_units
-from vflowopt_hf.plans.stage_plan import StagePlan, observed_layers
+from vflowopt_hf.plans.stage_plan import StagePlan, attention_use
 from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.pruning.session import Session
 from vflowopt_hf.upstream import cache_from, with_cache
@@ -125,8 +125,8 @@ class Candidate:
         if self.strategy is None:
             output = decoder(**call)
         else:
-            layers, take = observed_layers(self.strategy), self._subject.family.take_residuals
-            with StagedDecoder.of_plan(decoder, plan, take, layers).installed():
+            use, take = attention_use(self.strategy), self._subject.family.take_residuals
+            with StagedDecoder.of_plan(decoder, plan, take, use).installed():
                 output = decoder(**call)
         return cache_from(output), plan
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vflowopt.components.mass import LogMass
 from vflowopt.errors import PruningStateError
 from vflowopt.testing import require
 from vflowopt_hf.testing.batches import Batch, Sample, with_extra_inputs
@@ -12,11 +13,14 @@ from vflowopt_hf.testing.oracle import Oracle
 from vflowopt_hf.testing.subject import Subject
 from vflowopt_hf.upstream import cache_from, with_cache
 
+MASS = LogMass(gamma=0.7)
+"""The cache holds it, and so reorders, keeps and cuts it."""
+
 
 def beam_search(subject: Subject) -> None:
     """The score of each best beam is the log-probability that the oracle gives its tokens: caches were reordered."""
     batch, steps = subject.batch(*subject.ragged()), 6
-    with subject.prune(subject.strategy(batch)) as pruning:
+    with subject.prune(subject.strategy(batch, mass=MASS)) as pruning:
         output = generate(subject, batch.inputs, steps, num_beams=3, output_scores=True, length_penalty=1.0)
         plans = pruning.plan
     first = [index for index, unit in enumerate(pruning.report.units) if unit.sample % 3 == 0]  # beams share plans
@@ -49,7 +53,7 @@ def sampling(subject: Subject) -> None:
 def conversation(subject: Subject) -> None:
     """A second turn continues the pruned cache: it sees the first turn's retained tokens, and its own text."""
     batch = subject.batch(subject.image(-1))
-    with subject.prune(subject.strategy(batch)) as pruning:
+    with subject.prune(subject.strategy(batch, mass=MASS)) as pruning:
         first = generate(subject, batch.inputs, 4)
         plans = pruning.plan
         cache = cache_from(first)
@@ -65,7 +69,7 @@ def conversation(subject: Subject) -> None:
 def drafts(subject: Subject) -> None:
     """Drafts that are rejected leave no trace in the cache: prompt lookup finds what greedy decoding finds."""
     batch, lookup = subject.batch(subject.several()), {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}
-    with subject.prune(subject.strategy(batch)) as pruning:
+    with subject.prune(subject.strategy(batch, mass=MASS)) as pruning:
         output = generate(subject, batch.inputs, 8, **lookup)
         plans = pruning.plan
         expected = generate(subject, batch.inputs, 8)

@@ -9,6 +9,7 @@ import torch
 
 from vflowopt import PruningPlan, Strategy
 from vflowopt.arrays import to_numpy
+from vflowopt.components.mass import LogMass
 from vflowopt.testing import fail, require
 from vflowopt_hf.testing.batches import Batch
 from vflowopt_hf.testing.generation import generate, require_oracle_logits
@@ -40,6 +41,13 @@ def ragged_batch(subject: Subject) -> None:
     batch = subject.batch(*subject.ragged())
     _against_oracle(subject, batch, _three_stages)
     _against_oracle(subject, batch, _inside)
+
+
+def mass(subject: Subject) -> None:
+    """Retained tokens get attention by what they stand for, at every stage: as if their logits had been raised."""
+    for batch in (subject.batch(subject.image(1)), subject.batch(*subject.ragged())):
+        _against_oracle(subject, batch, _weighed)
+        _against_oracle(subject, batch, _weighed_inside)
 
 
 def identity(subject: Subject) -> None:
@@ -87,6 +95,15 @@ def _inside(subject: Subject, batch: Batch) -> Strategy:
     return subject.strategy(batch, stages, cell=3.0, entropy_weight=0.0, threshold=1.5)
 
 
+def _weighed(subject: Subject, batch: Batch) -> Strategy:
+    return subject.strategy(batch, mass=LogMass(gamma=1.0))
+
+
+def _weighed_inside(subject: Subject, batch: Batch) -> Strategy:
+    stages = (1, subject.num_layers // 2 + 1)
+    return subject.strategy(batch, stages, cell=None, mass=LogMass(gamma=0.5, weighted=True))
+
+
 def _late(subject: Subject, batch: Batch) -> Strategy:
     return subject.strategy(batch, (2, 3), cell=None, entropy_weight=0.0, threshold=1.5)
 
@@ -105,6 +122,8 @@ def _against_oracle(subject: Subject, batch: Batch, strategy_for: Callable[[Subj
             )
         plans, report = pruning.plan, pruning.report
     _require_planned(batch, strategy, plans)
+    if strategy.mass is not None:
+        _require_weighed(plans)
     lengths = _stored_lengths(subject, batch, plans)
     require(
         report.sequence_lengths == lengths,
@@ -122,6 +141,13 @@ def _require_planned(batch: Batch, strategy: Strategy, plans: list[PruningPlan])
         require(plan.tokens == tokens, f"plan {number} is over {plan.tokens} tokens, the prompt holds {tokens}")
         require(plan.counts == counts, f"plan {number} keeps {plan.counts} of {tokens} tokens, scheduled were {counts}")
         require(all(later <= earlier for earlier, later in pairwise(kept)), f"stages of plan {number} are not nested")
+
+
+def _require_weighed(plans: list[PruningPlan]) -> None:
+    require(
+        max(float(to_numpy(bias).max(initial=0)) for plan in plans for bias in plan.bias) > 0.1,
+        "no token stands for others: the case's images are too small to say anything about mass",
+    )
 
 
 def _stored_lengths(subject: Subject, batch: Batch, plans: list[PruningPlan]) -> tuple[int, ...]:
