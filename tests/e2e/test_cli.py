@@ -29,6 +29,8 @@ def test_retention_1_answers_as_unpruned(model, images):
     ask = ("run", "-m", model, "-i", images / "2.png", "-p", "w7", "-s", "mean-attention@1", "--json")
     told = json.loads(run(*ask))
     assert told["pruned"]["text"] == told["unpruned"]["text"]
+    for row in (told["pruned"], told["unpruned"]):
+        assert 0 < row["first_token"] < row["whole"]  # of one run, in which more tokens follow
 
 
 def test_several_images(model, images):

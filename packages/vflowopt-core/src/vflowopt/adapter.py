@@ -297,6 +297,6 @@ class LoadedModel(Protocol):
         """
         ...
 
-    def generate(self, inputs: Inputs, max_new_tokens: int) -> str:
-        """Greedy answer text."""
+    def generate(self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], object] | None = None) -> str:
+        """Greedy answer text; ``on_token()`` follows each of its tokens."""
         ...

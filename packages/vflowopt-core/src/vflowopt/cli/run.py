@@ -87,7 +87,7 @@ def run(
         expected = (seconds(report.guard.unpruned_seconds), seconds(report.guard.pruned_seconds))
         rows.append(("prefill, expected by the guard", *expected))
     caption = (
-        f"Pruned before decoder layers {layers} of {report.num_layers}. Times: of one run, after one that warms up, "
+        f"Pruned before decoder layers {layers} of {report.num_layers}. Times: of one answer, after a warm-up, "
         "vision tower included; vflowopt bench compares speed."
     )
     if report.guard is not None and not report.guard.pays:
@@ -97,13 +97,12 @@ def run(
 
 def _ask(loaded: LoadedModel, inputs: Inputs, length: int, block: AbstractContextManager[Any]) -> Answer:
     with block:
-        loaded.generate(inputs, 1)  # warms up: kernels, allocators and threads
+        loaded.generate(inputs, length)  # warms up all that the measured one does: kernels, allocators and threads
+        tokens_at: list[float] = []
         start = time.perf_counter()
-        loaded.generate(inputs, 1)
-        first = time.perf_counter() - start
-        start = time.perf_counter()
-        text = loaded.generate(inputs, length)
-        return Answer(text, first, time.perf_counter() - start)
+        text = loaded.generate(inputs, length, on_token=lambda: tokens_at.append(time.perf_counter()))
+        end = time.perf_counter()
+    return Answer(text, min(tokens_at, default=end) - start, end - start)
 
 
 def _describe(unpruned: Answer, pruned: Answer, report: PruningReport) -> dict[str, Any]:

@@ -69,10 +69,11 @@ class Checkpoint:
             for name, value in batch.items()
         }
 
-    def generate(self, inputs: Inputs, max_new_tokens: int) -> str:
-        """Greedy answer text."""
+    def generate(self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], object] | None = None) -> str:
+        """Greedy answer text; ``on_token()`` follows each of its tokens."""
+        streamer = {} if on_token is None else {"streamer": _Tokens(on_token)}
         with torch.no_grad():
-            ids = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            ids = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, **streamer)
         fresh = ids[:, inputs["input_ids"].shape[1] :]
         return str(self.processor.batch_decode(fresh, skip_special_tokens=True)[0]).strip()
 
@@ -80,6 +81,22 @@ class Checkpoint:
         """See :meth:`vflowopt.compare.panel.AnsweringModel.panel`."""
         statistics = statistics_of(self.family, self.processor)
         return QuestionPanel(self.family, self.model, statistics, self.generate, questions, max_new_tokens, keep=keep)
+
+
+class _Tokens:
+    """A streamer of transformers that tells of each token but the prompt's, which come first."""
+
+    def __init__(self, on_token: Callable[[], object]) -> None:
+        self._on_token, self._asked = on_token, False
+
+    def put(self, value: Any) -> None:  # noqa: ARG002
+        """The prompt, or the next token."""
+        if self._asked:
+            self._on_token()
+        self._asked = True
+
+    def end(self) -> None:
+        """There are no more."""
 
 
 def _takes_videos(processor: Any) -> bool:
