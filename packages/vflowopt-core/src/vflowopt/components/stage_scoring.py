@@ -61,6 +61,27 @@ class StageContext(Protocol):
         """
         ...
 
+    @property
+    def left(self) -> Array:
+        """Which of the unit's tokens were not pruned before: bool [N]."""
+        ...
+
+    def states(self, positions: HostInts) -> Array:
+        """What enters layer b at some positions, float32 [positions, features]; of pruned tokens anything."""
+        ...
+
+    def keys(self, positions: HostInts) -> Array:
+        """Keys of layer b - 1 at some positions, as they enter its attention; of pruned tokens anything.
+
+        Returns:
+            float32 [positions, key heads * head_dim], heads side by side.
+        """
+        ...
+
+    def values(self, positions: HostInts) -> Array:
+        """Values of layer b - 1, likewise."""
+        ...
+
     def received(self, queries: HostInts, weights: Array | None = None, *, heads: Heads = "mean") -> Array:
         """Attention that the unit's tokens receive in layer b - 1, summed over some queries.
 
@@ -98,6 +119,10 @@ class StageScorer(Scorer):
     @abstractmethod
     def rescore(self, context: StageContext) -> Array:
         """Importance float32 [N] before a layer b > 0; ignored where structural or pruned before."""
+
+    def rescore_retaining(self, context: StageContext, count: int) -> Array:  # noqa: ARG002
+        """The same where the stage retains ``count`` tokens: what pruning calls. By default it makes no difference."""
+        return self.rescore(context)
 
     @abstractmethod
     def default_stages(self, num_layers: int) -> tuple[int, ...]:

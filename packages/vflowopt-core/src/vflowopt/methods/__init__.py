@@ -2,6 +2,7 @@
 
 from vflowopt.components import Component
 from vflowopt.methods.cdpruner import CDPruner
+from vflowopt.methods.dart import DART
 from vflowopt.methods.divprune import DivPrune
 from vflowopt.methods.evs import EVS
 from vflowopt.methods.fastervlm import FasterVLM
@@ -35,6 +36,7 @@ METHODS: tuple[type[Component], ...] = (
     VisionZip,
     ContextualTokens,
     FastV,
+    DART,
     PyramidDrop,
     FitPrune,
     SparseVLM,

@@ -68,6 +68,41 @@ class DecoderContext:
         assert self.entering is not None
         return token_states(self.entering, self._sample, self.table.rows[self.unit], self.stage, tokens)
 
+    @property
+    def left(self) -> Tensor:
+        """Which of the unit's tokens were not pruned before: bool [N]."""
+        rows = self.table.rows[self.unit].to(self.call.query.device)
+        if self.stage is None:
+            return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        logical = self.stage.logical[self._sample].to(rows.device)
+        here = torch.ones_like(logical, dtype=torch.bool)
+        if self.stage.valid is not None:
+            here = self.stage.valid[self._sample].to(rows.device)
+        return torch.zeros(self.table.queries, dtype=torch.bool, device=rows.device).scatter(0, logical, here)[rows]
+
+    def states(self, positions: HostInts) -> Tensor:
+        """What enters the next layer at some positions, float32 [positions, features]."""
+        assert self.entering is not None
+        return self.entering[self._sample].to(self.call.query.device)[self._places(positions)].float()
+
+    def keys(self, positions: HostInts) -> Tensor:
+        """Keys at some positions, float32 [positions, key heads * head_dim]."""
+        return self._heads(self.call.key, positions)
+
+    def values(self, positions: HostInts) -> Tensor:
+        """Values at some positions, float32 [positions, key heads * head_dim]."""
+        assert self.call.value is not None
+        return self._heads(self.call.value, positions)
+
+    def _heads(self, slots: Tensor, positions: HostInts) -> Tensor:
+        rows = slots[self._sample, :, slots.shape[2] - self.call.query.shape[2] :]
+        return rows[:, self._places(positions)].transpose(0, 1).flatten(1).float()
+
+    def _places(self, positions: HostInts) -> Tensor:
+        """Where positions are among the rows that the layer ran with."""
+        rows = self.place(positions)
+        return rows if self.stage is None else self.stage.places(self._sample, rows)
+
     def received(self, queries: HostInts, weights: Tensor | None = None, *, heads: Heads = "mean") -> Tensor:
         """Attention that the unit's tokens receive from some positions, float32 [N]."""
         device, positions = self.call.query.device, self.table.queries

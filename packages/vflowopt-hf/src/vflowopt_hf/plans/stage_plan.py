@@ -98,7 +98,9 @@ class StagePlan:
                 assert call is not None
                 assert entered is not None
                 context = DecoderContext(draft.layout, self.table, unit, call, entered, self.before(number), hidden)
-                draft = draft.ranked_by(self.scorer.rescore(context).to(draft.plan.importance.device))
+                draft = draft.ranked_by(
+                    self.scorer.rescore_retaining(context, draft.counts[number]).to(draft.plan.importance.device)
+                )
             sample, rows = self.table.samples[unit], self.table.rows[unit]
             return draft.decide(lambda tokens: token_states(hidden, sample, rows, self.before(number), tokens))
 
