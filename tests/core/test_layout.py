@@ -1,13 +1,14 @@
-"""Token layouts: geometry, structural tokens, and what their protection costs."""
+"""Token layouts: geometry, separators, and their rows."""
 
 import re
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 
-from vflowopt import Progressive, TokenLayout
-from vflowopt.errors import BudgetError, InputError
+from oracles import pruning as oracle
+from vflowopt import TokenLayout
+from vflowopt.errors import InputError
 from vflowopt.testing import positions
 
 
@@ -19,17 +20,19 @@ def test_a_layout_counts_its_tokens_and_marks_structural_ones(position):
 
 
 @given(position=positions())
-def test_too_few_slots_for_structural_tokens_name_a_feasible_retention(position):
+def test_every_separator_belongs_to_a_row(position):
     layout = TokenLayout(position)
-    structural = int(layout.structural.sum())
-    layout.require(structural)
-    assume(structural > 0)
-    with pytest.raises(
-        BudgetError, match=f"keeps {structural - 1} of {layout.tokens}.* {structural} structural"
-    ) as caught:
-        layout.require(structural - 1)
-    least = float(re.search(r"retention for this input is ([\d.]+)$", str(caught.value))[1])
-    assert Progressive.flat(least).counts(layout.tokens) == (structural,)
+    rows, placed = layout.rows.tolist(), layout.placed().position.tolist()
+    assert not layout.placed().structural.any()
+    beside = [oracle.neighbour(position, i) if oracle.is_structural(place) else i for i, place in enumerate(position)]
+    for i, own in enumerate(beside):
+        if own is None:
+            assert rows[i] == -1
+            assert placed[i] == [0, 0, i]
+        else:
+            assert placed[i] == position[own].tolist()
+            same = [position[other, :2].tolist() == position[own, :2].tolist() for other in beside]
+            assert [row == rows[i] for row in rows] == same
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 2), (3, 4), (1, 4, 3)])

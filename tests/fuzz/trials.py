@@ -156,7 +156,7 @@ class Trials:
 
     def _specifications(self) -> Iterator[Trial]:
         for command, text in self._shuffled((one, text) for one in WITH_STRATEGIES for text in values.STRATEGIES):
-            names = (text, text.removeprefix("preset:"), f"scorer '{text.partition('@')[0]}'", "stage 18", "structural")
+            names = (text, text.removeprefix("preset:"), f"scorer '{text.partition('@')[0]}'", "stage 18")
             yield self._trial("specification", command, {"--strategy": text}, names)
 
     def _strategies(self) -> Iterator[Trial]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from oracles.pruning import keep_most_important
+from oracles import pruning
 from vflowopt_hf.testing.oracle import Oracle
 from vflowopt_hf.testing.probe import embed, recorded_weights
 
@@ -82,7 +82,7 @@ def from_own_and_cross(seen):
     }
 
 
-def kept_tokens(subject, batch, plans, rank, decided=()):
+def kept_tokens(subject, batch, plans, rank, decided=(), separators="drop"):
     """Per unit and stage, the tokens that ``rank`` leaves; of the plans only layouts, boundaries and counts are used.
 
     ``subject`` has eager attention. What the first units keep may be ``decided`` by their plans.
@@ -119,5 +119,8 @@ def kept_tokens(subject, batch, plans, rank, decided=()):
                 last=int(present[-1]),
             )
             worth = rank(seen)
-            kept[unit].append(sorted(keep_most_important(worth, plan.position, alive, plan.counts[stage])))
+            importance = np.array([worth.get(token, 0.0) for token in range(plan.tokens)])
+            count = plan.counts[stage]
+            outcome = pruning.stage(importance, plan.position, separators, alive, count, rated=alive)
+            kept[unit].append(sorted(outcome.retained))
     return kept

@@ -17,12 +17,12 @@ def average_retention(stages, ratios, num_layers):
 
 
 def exact_counts(ratios, tokens):
-    """floor(R1 * ... * Rs * N + 1/2) in rational arithmetic, and how far the closest one is from a rounding tie."""
+    """floor(R1 * ... * Rs * N + 1/2), at least 1, in rational arithmetic; how far the closest is from a tie."""
     counts, share, margin = [], Fraction(1), 1.0
     for ratio in ratios:
         share *= Fraction(str(ratio))  # the decimal number that the user wrote
         target = share * tokens + Fraction(1, 2)
-        counts.append(math.floor(target))
+        counts.append(max(1, math.floor(target)))
         margin = min(margin, float(abs(target - round(target))))
     return tuple(counts), margin
 

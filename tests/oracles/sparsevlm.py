@@ -101,23 +101,21 @@ class Stage:
     margin: float
 
 
-def recycle(worth, structural, alive, count, states, tau=0.3, theta=0.1):
+def recycle(worth, alive, count, states, tau=0.3, theta=0.1):
     """One stage.
 
     Args:
         worth: importance of each token.
-        structural: whether each is.
         alive: tokens that are left.
         count: to retain.
         states: hidden state of each token.
         tau, theta: shares.
     """
-    separators = [token for token in alive if structural[token]]
-    ranked = sorted((token for token in alive if not structural[token]), key=lambda token: (-worth[token], token))
-    recycled, clusters = numbers(len(alive) - count, count - len(separators), tau, theta)
-    kept = count - len(separators) - clusters
-    anchor, weight, margin = dict.fromkeys(range(len(structural)), -1), dict.fromkeys(range(len(structural)), 0.0), 1.0
-    for token in (*separators, *ranked[:kept]):
+    ranked = sorted(alive, key=lambda token: (-worth[token], token))
+    recycled, clusters = numbers(len(alive) - count, count, tau, theta)
+    kept = count - clusters
+    anchor, weight, margin = dict.fromkeys(alive, -1), dict.fromkeys(alive, 0.0), 1.0
+    for token in ranked[:kept]:
         anchor[token], weight[token] = token, 1.0
     if clusters:
         pool = ranked[kept : kept + recycled]

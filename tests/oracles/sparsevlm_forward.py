@@ -11,15 +11,17 @@ import torch
 
 from oracles import sparsevlm
 from oracles.decoder_scoring import Seen, from_raters
+from oracles.pruning import is_structural, stage
 
 
 @dataclass
 class Unit:
-    """A unit's place: sample, row of each token, which are structural; and what became of it, stage by stage."""
+    """A unit's place: sample, row and position of each token; and what became of it, stage by stage."""
 
     sample: int
     rows: np.ndarray
-    structural: np.ndarray
+    position: np.ndarray
+    separators: str
     alive: list = field(init=False)
     outcomes: list = field(default_factory=list)
 
@@ -77,14 +79,19 @@ def _prune(unit, units, count, weights, embeddings, hidden, mask, prompt):
             attention=weights[unit.sample].double().numpy(),
             entered=embeddings[unit.sample].double().numpy(),
             rows=[int(row) for row in unit.rows],
-            structural=unit.structural.tolist(),
+            structural=[is_structural(place) for place in unit.position],
             alive=unit.alive,
             texts=[row for row in present if row > unit.rows[-1] and row not in images],
             last=present[-1],
         )
     )
     states = hidden[unit.sample, unit.rows].double().numpy()
-    outcome = sparsevlm.recycle(worth, unit.structural, unit.alive, count, states)
+
+    def recycler(values, tokens, count):
+        return sparsevlm.recycle(values, tokens, count, states)
+
+    importance = np.array([worth.get(token, 0.0) for token in range(len(unit.rows))])
+    outcome = stage(importance, unit.position, unit.separators, unit.alive, count, recycler, rated=unit.alive)
     for token in outcome.retained:
         members = [member for member, slot in outcome.anchor.items() if slot == token]
         total = sum(outcome.weight[member] * states[member] for member in members)

@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from oracles.pruning import ranking
 
 
@@ -42,17 +40,16 @@ def diverse(features, count):
     return chosen, margin
 
 
-def zipped(importance, keys, structural, count, contextual):
+def zipped(importance, keys, count, contextual):
     """VisionZip: dominant tokens are kept, the others join the contextual target of the most similar key."""
-    tokens = [i for i in range(len(importance)) if not structural[i]]
-    free = count - (len(importance) - len(tokens))
-    targets = math.floor(contextual * free + 0.5)
-    dominant = set(ranking(importance, tokens)[: free - targets])
+    tokens = range(len(importance))
+    targets = math.floor(contextual * count + 0.5)
+    dominant = set(ranking(importance, tokens)[: count - targets])
     left = [i for i in tokens if i not in dominant]
     step = max(1, len(left) // targets) if targets else 0
     chosen = [left[place * step] for place in range(targets)]
     slots, margin = {target: [target] for target in chosen}, math.inf
-    anchor = [i if structural[i] or i in dominant or i in chosen else -1 for i in range(len(importance))]
+    anchor = [i if i in dominant or i in chosen else -1 for i in range(len(importance))]
     for token in left:
         if targets and token not in chosen:
             apart = {target: distance(keys[token], keys[target]) for target in chosen}
@@ -67,7 +64,5 @@ def zipped(importance, keys, structural, count, contextual):
 
 
 def kept(importance, structural, count):
-    """The most important tokens beside the structural ones."""
-    tokens = [i for i in range(len(importance)) if not structural[i]]
-    always = set(np.flatnonzero(structural).tolist())
-    return always | set(ranking(importance, tokens)[: count - len(always)])
+    """The most important of the tokens that have a patch."""
+    return set(ranking(importance, [i for i in range(len(importance)) if not structural[i]])[:count])

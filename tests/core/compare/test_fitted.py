@@ -15,8 +15,8 @@ from vflowopt.strategies.reading import read_strategy
 from vflowopt.strategies.specification import read_fitting
 
 LAYERS, TOKENS, STRUCTURAL = 7, 40, 2
-LEAST = (1 + (LAYERS - 1) * (1 + STRUCTURAL) / TOKENS) / LAYERS
-"""One token and the structural ones in all layers but the first."""
+LEAST = (1 + (LAYERS - 1) / (TOKENS - STRUCTURAL)) / LAYERS
+"""One token of those that have a patch in all layers but the first."""
 
 
 @dataclass

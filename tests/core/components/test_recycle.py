@@ -10,7 +10,7 @@ from oracles import pruning as oracle
 from support.backends import both_backends, host, to_backend
 from vflowopt import GridRecycler, TokenLayout
 from vflowopt.components.recycle import grid_cells, member_table
-from vflowopt.errors import BudgetError, StrategyError
+from vflowopt.errors import StrategyError
 from vflowopt.testing import positions, pruning_cases, sides
 
 
@@ -25,41 +25,40 @@ def assert_same(actual, expected):
     np.testing.assert_allclose(host(actual.weight), list(expected.weight.values()), rtol=1e-6, atol=1e-12)
 
 
-@given(position=positions(), side=sides)
+@given(position=positions(separators=False), side=sides)
 def test_cells_are_those_of_equation_6(position, side):
     numbers = grid_cells(TokenLayout(position), side).tolist()
-    cells = [None if oracle.is_structural(place) else oracle.cell_of(place, side) for place in position]
-    dense = {cell: number for number, cell in enumerate(sorted({cell for cell in cells if cell}))}
-    assert numbers == [dense.get(cell, -1) for cell in cells]
+    cells = [oracle.cell_of(place, side) for place in position]
+    dense = {cell: number for number, cell in enumerate(sorted(set(cells)))}
+    assert numbers == [dense[cell] for cell in cells]
 
 
-@given(position=positions(), side=sides)
+@given(position=positions(separators=False), side=sides)
 def test_the_member_table_lists_every_token_once_in_its_cell(position, side):
     cells = grid_cells(TokenLayout(position), side)
     table, valid = member_table(cells)
     listed = {number: row[held].tolist() for number, (row, held) in enumerate(zip(table, valid, strict=True))}
     expected = {}
     for token, number in enumerate(cells.tolist()):
-        if number >= 0:
-            expected.setdefault(number, []).append(token)
+        expected.setdefault(number, []).append(token)
     assert listed == expected
 
 
 @both_backends
-@given(case=pruning_cases(exact=True))
+@given(case=pruning_cases(exact=True, with_separators=False))
 def test_recycling_agrees_with_brute_force_to_the_last_tie(backend, case):
     assert_same(merge(case, backend), oracle.recycle(case.importance, case.position, case.side, case.counts[0]))
 
 
 @both_backends
-@given(case=pruning_cases())
+@given(case=pruning_cases(with_separators=False))
 def test_recycling_agrees_with_brute_force_on_any_numbers(backend, case):
     expected = oracle.recycle(case.importance, case.position, case.side, case.counts[0])
     assume(expected.margin > 1e-5)  # closer cells are ordered by the rounding of their sums
     assert_same(merge(case, backend), expected)
 
 
-@given(case=pruning_cases(exact=True, max_side=5))
+@given(case=pruning_cases(exact=True, max_side=5, with_separators=False))
 def test_every_k_that_meets_the_budget_means_the_same(case):
     """The claim behind the search over k: the number left grows by 0 or 1, and steps of 0 change nothing."""
     left = oracle.budgets(case.importance, case.position, case.side)
@@ -71,18 +70,13 @@ def test_every_k_that_meets_the_budget_means_the_same(case):
 
 
 @both_backends
-@given(case=pruning_cases())
-def test_exactly_the_count_is_retained_and_structural_tokens_are(backend, case):
-    outcome = merge(case, backend)
-    retained = host(outcome.retained)
-    assert retained.sum() == case.counts[0]
-    assert retained[case.layout.structural].all()
-    assert (host(outcome.anchor)[case.layout.structural] == np.flatnonzero(case.layout.structural)).all()
-    assert (host(outcome.weight)[case.layout.structural] == 1).all()
+@given(case=pruning_cases(with_separators=False))
+def test_exactly_the_count_is_retained(backend, case):
+    assert host(merge(case, backend).retained).sum() == case.counts[0]
 
 
 @both_backends
-@given(case=pruning_cases())
+@given(case=pruning_cases(with_separators=False))
 def test_a_recycled_token_is_a_convex_combination_of_pruned_neighbours(backend, case):
     outcome = merge(case, backend)
     anchor, weight, retained = (host(values) for values in (outcome.anchor, outcome.weight, outcome.retained))
@@ -94,10 +88,10 @@ def test_a_recycled_token_is_a_convex_combination_of_pruned_neighbours(backend, 
         members = np.flatnonzero(anchor == head)
         assert weight[members].sum() == pytest.approx(1, rel=1e-5)
         assert (cells[members] == cells[head]).all() or members.tolist() == [head]
-        assert case.importance[head] == case.importance[members].max() or case.layout.structural[head]
+        assert case.importance[head] == case.importance[members].max()
 
 
-@given(case=pruning_cases())
+@given(case=pruning_cases(with_separators=False))
 def test_negative_importance_carries_no_weight(case):
     shifted = case.importance - np.float32(np.median(case.importance))
     outcome = merge(case, importance=shifted)
@@ -142,21 +136,6 @@ def test_grids_never_share_a_cell():
     layout = TokenLayout(np.array([(view, 0, 0) for view in range(3)]))
     outcome = GridRecycler(cell=100.0).merge(np.ones(3, dtype=np.float32), layout, 3)
     assert outcome.anchor.tolist() == [0, 1, 2]
-
-
-@both_backends
-def test_structural_tokens_alone(backend):
-    layout = TokenLayout(np.full((3, 3), -1))
-    outcome = GridRecycler(cell=2.0).merge(to_backend(np.zeros(3, dtype=np.float32), backend), layout, 3)
-    assert host(outcome.retained).all()
-    assert host(outcome.anchor).tolist() == [0, 1, 2]
-    assert host(outcome.weight).tolist() == [1, 1, 1]
-
-
-def test_fewer_slots_than_structural_tokens_are_refused():
-    layout = TokenLayout(np.array([(0, 0, 0), (-1, -1, -1), (-1, -1, -1)]))
-    with pytest.raises(BudgetError, match="2 structural tokens"):
-        GridRecycler(cell=2.0).merge(np.ones(3, dtype=np.float32), layout, 1)
 
 
 @pytest.mark.parametrize("cell", [0.99, 0, -1, float("inf"), float("nan")])

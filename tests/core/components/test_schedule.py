@@ -36,7 +36,7 @@ def test_counts_are_exact_from_the_number_of_tokens(ratios, tokens):
         (10, (0.25,), (3,)),  # 2.5 rounds up
         (6, (0.75, 0.5), (5, 2)),  # 4.5 rounds up; 2.25 down, from the first N and not from 5
         (1, (0.5,), (1,)),
-        (1, (0.49,), (0,)),
+        (1, (0.49,), (1,)),  # never below 1
         (729, (1.0, 1.0, 1.0), (729, 729, 729)),
         (7290, (0.2651, 0.9833, 0.8773), (1933, 1900, 1667)),
         (0, (0.3,), (0,)),

@@ -26,17 +26,16 @@ STAGED = (FastV(), PyramidDrop())
 def test_each_stage_keeps_the_best_by_the_ranking_of_its_own(backend, recycled, case, data):
     recycler = GridRecycler(cell=case.side) if recycled else None
     unknown = to_backend(np.zeros(case.layout.tokens, dtype=np.float32), backend)
-    draft = PlanDraft.start(unknown, case.layout, case.stages, case.counts, recycler)
+    draft = PlanDraft.start(unknown, case.layout, case.stages, case.counts, recycler, separators=case.separators)
     left, worth = set(range(case.layout.tokens)), {}
     for count in case.counts:
         assert draft.prunes_next == (count < len(left))
         ranking = data.draw(importances(case.layout.tokens, exact=True))
         draft = draft.ranked_by(to_backend(ranking, backend)).decide()
-        worth |= {token: ranking[token] for token in left if not oracle.is_structural(case.position[token])}
-        if recycled and draft.stage == 1 and count < case.layout.tokens:
-            left = oracle.recycle(ranking, case.position, case.side, count).retained
-        else:
-            left = oracle.keep_most_important(ranking, case.position, sorted(left), count)
+        rated = oracle.worth(ranking, case.position, case.separators, left)
+        worth |= {token: rated[token] for token in left}
+        cells = oracle.grid(case.position, case.side) if recycled and draft.stage == 1 else None
+        left = oracle.stage(ranking, case.position, case.separators, sorted(left), count, cells, rated=left).retained
         assert set(host(draft.plan.kept[-1]).tolist()) == left
     assert draft.plan.is_complete
     assert draft.plan.counts == case.counts

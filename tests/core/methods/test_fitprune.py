@@ -31,16 +31,17 @@ def weakest(received, alive, alpha):
 
 
 def loops(one, alpha):
+    assert not one.structural.any()
     tokens = range(len(one.structural))
     alive, shares = list(tokens), [1.0]
     for layer in range(LAYERS - 1):
         gone = weakest(one.own[layer], alive, alpha) & weakest(one.cross[layer], alive, alpha)
-        alive = [token for token in alive if token not in gone or one.structural[token]]
+        alive = [token for token in alive if token not in gone]
         shares.append(len(alive) / len(tokens))
     return shares
 
 
-units = st.builds(unit, st.integers(0, 1000), st.integers(4, 40), st.integers(0, 3))
+units = st.builds(unit, st.integers(0, 1000), st.integers(4, 40))
 
 
 @given(st.lists(units, min_size=1, max_size=3), st.floats(0.01, 0.99))
@@ -66,7 +67,16 @@ def test_tokens_that_receive_more_are_dropped_later():
 
 def test_a_budget_below_the_least():
     with pytest.raises(BudgetError, match=r"smallest feasible budget is 0\.\d{4}"):
-        fit([unit(0, 10, structural=4)], 0.2)
+        fit([unit(0, 10)], 0.2)
+
+
+def test_separators_take_no_part():
+    tokens = unit(0, 12)
+    more = np.insert(tokens.own, [3, 9], 5.0, axis=1), np.insert(tokens.cross, [3, 9], 5.0, axis=1)
+    separated = ReceivedAttention(*more, np.insert(tokens.structural, [3, 9], True))
+    assert fit([separated], 0.5) == fit([tokens], 0.5)
+    with pytest.raises(InputError, match="nothing to fit"):
+        fit([unit(0, 3, structural=3)], 0.5)
 
 
 def test_nothing_to_fit_to():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from oracles import pruning
 from oracles import sparsevlm as oracle
 from support.backends import both_backends, host, to_backend
 from vflowopt import Strategy, TokenLayout
@@ -39,7 +40,7 @@ units = st.builds(unit, st.integers(0, 1000), st.integers(6, 60), st.integers(0,
 def floors_of(seen):
     """Mean over units of the share that is never dropped in each layer."""
     return [
-        sum((int(one.ranks[layer]) + sum(one.structural)) / len(one.structural) for one in seen) / len(seen)
+        sum(int(one.ranks[layer]) / (len(one.structural) - sum(one.structural)) for one in seen) / len(seen)
         for layer in range(LAYERS)
     ]
 
@@ -184,6 +185,13 @@ class Counts:
         return self.known
 
 
+def expected_stage(case, worth, left, count, states, tau, theta):
+    def recycler(values, tokens, slots):
+        return oracle.recycle(values, tokens, slots, states, tau, theta)
+
+    return pruning.stage(worth, case.position, case.separators, left, count, recycler, rated=left)
+
+
 @both_backends
 @given(case=pruning_cases(exact=True), seed=st.integers(0, 10**6), tau=st.floats(0.05, 1), theta=st.floats(0.05, 1))
 def test_every_stage_recycles_what_it_prunes(backend, case, seed, tau, theta):
@@ -192,7 +200,7 @@ def test_every_stage_recycles_what_it_prunes(backend, case, seed, tau, theta):
     tokens, recycler = case.layout.tokens, DensityPeaks(recycled=tau, clusters=theta)
     stages = tuple(stage + 1 for stage in case.stages)
     unknown = to_backend(np.zeros(tokens, dtype=np.float32), backend)
-    draft = PlanDraft.start(unknown, case.layout, stages, case.counts, recycler)
+    draft = PlanDraft.start(unknown, case.layout, stages, case.counts, recycler, separators=case.separators)
     left = set(range(tokens))
     for stage, count in enumerate(case.counts):
         states = rng.normal(size=(tokens, 5)).astype(np.float32)
@@ -209,8 +217,10 @@ def test_every_stage_recycles_what_it_prunes(backend, case, seed, tau, theta):
         if count == len(left):
             assert merge is None
             assert not asked
+        elif merge is None:  # only separators go
+            assert case.layout.structural[sorted(left - retained)].all()
         else:
-            expected = oracle.recycle(worth, case.layout.structural, sorted(left), count, states, tau, theta)
+            expected = expected_stage(case, worth, sorted(left), count, states, tau, theta)
             assert all(one <= left for one in asked)
             if expected.margin > 1e-4:
                 assert host(merge.anchor).tolist() == list(expected.anchor.values())
@@ -218,7 +228,7 @@ def test_every_stage_recycles_what_it_prunes(backend, case, seed, tau, theta):
                 assert retained == expected.retained
         left = retained
     plan = draft.plan.to_host()
-    require_valid_plan(plan, Strategy.model_construct(schedule=Counts(case.counts)))
+    require_valid_plan(plan, Strategy.model_construct(schedule=Counts(case.counts), separators=case.separators))
     merged, last = plan.is_merged(), set(plan.kept[-1].tolist())
     expected_fates = ["kept" if i in last else "merged" if merged[i] else "dropped" for i in range(tokens)]
     assert plan.fates() == expected_fates

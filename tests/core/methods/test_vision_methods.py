@@ -14,12 +14,12 @@ from support.units import Unit, tokens_of
 from vflowopt import Progressive, Strategy, TokenLayout
 from vflowopt.components import Recycler
 from vflowopt.components.recycle import GridRecycler
-from vflowopt.errors import BudgetError, InputError, StrategyError
+from vflowopt.errors import InputError, StrategyError
 from vflowopt.methods.divprune import DivPrune, diverse_order
 from vflowopt.methods.fastervlm import FasterVLM
 from vflowopt.methods.visionzip import ContextualTokens, VisionZip
 from vflowopt.strategies.reading import read_strategy
-from vflowopt.testing import host_units, require_valid_plan, seeds
+from vflowopt.testing import host_units, require_valid_plan, seeds, separators
 
 CLEAR = 1e-5
 """Closer choices are made by rounding in float32."""
@@ -58,10 +58,6 @@ def test_divprune_keeps_what_the_greedy_loop_keeps(backend, unit, data):
     assert (importance[structural] == 0).all()
     chosen, margin = oracle.diverse(unit.features[tokens], count)
     assume(margin > CLEAR)
-    assert oracle.kept(importance, structural, count + structural.sum()) == {
-        *tokens[chosen].tolist(),
-        *np.flatnonzero(structural).tolist(),
-    }
     assert np.argsort(-importance[tokens], kind="stable")[:count].tolist() == chosen  # in the order of the loop
 
 
@@ -110,12 +106,12 @@ def merge(unit, backend, importance, count, contextual):
 @both_backends
 @given(unit=host_units(), data=st.data(), seed=seeds)
 def test_visionzip_merges_what_the_loop_merges(backend, unit, data, seed):
-    structural, layout = unit.layout.structural, unit.layout
-    count = data.draw(st.integers(int(structural.sum()), layout.tokens))
+    layout = unit.layout
+    count = data.draw(st.integers(1, layout.tokens))
     contextual = data.draw(st.one_of(st.just(10 / 64), st.floats(0, 1)))
     importance = np.random.default_rng(seed).integers(0, 20, layout.tokens).astype(np.float32)
     keys = np.stack([tokens_of(unit, unit.keys[..., i]) for i in range(unit.keys.shape[-1])], axis=1)
-    expected = oracle.zipped(importance, keys, structural, count, contextual)
+    expected = oracle.zipped(importance, keys, count, contextual)
     assume(expected.margin > CLEAR)
     actual = merge(unit, backend, importance, count, contextual)
     assert set(np.flatnonzero(host(actual.retained)).tolist()) == expected.retained
@@ -126,11 +122,11 @@ def test_visionzip_merges_what_the_loop_merges(backend, unit, data, seed):
 
 @given(unit=host_units(), data=st.data())
 def test_plans_are_valid_and_their_slots_are_plain_means(unit, data):
-    tokens, structural = unit.layout.tokens, int(unit.layout.structural.sum())
-    count = data.draw(st.integers(max(1, structural), tokens))
+    tokens = unit.layout.tokens
+    count = data.draw(st.integers(1, tokens))
     scorer = data.draw(st.sampled_from([FasterVLM(), VisionZip(), VisionZip(source="mean"), DivPrune()]))
     schedule = Progressive(stages=(0,), retention=(count / tokens,))
-    strategy = Strategy(scorer=scorer, schedule=schedule, recycler=ContextualTokens())
+    strategy = Strategy(scorer=scorer, schedule=schedule, recycler=ContextualTokens(), separators=data.draw(separators))
     plan = strategy.plan(scorer.score(unit).importance, unit.layout, unit)
     require_valid_plan(plan, strategy)
     if not plan.recycled:
@@ -191,12 +187,6 @@ def test_a_recycler_that_looks_at_the_unit_says_what_it_lacks():
     )
     with pytest.raises(InputError, match="recycler 'visionzip' looks at keys of a unit: plan with the unit's scoring"):
         strategy.plan(np.arange(16, dtype=np.float32), square())
-
-
-def test_a_count_below_the_structural_tokens():
-    layout = TokenLayout(np.array([[0, 0, 0], [-1, -1, -1], [-1, -1, -1]]))
-    with pytest.raises(BudgetError, match="fewer than the 2 structural tokens"):
-        ContextualTokens().merge_unit(np.zeros(3, dtype=np.float32), a_unit(layout), 1)
 
 
 def test_recyclers_of_others_need_no_context():

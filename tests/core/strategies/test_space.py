@@ -1,6 +1,8 @@
 """The search space: everything it proposes is feasible, and everything feasible can be proposed."""
 
 import math
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from core.search.synthetic import grid
 from vflowopt import CalibratedAttention, GridRecycler, Progressive, Strategy
 from vflowopt.errors import BudgetError, InputError, StrategyError
+from vflowopt.plans.competitors import Separators
 from vflowopt.search.starts import known_good
-from vflowopt.strategies.space import SearchSpace
+from vflowopt.strategies.space import FLOOR, SearchSpace
 from vflowopt.strategies.strategy import preset_names
 from vflowopt.strategies.variables import MAX_CELL, MAX_ENTROPY_WEIGHT, MAX_THRESHOLD, LogScale, values_of
 
@@ -55,9 +58,8 @@ def test_every_point_fits_every_sample(case):
     strategy = space.to_strategy(point)
     assert abs(strategy.average_retention(space.num_layers) - space.budget) <= 1e-9
     for unit in units:
-        for count in strategy.schedule.counts(unit.tokens):
-            unit.require(count)
-            assert count >= 1
+        plan = strategy.plan(np.arange(unit.tokens, dtype=np.float32), unit)
+        assert plan.counts == strategy.schedule.counts(unit.tokens)
         assert strategy.recycler.cell <= max(space.max_cell, space.fixed.get("cell", 1))
 
 
@@ -106,7 +108,7 @@ def test_the_whole_polytope_is_reached():
     draws = np.random.default_rng(0).uniform(size=(4000, 2))
     k1, k2 = draws[:, 0], draws.prod(axis=1)
     k3 = (0.25 * 28 - 9 * k1 - 9 * k2) / 10
-    feasible = (k3 >= space.floor) & (k3 <= k2)
+    feasible = (k3 >= FLOOR) & (k3 <= k2)
     assert feasible.sum() > 100
     for cumulative in np.stack([k1, k2, k3], axis=1)[feasible]:
         strategy = Strategy(
@@ -155,17 +157,23 @@ def test_a_cell_wider_than_the_grid_is_the_grid_and_no_recycler_is_a_cell_of_one
         np.testing.assert_array_equal(np.where(plan.anchor >= 0, plan.anchor, -1), again.anchor)
 
 
-def test_a_budget_below_the_structural_tokens_names_the_smallest():
+def test_samples_set_no_floor():
     layout = grid(4, 2, newline=True)  # a third of the tokens is structural
-    with pytest.raises(BudgetError, match=r"smallest feasible budget is (0\.\d{4})") as caught:
-        SearchSpace.of(0.1, 9, [layout])
-    smallest = float(str(caught.value).split("smallest feasible budget is ")[1].split(":")[0])
-    space = SearchSpace.of(smallest, 9, [layout])
+    space = SearchSpace.of(0.1, 9, [layout])
+    assert space == SearchSpace.of(0.1, 9, [grid(4, 2)])
     for point in ([0.0] * 6, [1.0] * 6):
-        for count in space.to_strategy(point).schedule.counts(layout.tokens):
-            layout.require(count)
-    with pytest.raises(BudgetError):
-        SearchSpace.of(smallest - 2e-4, 9, [layout])
+        assert space.to_strategy(point).plan(np.arange(12, dtype=np.float32), layout).counts[-1] >= 1
+
+
+@pytest.mark.parametrize("separators", get_args(Separators))
+def test_every_strategy_of_a_space_says_the_same_of_separators(separators):
+    space = replace(SearchSpace.of(0.25, 28), separators=separators)
+    assert space.to_strategy([0.5] * 6).separators == separators
+    other = Strategy.vflowopt(num_layers=28, retention=(0.25, 1, 1), cell=2.0, separators="keep")
+    assert space.impose(other).separators == space.rescale(other).separators == separators
+    if separators != "keep":
+        with pytest.raises(StrategyError, match=f"has separators 'keep', the search '{separators}'"):
+            space.to_unit(other)
 
 
 def test_a_budget_used_up_before_the_first_stage_is_refused():
@@ -202,7 +210,7 @@ def test_points_outside_the_cube_are_refused(point):
     [
         ({"schedule": Progressive(stages=(0, 9), retention=(0.25, 1.0))}, "stages"),
         ({"schedule": Progressive(stages=(0, 9, 18), retention=(0.3, 1.0, 1.0))}, "budget"),
-        ({"schedule": Progressive(stages=(0, 9, 18), retention=(7 / 9, 1e-9, 1e-9))}, "at least"),
+        ({"schedule": Progressive(stages=(0, 9, 18), retention=(7 / 9, 1e-9, 1e-9))}, "covers 1e-06 to 1"),
         ({"scorer": CalibratedAttention(threshold=61.0)}, "threshold from 0 to 60, not 61"),
         ({"scorer": CalibratedAttention(entropy_weight=1001.0)}, "entropy_weight from 0 to 1000, not 1001"),
     ],
@@ -223,7 +231,7 @@ def test_rescaling_keeps_the_shape_and_meets_the_budget(case, data):
     fitted = np.array(space.fit(shape))
     retention = (space.stages[0] + fitted @ space.widths) / space.num_layers
     assert abs(retention - space.budget) <= 1e-9
-    free = (fitted > space.floor) & (fitted < 1.0)
+    free = (fitted > FLOOR) & (fitted < 1.0)
     np.testing.assert_allclose((fitted / shape)[free], (fitted / shape)[free].max(initial=0.0), rtol=1e-9)
 
 
@@ -237,7 +245,7 @@ def test_known_good_starts_fit_any_space(case):
         strategy = space.to_strategy(point)
         assert abs(strategy.average_retention(space.num_layers) - space.budget) <= 1e-9
         for unit in units:
-            assert all(count >= unit.structural.sum() for count in strategy.schedule.counts(unit.tokens))
+            assert strategy.plan(np.arange(unit.tokens, dtype=np.float32), unit).counts[-1] >= 1
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -12,14 +12,16 @@ from pydantic import ValidationError
 from oracles.retention import average_retention
 from vflowopt import CalibratedAttention, GridRecycler, Progressive, Provenance, Strategy, VFlowOptError
 from vflowopt.errors import OutputError, StrategyError
+from vflowopt.plans.competitors import SEPARATORS
 from vflowopt.strategies.strategy import components_of, preset_names
-from vflowopt.testing import schedules
+from vflowopt.testing import schedules, separators
 
 VALID = {
     "format": "vflowopt/strategy/1",
     "scorer": {"name": "calibrated-attention", "threshold": 34.76, "entropy_weight": 0.0, "diversity": 0.0},
     "schedule": {"name": "progressive", "stages": [0, 9, 18], "retention": [0.2651, 0.9833, 0.8773]},
     "recycler": {"name": "grid", "cell": 15.58},
+    "separators": "merge",
     "provenance": {
         "model": "m",
         "budget": 0.25,
@@ -55,6 +57,7 @@ def strategies(draw):
         entropy_weight=draw(st.floats(0, 1e6)),
         diversity=draw(st.floats(0, 1)),
         cell=draw(st.none() | st.floats(1, 1e6)),
+        separators=draw(separators),
     ).model_copy(update={"provenance": provenance})
 
 
@@ -74,6 +77,7 @@ def test_the_documented_file_is_a_strategy_and_its_own_model():
         scorer=CalibratedAttention(threshold=34.76),
         schedule=Progressive(stages=(0, 9, 18), retention=(0.2651, 0.9833, 0.8773)),
         recycler=GridRecycler(cell=15.58),
+        separators="merge",
         provenance=Provenance(**VALID["provenance"]),
     )
     assert json.loads(strategy.to_json()) == VALID
@@ -83,6 +87,13 @@ def test_the_documented_file_is_a_strategy_and_its_own_model():
 def test_a_file_without_diversity_has_none():
     scorer = {name: value for name, value in VALID["scorer"].items() if name != "diversity"}
     assert Strategy.model_validate({**VALID, "scorer": scorer}) == Strategy.model_validate(VALID)
+
+
+def test_a_file_from_before_there_was_a_choice_keeps_separators():
+    data = {name: value for name, value in VALID.items() if name != "separators"}
+    assert Strategy.parse(json.dumps(data)) == Strategy.model_validate({**VALID, "separators": "keep"})
+    assert Strategy.preset("llava-onevision-7b/25").separators == "keep"
+    assert Strategy.model_validate(data).separators == SEPARATORS
 
 
 def test_recycler_and_provenance_are_optional():

@@ -11,10 +11,9 @@ from vflowopt import PruningPlan, TokenLayout
 from vflowopt.testing import (
     ConformanceError,
     attention_matrices,
-    feasible_strategies,
     host_units,
-    layouts,
     plans,
+    pruning_strategies,
     require_valid_plan,
     scorers,
 )
@@ -27,20 +26,12 @@ def test_attention_is_row_stochastic(matrices):
 
 
 @given(unit=host_units(), data=st.data())
-def test_any_scorer_can_look_at_a_unit_and_any_feasible_strategy_plans_it(unit, data):
+def test_any_scorer_can_look_at_a_unit_and_any_strategy_plans_it(unit, data):
     importance = data.draw(scorers()).score(unit).importance
     assert importance.shape == (unit.layout.tokens,)
     assert (unit.to_tokens(np.ones_like(unit.entropy))[unit.layout.structural] == 0).all()
-    strategy = data.draw(feasible_strategies(unit.layout))
+    strategy = data.draw(pruning_strategies())
     require_valid_plan(strategy.plan(importance, unit.layout, unit), strategy)
-
-
-@given(st.lists(layouts(), min_size=2, max_size=3), st.data())
-def test_feasible_means_feasible_for_every_unit(units, data):
-    strategy = data.draw(feasible_strategies(*units))
-    for unit in units:
-        for count in strategy.schedule.counts(unit.tokens):
-            unit.require(count)
 
 
 @given(plans())
@@ -53,6 +44,7 @@ STRATEGY = {
     "scorer": {"name": "uniform-grid"},
     "schedule": {"name": "progressive", "stages": [0, 2], "retention": [0.5, 0.5]},
     "recycler": {"name": "grid", "cell": 2.0},
+    "separators": "keep",
 }
 
 
@@ -61,7 +53,7 @@ STRATEGY = {
     [
         (lambda plan: {"kept": (plan.kept[0][1:], plan.kept[1])}, "the schedule says"),
         (lambda plan: {"kept": (plan.kept[0], np.flatnonzero(plan.anchor != np.arange(17))[:4])}, "not nested|dropped"),
-        (lambda plan: {"kept": (plan.kept[0], plan.kept[0][:4])}, "structural tokens"),
+        (lambda plan: {"kept": (plan.kept[0], plan.kept[0][:4])}, "retains 0 separators, not 1"),
         (lambda plan: {"importance": plan.importance * np.nan}, "not finite"),
         (lambda plan: {"anchor": np.arange(17)}, "anchors are not exactly"),
         (lambda plan: {"weight": plan.weight * 2}, "do not sum to 1"),

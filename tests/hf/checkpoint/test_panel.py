@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from support.checkpoint import save
+from support.failing import Failing
 from support.tiny import LAYERS, image_inputs, tiny_onevision
 from vflowopt import Strategy, prune
 from vflowopt.compare.panel import AnsweringModel
-from vflowopt.errors import BudgetError, InputError, PruningStateError
+from vflowopt.errors import ImportanceError, InputError, PruningStateError
 from vflowopt.strategies.reading import read_strategy
 from vflowopt_hf.adapters import llava_onevision
 
@@ -102,8 +103,9 @@ def test_the_model_is_left_as_it_was(loaded, questions):
 
     before = hooks(), sorted(vars(loaded.model.model))
     panel = loaded.panel(questions[:1], 2)
-    with pytest.raises(BudgetError):
-        panel.answer(0, read_strategy("random@0.0001")(LAYERS))
+    failing = STRATEGIES["random"].model_copy(update={"scorer": Failing()})
+    with pytest.raises(ImportanceError, match="has shape"):
+        panel.answer(0, failing)
     assert (hooks(), sorted(vars(loaded.model.model))) == before
 
 

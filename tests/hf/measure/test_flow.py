@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from support.cases import llava_onevision, qwen2_vl
+from support.failing import Failing
 from support.tiny import LAYERS, image_inputs, tiny_onevision
 from vflowopt import Strategy, prune
-from vflowopt.errors import BudgetError, InputError, PruningStateError, StrategyError
+from vflowopt.errors import ImportanceError, InputError, PruningStateError, StrategyError
 from vflowopt.plugins import find_adapter
 from vflowopt_hf.testing.oracle import Oracle
 from vflowopt_hf.testing.subject import Subject
@@ -123,10 +124,9 @@ def test_the_model_is_left_as_found_also_after_an_error(model):
     with torch.no_grad():
         logits = model(**first).logits
     find_adapter(model).flow(model, [first], {"s": STRATEGY})
-    # Fails after the first strategy has run: fewer tokens than are structural.
-    impossible = Strategy.vflowopt(num_layers=LAYERS, retention=(0.002, 1.0, 1.0))
-    with pytest.raises(BudgetError):
-        find_adapter(model).flow(model, [first, second], {"s": STRATEGY, "impossible": impossible})
+    failing = STRATEGY.model_copy(update={"scorer": Failing()})  # after the first strategy has run
+    with pytest.raises(ImportanceError, match="has shape"):
+        find_adapter(model).flow(model, [first, second], {"s": STRATEGY, "failing": failing})
     assert hooks(model) == before
     assert [id(module.config) for module in model.modules() if hasattr(module, "config")] == configs
     with torch.no_grad():

@@ -29,6 +29,8 @@ from vflowopt_hf.testing.probe import embed, recorded_weights
 from vflowopt_hf.testing.subject import Subject
 
 STEPS = 6
+SEEDS = {"keep": 0, "rank": 0, "merge": 18, "drop": 18}
+"""Of pictures on which no choice hangs on rounding."""
 STAGES = Progressive(stages=(1, 2, 4), retention=(0.7, 0.6, 0.7))
 BATCHES = {"one": [[(84, 84)]], "unequal": [[(84, 84)], [(42, 70), (42, 42)]]}
 CASES = {"onevision": llava_onevision.CASE, "qwen3-vl": qwen3_vl.CASE}
@@ -46,10 +48,11 @@ def subject(family, attention="sdpa"):
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("size", BATCHES)
-def test_against_a_full_length_forward(size, attention):
+@pytest.mark.parametrize("separators", SEEDS)
+def test_against_a_full_length_forward(size, attention, separators):
     """Prefill and decode steps: raters, ranking, clusters, merged states and masks, all found anew by the oracle."""
-    inputs = image_inputs(model("eager"), BATCHES[size])
-    strategy = Strategy(scorer=SparseVLM(), schedule=STAGES, recycler=DensityPeaks())
+    inputs = image_inputs(model("eager"), BATCHES[size], seed=SEEDS[separators])
+    strategy = Strategy(scorer=SparseVLM(), schedule=STAGES, recycler=DensityPeaks(), separators=separators)
     with prune(model(attention), strategy) as session, torch.no_grad():
         out = model(attention).generate(
             **inputs, max_new_tokens=STEPS + 1, do_sample=False, return_dict_in_generate=True, output_logits=True
@@ -61,7 +64,8 @@ def test_against_a_full_length_forward(size, attention):
     with torch.no_grad():
         full = torch.cat([embeddings, model(attention).get_input_embeddings()(generated)], dim=1)
     mask = torch.cat([inputs["attention_mask"], torch.ones_like(generated)], dim=1)
-    units = [Unit(sample, rows, plan.structural) for sample, rows, plan in place(inputs["input_ids"], made, (IMAGE,))]
+    places = place(inputs["input_ids"], made, (IMAGE,))
+    units = [Unit(sample, rows, plan.position, strategy.separators) for sample, rows, plan in places]
     counts = [STAGES.counts(len(unit.rows)) for unit in units]
     expected = run(model(attention), model("eager"), full, mask, units, STAGES.stages, counts, prompt)
     for plan, unit, known in zip(made, units, counts, strict=True):

@@ -1,7 +1,8 @@
 """What cannot work says so in one typed error, before work is lost, and leaves the model as it was."""
 
+import math
 from contextlib import ExitStack
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from support.tiny import IMAGE, LAYERS, image_inputs, tiny_onevision
 from vflowopt import CalibratedAttention, Strategy, prune
 from vflowopt.errors import (
-    BudgetError,
     ImportanceError,
     InputError,
     PruningStateError,
@@ -20,6 +20,7 @@ from vflowopt.errors import (
     UnsupportedModelError,
     UnsupportedOperationError,
 )
+from vflowopt.plans.competitors import Separators
 from vflowopt_hf.families.llava_onevision import LlavaOnevision
 from vflowopt_hf.plans.prefill import place_units
 from vflowopt_hf.vision.encoders import tap_encoders
@@ -142,13 +143,15 @@ def test_a_scorer_that_needs_what_is_not_there(model):
         prune(model, strategy)
 
 
-def test_below_the_structural_tokens(model, inputs):
-    thin = Strategy.vflowopt(num_layers=LAYERS, retention=(0.02,), stages=(0,))
-    with (
-        pytest.raises(BudgetError, match=r"smallest feasible cumulative retention for this input is 0\.06"),
-        prune(model, thin),
-    ):
+@pytest.mark.parametrize("separators", get_args(Separators))
+def test_fewer_tokens_than_separators_are_no_error(model, inputs, separators):
+    thin = Strategy.vflowopt(num_layers=LAYERS, retention=(0.02,), stages=(0,), separators=separators)
+    with prune(model, thin) as pruning, torch.no_grad():
         model(**inputs)
+        for plan in pruning.plan:
+            assert plan.counts == (math.floor(0.02 * plan.tokens + 0.5),)
+            assert 0 < plan.counts[0] < plan.structural.sum()
+            assert not plan.structural[plan.kept[0]].all()
 
 
 def test_an_unknown_model_family():

@@ -118,7 +118,7 @@ def test_importance_is_the_published_rule_on_upstreams_weights(name, attention, 
         structural = np.isnan(importance)
         assert (structural == plan.structural).all()
         np.testing.assert_allclose(plan.importance[~structural], importance[~structural], rtol=5e-4)
-        best = np.argsort(-np.nan_to_num(importance, nan=np.inf), kind="stable")[: plan.counts[0]]
+        best = np.argsort(-np.nan_to_num(importance, nan=-np.inf), kind="stable")[: plan.counts[0]]
         assert set(plan.kept[0].tolist()) == set(best.tolist())
         one_layer = next(published(name, batch, 1, "sum")) if plan is plans[0] else None
         if one_layer is not None:  # the layers before the observed one matter

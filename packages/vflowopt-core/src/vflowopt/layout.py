@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vflowopt.arrays import HostBools, HostInts
-from vflowopt.errors import BudgetError, InputError
+from vflowopt.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,19 +33,41 @@ class TokenLayout:
 
     @property
     def structural(self) -> HostBools:
-        """Mask [N], True for tokens without a patch, such as ``image_newline``: always retained."""
+        """Mask [N], True for tokens without a patch, such as ``image_newline``: separators."""
         return np.asarray(self.position[:, 0] < 0)
 
-    def require(self, count: int) -> None:
-        """Check that ``count`` retained tokens leave room for the structural ones.
+    @property
+    def rows(self) -> HostInts:
+        """A number for the grid row that each token belongs to: int64 [N].
 
-        Raises:
-            BudgetError: they do not; names the smallest feasible budget.
+        A separator belongs to the row of the last token before it that has a patch, or else of the first one after it;
+        where no token has one, all belong to row -1.
         """
-        structural = int(self.structural.sum())
-        if count < structural:
-            raise BudgetError(
-                f"a stage keeps {count} of {self.tokens} visual tokens, fewer than the {structural} structural tokens "
-                f"(row separators), which are always retained; the smallest feasible cumulative retention for this "
-                f"input is {structural / self.tokens:.4f}"
-            )
+        home = self._home()
+        if (home < 0).any():
+            return home
+        view, row, _ = self.position[home].T
+        return np.asarray(view * (row.max(initial=0) + 1) + row, dtype=np.int64)
+
+    def placed(self) -> "TokenLayout":
+        """The same tokens with every separator in the place of the token whose row it belongs to.
+
+        Where no token has a patch, they make one row.
+        """
+        home = self._home()
+        if (home < 0).any():
+            column = np.arange(self.tokens, dtype=np.int64)
+            return TokenLayout(np.stack([0 * column, 0 * column, column], axis=1))
+        return TokenLayout(self.position[home])
+
+    def taken(self, tokens: HostInts) -> "TokenLayout":
+        """The layout of some of the tokens, given by their indices."""
+        return TokenLayout(self.position[tokens])
+
+    def _home(self) -> HostInts:
+        """Index int64 [N] of the token that has a patch beside each token, itself where it has one; -1 without any."""
+        patches = np.flatnonzero(~self.structural)
+        if not len(patches):
+            return np.full(self.tokens, -1, dtype=np.int64)
+        before = np.searchsorted(patches, np.arange(self.tokens), side="right") - 1
+        return np.asarray(patches[np.maximum(before, 0)], dtype=np.int64)

@@ -11,7 +11,7 @@ from vflowopt.budgets.lengths import SampleSize
 from vflowopt.budgets.requests import RequestBudget, Workload, require_positive
 from vflowopt.components import Schedule
 from vflowopt.errors import CostError, shown
-from vflowopt.strategies.space import SearchSpace
+from vflowopt.strategies.space import FLOOR, SearchSpace
 
 SEARCHED = Kind(scorer="calibrated-attention", recycler="grid", needs=("attention", "entropy", "features"))
 """The dearest strategy that a search proposes."""
@@ -83,13 +83,13 @@ def _rows(size: SampleSize, split: Sequence[float], space: SearchSpace) -> list[
     """Rows of each layer, each unit's count rounded up by half a token."""
     rows: list[float] = [size.rows] * space.stages[0]
     for share, width in zip(split, space.widths, strict=True):
-        rows += [size.text + sum(min(tokens, share * tokens + 0.5) for tokens in size.units)] * width
+        rows += [size.text + sum(min(tokens, max(1, share * tokens + 0.5)) for tokens in size.units)] * width
     return rows
 
 
 def _corners(retention: float, space: SearchSpace) -> Iterator[tuple[float, ...]]:
     """Corners of the splits of a retention: some first stages keep all, some last ones the least, the others share."""
-    widths, floor = space.widths, space.floor
+    widths, floor = space.widths, FLOOR
     target = retention * space.num_layers - space.stages[0]
     for whole, shared in itertools.combinations(range(len(widths) + 1), 2):
         left = target - sum(widths[:whole]) - floor * sum(widths[shared:])

@@ -214,7 +214,7 @@ class Scorer(Component):
     def score_retaining(self, context: ScoringContext, count: int) -> Score:  # noqa: ARG002
         """The same where no stage retains more than ``count`` tokens: what pruning calls.
 
-        For scorers that save work if only so many tokens, structural ones included, have to be told from the others.
+        For scorers that save work if no more tokens than these have to be told from the others.
         """
         return self.score(context)
 
@@ -231,7 +231,10 @@ class Schedule(Component):
 
     @abstractmethod
     def counts(self, tokens: int) -> tuple[int, ...]:
-        """Visual tokens retained after each stage, of a unit with ``tokens`` visual tokens."""
+        """Visual tokens retained after each stage, of a unit with ``tokens`` visual tokens, separators included.
+
+        Each from 1 to ``tokens``, non-increasing; :func:`vflowopt.components.schedule.clipped` makes such of others.
+        """
 
     def unit_counts(self, units: Sequence[ScoringContext]) -> Sequence[tuple[int, ...]]:
         """The same for all images and videos of one sample, in prompt order: what pruning calls.
@@ -253,7 +256,7 @@ class Merge:
     """The outcome of one stage of one unit, over its N visual tokens.
 
     Attributes:
-        retained: bool [N], True for exactly the stage's count of tokens: kept tokens, recycled tokens, structural.
+        retained: bool [N], True for exactly the stage's count of tokens: kept tokens and recycled ones.
         anchor: int64 [N], the token in whose slot the token's embedding or hidden state ends up; -1 if dropped.
         weight: float32 [N], its share of that slot; 0 if dropped.
     """
@@ -264,13 +267,16 @@ class Merge:
 
 
 class Recycler(Component):
-    """Selects the tokens of the first stage and merges some of what is pruned."""
+    """Selects the tokens of the first stage and merges some of what is pruned.
+
+    All tokens that it sees have a place: what becomes of separators is not its business.
+    """
 
     kind: ClassVar[str] = "recycler"
 
     @abstractmethod
     def merge(self, importance: Array, layout: TokenLayout, count: int) -> Merge:
-        """Retain exactly ``count`` of the layout's tokens, structural ones included."""
+        """Retain exactly ``count`` of the layout's tokens: at least 1, fewer than there are."""
 
     def merge_unit(self, importance: Array, context: ScoringContext, count: int) -> Merge:
         """The same for a unit that can be looked at: what pruning calls. By default it is not looked at."""
@@ -293,4 +299,4 @@ class ContextRecycler(Recycler):
 
     @abstractmethod
     def merge_unit(self, importance: Array, context: ScoringContext, count: int) -> Merge:
-        """Retain exactly ``count`` of the unit's tokens, structural ones included."""
+        """Retain exactly ``count`` of the unit's tokens: at least 1, fewer than there are."""

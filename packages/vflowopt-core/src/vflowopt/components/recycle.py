@@ -20,24 +20,19 @@ from vflowopt.layout import TokenLayout
 
 
 def grid_cells(layout: TokenLayout, side: float) -> HostInts:
-    """Cell number of each token, int64 [N]: dense from 0, -1 where structural. Grids never share a cell."""
-    tokens = ~layout.structural
-    place = layout.position[tokens]
+    """Cell number of each token, all of which have a place: int64 [N], dense from 0. Grids never share a cell."""
+    place = layout.position
     cell = np.floor(place[:, 1:] / side).astype(np.int64)
-    numbers = np.full(layout.tokens, -1, dtype=np.int64)
-    if len(cell):
-        rows, columns = cell.max(axis=0) + 1
-        key = (place[:, 0] * rows + cell[:, 0]) * columns + cell[:, 1]  # one number sorts faster than three
-        numbers[tokens] = np.unique(key, return_inverse=True)[1]
-    return numbers
+    rows, columns = cell.max(axis=0) + 1
+    key = (place[:, 0] * rows + cell[:, 0]) * columns + cell[:, 1]  # one number sorts faster than three
+    return np.asarray(np.unique(key, return_inverse=True)[1], dtype=np.int64)
 
 
 def member_table(cells: HostInts) -> tuple[HostInts, HostBools]:
     """Members of each cell as a padded table: token indices int64 [cells, most members] and their validity."""
-    members = np.flatnonzero(cells >= 0)
-    members = members[np.argsort(cells[members], kind="stable")]
-    sizes = np.bincount(cells[members], minlength=0)
-    valid: HostBools = np.arange(max(sizes, default=0))[None, :] < sizes[:, None]
+    members = np.argsort(cells, kind="stable")
+    sizes = np.bincount(cells)
+    valid: HostBools = np.arange(sizes.max())[None, :] < sizes[:, None]
     table = np.zeros(valid.shape, dtype=np.int64)
     table[valid] = members
     return table, valid
@@ -58,30 +53,20 @@ class GridRecycler(Recycler):
     cell: Annotated[float, Field(ge=1)]
 
     def merge(self, importance: Array, layout: TokenLayout, count: int) -> Merge:
-        """See :meth:`Recycler.merge`. Shapes depend on the layout only, so nothing leaves the device.
-
-        Raises:
-            BudgetError: ``count`` is below the number of structural tokens.
-        """
-        layout.require(count)
+        """See :meth:`Recycler.merge`. Shapes depend on the layout only, so nothing leaves the device."""
         xp = namespace(importance)
         cells = grid_cells(layout, self.cell)
         host_table, host_valid = member_table(cells)
-        free = count - int(layout.structural.sum())  # slots for tokens that have a patch
         identity = asarray_like(np.arange(layout.tokens), importance)
-        structural = asarray_like(layout.structural, importance)
-        if not host_table.size:
-            return Merge(structural, identity, xp.ones_like(importance))
         table = asarray_like(host_table.reshape(-1), importance)
         valid = asarray_like(host_valid, importance)
 
         def per_cell(values: Array, filler: float) -> Array:
             return xp.where(valid, xp.reshape(xp.take(values, table), host_valid.shape), filler)
 
-        lowest = xp.where(structural, -xp.inf, importance)  # structural tokens rank last
-        rank = inverse_permutation(descending_order(lowest))
+        rank = inverse_permutation(descending_order(importance))
         cell_rank = per_cell(rank, -1)
-        kept_first = _kept_before_merging(xp.max(cell_rank, axis=-1), free, int(host_valid.sum()))
+        kept_first = _kept_before_merging(xp.max(cell_rank, axis=-1), count, layout.tokens)
         merged = valid & (cell_rank >= kept_first)
         mass = xp.where(merged, xp.clip(per_cell(importance, 0.0), 0.0, None), 0.0)
         total = xp.sum(mass, axis=-1, keepdims=True)
@@ -92,14 +77,14 @@ class GridRecycler(Recycler):
         width = host_valid.shape[1]
         first_slot = asarray_like(np.arange(host_valid.shape[0])[:, None] * width, importance)
         cell_anchor = xp.take(table, xp.reshape(best + first_slot, (-1,)))
-        used = _retained_cells(xp.sum(mass, axis=-1), free, int(host_valid.shape[0]))
+        used = _retained_cells(xp.sum(mass, axis=-1), count, int(host_valid.shape[0]))
 
-        # Back from cells to tokens; structural tokens borrow cell 0 and are overruled.
-        own_cell = asarray_like(np.maximum(cells, 0), importance)
+        # Back from cells to tokens.
+        own_cell = asarray_like(cells, importance)
         in_table = np.zeros(layout.tokens, dtype=np.int64)
         in_table[host_table[host_valid]] = np.flatnonzero(host_valid.reshape(-1))
         token_share = xp.take(xp.reshape(share, (-1,)), asarray_like(in_table, importance))
-        is_kept = structural | (rank < kept_first)
+        is_kept = rank < kept_first
         is_used = is_kept | xp.take(used, own_cell)
         anchor = xp.where(is_kept, identity, xp.take(cell_anchor, own_cell))
         weight = xp.where(is_kept, xp.ones_like(token_share), token_share)
@@ -110,20 +95,20 @@ class GridRecycler(Recycler):
         )
 
 
-def _kept_before_merging(last_rank: Array, free: int, tokens: int) -> Array:
-    """The largest k with k + c(k) = ``free``, as a device scalar; 0 where even c(0) is larger.
+def _kept_before_merging(last_rank: Array, count: int, tokens: int) -> Array:
+    """The largest k with k + c(k) = ``count``, as a device scalar; 0 where even c(0) is larger.
 
     ``last_rank`` [cells] is the rank of each cell's last-ranked member: the cell loses a member for every k up to it.
     """
     xp = namespace(last_rank)
     k = xp.arange(tokens + 1, dtype=last_rank.dtype, device=device_of(last_rank))
     losing = last_rank.shape[0] - xp.searchsorted(xp.sort(last_rank), k, side="left")
-    fitting = xp.sum(xp.astype(k + losing <= free, xp.int64))
+    fitting = xp.sum(xp.astype(k + losing <= count, xp.int64))
     return xp.clip(fitting - 1, 0, None)
 
 
-def _retained_cells(mass: Array, free: int, cells: int) -> Array:
-    """Mask [cells]: all of them, or where there are more than ``free`` the ``free`` with the largest mass."""
-    if free >= cells:
+def _retained_cells(mass: Array, count: int, cells: int) -> Array:
+    """Mask [cells]: all of them, or where there are more than ``count`` the ``count`` with the largest mass."""
+    if count >= cells:
         return namespace(mass).ones_like(mass, dtype=namespace(mass).bool)
-    return inverse_permutation(descending_order(mass)) < free
+    return inverse_permutation(descending_order(mass)) < count

@@ -3,7 +3,7 @@
 import itertools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import field_validator, model_validator
@@ -142,8 +142,8 @@ class Progressive(Schedule):
         return tuple(itertools.accumulate(self.retention, operator.mul))
 
     def counts(self, tokens: int) -> tuple[int, ...]:
-        """n_s = floor(k_s * N + 1/2): known from N alone, exact."""
-        return tuple(math.floor(k * tokens + 0.5) for k in self.cumulative)
+        """n_s = floor(k_s * N + 1/2), at least 1: known from N alone, exact."""
+        return clipped((math.floor(k * tokens + 0.5) for k in self.cumulative), tokens)
 
     def average_retention(self, num_layers: int) -> float:
         """Rbar = (L0 + k_1 L_1 + ... + k_S L_S) / L (Eq. 5; L0 layers before the first stage run unpruned).
@@ -154,6 +154,11 @@ class Progressive(Schedule):
         widths = stage_widths(self.stages, num_layers)
         weighted = sum(k * width for k, width in zip(self.cumulative, widths, strict=True))
         return (self.stages[0] + weighted) / num_layers
+
+
+def clipped(counts: Iterable[int], tokens: int) -> tuple[int, ...]:
+    """Counts that a unit of ``tokens`` visual tokens can meet: never below 1, and never above those before."""
+    return tuple(itertools.accumulate((max(count, 1) for count in counts), min, initial=tokens))[1:]
 
 
 def achieved_retention(counts: Sequence[int], tokens: int, stages: Sequence[int], num_layers: int) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-from vflowopt.arrays import Array, asarray_like, namespace
+from vflowopt.arrays import Array, namespace
 from vflowopt.components.contract import ContextRecycler, Merge, ScoringContext
 from vflowopt.layout import TokenLayout
 
@@ -26,14 +26,13 @@ class StageRecycler(ContextRecycler):
 
     @abstractmethod
     def merge_stage(self, ranking: Array, layout: TokenLayout, before: int, count: int, hidden: Hidden) -> Merge:
-        """Retain exactly ``count`` of the tokens that are left, structural ones included.
+        """Retain exactly ``count`` of the tokens that are left.
 
         Inside the decoder nothing may wait for the device, so constants are made there, not copied to it.
 
         Args:
-            ranking: float32 [N], importance of the tokens that are left; inf where structural, -inf where pruned
-                before.
-            layout: places of the N tokens, on the host.
+            ranking: float32 [N], importance of the tokens that are left; -inf where pruned before.
+            layout: places of the N tokens, on the host; all have one.
             before: how many tokens are left; more than ``count``.
             count: how many to retain.
             hidden: states of tokens that are left, if asked for.
@@ -44,9 +43,8 @@ class StageRecycler(ContextRecycler):
 
     def merge_unit(self, importance: Array, context: ScoringContext, count: int) -> Merge:
         """The first stage, before the LLM."""
-        layout, xp = context.layout, namespace(importance)
-        ranking = xp.where(asarray_like(layout.structural, importance), xp.inf, importance)
-        return self.merge_stage(ranking, layout, layout.tokens, count, partial(_features, context))
+        layout = context.layout
+        return self.merge_stage(importance, layout, layout.tokens, count, partial(_features, context))
 
 
 def _features(context: ScoringContext, tokens: Array) -> Array:

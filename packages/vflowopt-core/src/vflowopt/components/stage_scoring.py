@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -118,7 +118,7 @@ class StageScorer(Scorer):
 
     @abstractmethod
     def rescore(self, context: StageContext) -> Array:
-        """Importance float32 [N] before a layer b > 0; ignored where structural or pruned before."""
+        """Importance float32 [N] before a layer b > 0; ignored at separators and where pruned before."""
 
     def rescore_retaining(self, context: StageContext, count: int) -> Array:  # noqa: ARG002
         """The same where the stage retains ``count`` tokens: what pruning calls. By default it makes no difference."""
@@ -158,6 +158,11 @@ class ReceivedAttention:
     cross: npt.NDArray[np.float64]
     structural: HostBools
     ranks: HostInts | None = None
+
+    def of_patches(self) -> "ReceivedAttention":
+        """The same without separators."""
+        tokens = ~self.structural
+        return replace(self, own=self.own[:, tokens], cross=self.cross[:, tokens], structural=self.structural[tokens])
 
 
 class FittedScorer(StageScorer):

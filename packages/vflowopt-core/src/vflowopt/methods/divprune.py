@@ -11,9 +11,9 @@ d = 1 - cosine similarity, the first token is the one farthest from its nearest 
 The importance is the place in this order, so that any count takes the first ones; those that no stage can retain
 follow by their distance from the chosen. No attention is looked at, so every family offers what it needs. No options.
 
-Where this differs from the public code: structural tokens take no part, as they are always retained; a token is never
-chosen twice; distances are float32 whatever the model's dtype. There, every step takes the minimum over all chosen rows
-anew; here, over the last one only.
+Where this differs from the public code: separators take no part, since the strategy says what becomes of them; a token
+is never chosen twice; distances are float32 whatever the model's dtype. There, every step takes the minimum over all
+chosen rows anew; here, over the last one only.
 """
 
 from typing import Literal

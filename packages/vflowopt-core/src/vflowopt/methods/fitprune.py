@@ -14,8 +14,8 @@ are on average over samples makes the recipe, and alpha is found by bisection, s
 What differs: the public code measures a budget in FLOPs, here it is the average retention, met exactly by a mean of
 the two recipes that the bisection ends with. It runs the model anew for every alpha, so that later layers see the
 effect of earlier pruning; here attention is observed once, unpruned, and the recipe is found from it alone. It drops a
-token inside the layer that ranks it, before its MLP; here the token leaves before the next layer. Row separators are
-never dropped.
+token inside the layer that ranks it, before its MLP; here the token leaves before the next layer. Shares are found
+from tokens that have a patch, without row separators.
 """
 
 import itertools
@@ -74,6 +74,7 @@ def fit(seen: Sequence[ReceivedAttention], budget: float) -> Progressive:
         InputError: no units.
         BudgetError: even dropping everything after the first layer retains more; names the least.
     """
+    seen = [unit.of_patches() for unit in seen if not unit.structural.all()]
     if not seen:
         raise InputError("there is nothing to fit FitPrune's recipe to; pass about 10 samples with images")
     layers, target = seen[0].own.shape[0], check_budget(budget)
@@ -82,7 +83,7 @@ def fit(seen: Sequence[ReceivedAttention], budget: float) -> Progressive:
     if tight.mean() > target:
         raise BudgetError(
             f"an average retention of {budget} cannot be met by FitPrune on these samples: it prunes from layer 1 of "
-            f"{layers} on, and row separators are always retained; the smallest feasible budget is {tight.mean():.4f}"
+            f"{layers} on; the smallest feasible budget is {tight.mean():.4f}"
         )
     for _ in range(_BISECTIONS):
         alpha = (low + high) / 2
@@ -96,7 +97,10 @@ def fit(seen: Sequence[ReceivedAttention], budget: float) -> Progressive:
 
 
 def recipe(seen: Sequence[ReceivedAttention], alpha: float) -> Floats:
-    """Share of the visual tokens with which each layer runs, mean over units: float64 [layers], not increasing."""
+    """Share of the visual tokens with which each layer runs, mean over units: float64 [layers], not increasing.
+
+    No unit has separators.
+    """
     return np.asarray(np.mean([_alive(unit, alpha) for unit in seen], axis=0), dtype=np.float64)
 
 
@@ -105,7 +109,7 @@ def _alive(unit: ReceivedAttention, alpha: float) -> Floats:
     alive = np.ones(len(unit.structural), dtype=bool)
     shares = [1.0]
     for own, cross in zip(unit.own[:-1], unit.cross[:-1], strict=True):
-        alive &= unit.structural | ~(_weakest(own, alive, alpha) & _weakest(cross, alive, alpha))
+        alive &= ~(_weakest(own, alive, alpha) & _weakest(cross, alive, alpha))
         shares.append(float(alive.mean()))
     return np.array(shares)
 

@@ -16,9 +16,9 @@ that share of ranks in the layer before it, the stage leaves
 
     y_b - lambda max(0, y_b - r_b),
 
-and lambda, one for all stages, is found by bisection, so that the average retention is the budget. Row separators
-count as rank: they are never dropped. The public code has a factor and an offset of the rank per layer and budget
-instead of a lambda.
+and lambda, one for all stages, is found by bisection, so that the average retention is the budget. Ranks are shares of
+the tokens that have a patch, without row separators. The public code has a factor and an offset of the rank per layer
+and budget instead of a lambda.
 """
 
 from collections.abc import Sequence
@@ -128,9 +128,9 @@ def _shares(floors: npt.NDArray[np.float64], stages: Sequence[int], scale: float
 
 
 def _floor(unit: ReceivedAttention) -> npt.NDArray[np.float64]:
-    """Ranks of one unit, row separators added, as shares of its tokens: float64 [layers]."""
+    """Ranks of one unit as shares of its tokens that have a patch: float64 [layers]."""
     assert unit.ranks is not None
-    return np.asarray((unit.ranks + unit.structural.sum()) / len(unit.structural), dtype=np.float64)
+    return np.asarray(unit.ranks / max((~unit.structural).sum(), 1), dtype=np.float64)
 
 
 def _layers(seen: Sequence[ReceivedAttention]) -> int:

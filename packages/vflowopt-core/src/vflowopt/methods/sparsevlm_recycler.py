@@ -44,14 +44,9 @@ class DensityPeaks(StageRecycler):
     clusters: Annotated[float, Field(gt=0, le=1)] = 0.1
 
     def merge_stage(self, ranking: Array, layout: TokenLayout, before: int, count: int, hidden: Hidden) -> Merge:
-        """See :meth:`StageRecycler.merge_stage`. Shapes depend on the numbers only, so nothing leaves the device.
-
-        Raises:
-            BudgetError: ``count`` is below the number of structural tokens.
-        """
-        layout.require(count)
+        """See :meth:`StageRecycler.merge_stage`. Shapes depend on the numbers only, so nothing leaves the device."""
         xp, device = namespace(ranking), device_of(ranking)
-        members, clusters = self.numbers(before - count, count - int(layout.structural.sum()))
+        members, clusters = self.numbers(before - count, count)
         kept, dropped = count - clusters, layout.tokens - (count - clusters) - members
         order = descending_order(ranking)
         anchors, weights = [order[:kept]], [xp.ones(kept, dtype=ranking.dtype, device=device)]
@@ -66,21 +61,21 @@ class DensityPeaks(StageRecycler):
         anchor, weight = (xp.take(xp.concat(parts), rank) for parts in (anchors, weights))
         return Merge(retained=anchor == xp.arange(layout.tokens, device=device), anchor=anchor, weight=weight)
 
-    def numbers(self, lost: int, free: int) -> tuple[int, int]:
+    def numbers(self, lost: int, count: int) -> tuple[int, int]:
         """How many tokens are recycled, T, and into how many clusters, C.
 
         C clusters need C slots, for which as many tokens more are pruned: D = ``lost`` + C. C is the least number
-        with which this comes out, at most ``free``.
+        with which this comes out, at most ``count``.
 
         Args:
             lost: tokens by which the stage reduces the unit.
-            free: slots for tokens that have a patch.
+            count: tokens that it retains.
         """
         clusters, wanted = -1, 0
         while wanted > clusters:
             clusters = wanted
             members = min(lost + clusters, math.floor(self.recycled * (lost + clusters)) + 1)
-            wanted = min(free, members, math.floor(self.clusters * members) + 1)
+            wanted = min(count, members, math.floor(self.clusters * members) + 1)
         return (members, clusters) if clusters else (0, 0)
 
 

@@ -36,7 +36,7 @@ class ContextualTokens(ContextRecycler):
     """Keep the most important tokens, and merge all others into contextual ones.
 
     Attributes:
-        contextual: share of contextual tokens among what is retained, structural tokens aside.
+        contextual: share of contextual tokens among what is retained, separators aside.
     """
 
     name: Literal["visionzip"] = "visionzip"
@@ -48,19 +48,11 @@ class ContextualTokens(ContextRecycler):
         return frozenset({"keys"})
 
     def merge_unit(self, importance: Array, context: ScoringContext, count: int) -> Merge:
-        """See :meth:`Recycler.merge_unit`. Shapes depend on the layout only, so nothing leaves the device.
-
-        Raises:
-            BudgetError: ``count`` is below the number of structural tokens.
-        """
+        """See :meth:`Recycler.merge_unit`. Shapes depend on the layout only, so nothing leaves the device."""
         layout = context.layout
-        layout.require(count)
         xp = namespace(importance)
-        structural = asarray_like(layout.structural, importance)
-        places = int(layout.structural.sum())
-        targets = int(np.floor(self.contextual * (count - places) + 0.5))
-        rank = inverse_permutation(descending_order(xp.where(structural, xp.inf, importance)))
-        kept = rank < count - targets  # structural tokens rank first
+        targets = int(np.floor(self.contextual * count + 0.5))
+        kept = inverse_permutation(descending_order(importance)) < count - targets
         token = asarray_like(np.arange(layout.tokens), importance)
         if not targets:
             return Merge(kept, xp.where(kept, token, -1), xp.astype(kept, importance.dtype))

@@ -7,9 +7,11 @@ import numpy as np
 
 from vflowopt.arrays import Array, asarray_like, descending_order, device_of, inverse_permutation, namespace
 from vflowopt.components import Mass, Merge, Recycler, Reduction, ScoringContext
+from vflowopt.components.schedule import clipped
 from vflowopt.components.stage_recycling import Hidden, StageRecycler
 from vflowopt.errors import ImportanceError, InputError
 from vflowopt.layout import TokenLayout
+from vflowopt.plans.competitors import SEPARATORS, Competitors, Separators
 from vflowopt.plans.plan import PruningPlan, StageMerge
 
 
@@ -61,7 +63,7 @@ class PlanDraft:
         layout: places of the unit's tokens.
         counts: tokens to retain after each stage, decided or not.
         recycler: merges what the first stage prunes, or every stage; ``None`` drops it.
-        structural: bool [N], where the importance lives.
+        competitors: who competes by importance.
         retained: bool [N], tokens that the last decided stage left.
         context: the unit, for a recycler or mass that looks at it.
         mass: weighs what each stage retains; ``None`` weighs nothing.
@@ -71,7 +73,7 @@ class PlanDraft:
     layout: TokenLayout
     counts: tuple[int, ...]
     recycler: Recycler | None
-    structural: Array
+    competitors: Competitors
     retained: Array
     context: ScoringContext | None = None
     mass: Mass | None = None
@@ -86,6 +88,7 @@ class PlanDraft:
         recycler: Recycler | None = None,
         context: ScoringContext | None = None,
         mass: Mass | None = None,
+        separators: Separators = SEPARATORS,
         *,
         wait: bool = True,
     ) -> "PlanDraft":
@@ -94,8 +97,6 @@ class PlanDraft:
         Without ``wait`` it is not waited for whether the importance is finite: :func:`check_importance` will have to
         be called later, and until then what is not finite counts as the lowest.
         """
-        for count in counts:
-            layout.require(count)
         acting = mass if mass is not None and mass.acts else None
         if acting is not None and context is None:
             raise InputError(
@@ -104,8 +105,9 @@ class PlanDraft:
             )
         importance = check_importance(importance, layout) if wait else _finite(importance, layout)
         identity = asarray_like(np.arange(layout.tokens), importance)
+        competitors, everything = Competitors.of(separators, layout, importance), identity >= 0
         plan = PruningPlan(
-            importance=importance,
+            importance=competitors.valued(importance, everything),
             structural=layout.structural,
             position=layout.position,
             boundaries=tuple(boundaries),
@@ -114,8 +116,8 @@ class PlanDraft:
             weight=namespace(importance).ones_like(importance),
             recycled=False,
         )
-        structural = asarray_like(layout.structural, importance)
-        return cls(plan, layout, tuple(counts), recycler, structural, identity >= 0, context, acting)
+        counts = clipped(counts, layout.tokens)
+        return cls(plan, layout, counts, recycler, competitors, everything, context, acting)
 
     @property
     def stage(self) -> int:
@@ -125,7 +127,12 @@ class PlanDraft:
     @property
     def prunes_next(self) -> bool:
         """Whether the stage to decide next drops anything."""
-        return self.counts[self.stage] < (self.counts[self.stage - 1] if self.stage else self.plan.tokens)
+        return self.counts[self.stage] < self._left
+
+    @property
+    def _left(self) -> int:
+        """How many tokens the stage to decide next finds."""
+        return self.counts[self.stage - 1] if self.stage else self.plan.tokens
 
     def ranked_by(self, importance: Array) -> "PlanDraft":
         """The same draft with another importance of the tokens that are left: float32 [N].
@@ -135,8 +142,8 @@ class PlanDraft:
         Raises:
             ImportanceError: wrong shape.
         """
-        finite = _finite(importance, self.layout)
-        latest = namespace(finite).where(self.retained & ~self.structural, finite, self.plan.importance)
+        latest = self.competitors.valued(_finite(importance, self.layout), self.retained)
+        latest = namespace(latest).where(self.retained, latest, self.plan.importance)
         return replace(self, plan=replace(self.plan, importance=latest))
 
     def decide(self, hidden: Hidden | None = None) -> "PlanDraft":
@@ -149,46 +156,54 @@ class PlanDraft:
         Raises:
             InputError: the recycler needs them, and there are none.
         """
-        plan, count = self.plan, self.counts[self.stage]
-        merge = self._merge(count, hidden) if self.prunes_next else None
-        retained = self._most_important(count) if merge is None else merge.retained
-        if merge is not None and self.stage:
-            plan = replace(plan, later={**plan.later, self.stage: StageMerge(merge.anchor, merge.weight)})
-        elif merge is not None:
-            plan = replace(plan, anchor=merge.anchor, weight=merge.weight, recycled=True)
-        elif not self.stage:
-            xp = namespace(plan.importance)
-            anchor, weight = xp.where(retained, plan.anchor, -1), xp.astype(retained, plan.weight.dtype)
-            plan = replace(plan, anchor=anchor, weight=weight)
-        plan = replace(plan, kept=(*plan.kept, _true_indices(retained, count)))
+        plan, count, competitors = self.plan, self.counts[self.stage], self.competitors
+        share, before = competitors.share(count), competitors.share(self._left)
+        merge = self._recycled(share, before, hidden) if share < before else None
+        outcome = competitors.widened(self._most_important(share) if merge is None else merge, count)
+        joins = competitors.separators == "merge" and count - share < self._left - before
+        if joins:
+            outcome = competitors.joined(outcome, self.retained)
+        recycles = merge is not None or joins
+        if not self.stage:
+            plan = replace(plan, anchor=outcome.anchor, weight=outcome.weight, recycled=recycles)
+        elif recycles:
+            plan = replace(plan, later={**plan.later, self.stage: StageMerge(outcome.anchor, outcome.weight)})
+        plan = replace(plan, kept=(*plan.kept, _true_indices(outcome.retained, count)))
         if self.mass is not None:
-            mass = self._mass_after(self.mass, plan, retained, merge)
-            plan = replace(plan, mass=(*plan.mass, mass), bias=(*plan.bias, self.mass.bias(mass)))
+            weights = self._mass_after(self.mass, plan, outcome)
+            plan = replace(plan, mass=(*plan.mass, weights), bias=(*plan.bias, self.mass.bias(weights)))
         # Recyclers look at it before the first stage only, and the last stage needs it no more.
         context = None if self.mass is None or plan.is_complete else self.context
-        return replace(self, plan=plan, retained=retained, context=context)
+        return replace(self, plan=plan, retained=outcome.retained, context=context)
 
-    def _merge(self, count: int, hidden: Hidden | None) -> Merge | None:
-        """What the recycler makes of the next stage; ``None`` if it leaves it alone."""
-        recycler, plan, stage = self.recycler, self.plan, self.stage
-        if isinstance(recycler, StageRecycler) and plan.boundaries[stage]:
+    def _recycled(self, count: int, before: int, hidden: Hidden | None) -> Merge | None:
+        """What the recycler makes of the tokens that compete; ``None`` if it leaves the stage alone.
+
+        Args:
+            count: how many of them the stage retains.
+            before: how many it finds.
+            hidden: see :meth:`decide`.
+        """
+        recycler, competitors, stage = self.recycler, self.competitors, self.stage
+        if isinstance(recycler, StageRecycler) and self.plan.boundaries[stage]:
             if hidden is None:
                 raise InputError(
                     f"recycler {recycler.component_name()!r} merges by hidden states inside the decoder, which a plan "
                     f"alone does not have: run the model under `vflowopt.prune` and read its plan"
                 )
-            before = self.counts[stage - 1] if stage else plan.tokens
-            return recycler.merge_stage(self._ranking(), self.layout, before, count, hidden)
+            states = competitors.hidden(hidden)
+            return recycler.merge_stage(self._ranking(), competitors.layout, before, count, states)
         if recycler is None or stage:
             return None
+        importance = competitors.taken(self.plan.importance)
         if self.context is None:
-            return recycler.merge(plan.importance, self.layout, count)
-        return recycler.merge_unit(plan.importance, self.context, count)
+            return recycler.merge(importance, competitors.layout, count)
+        return recycler.merge_unit(importance, competitors.context(self.context), count)
 
-    def _mass_after(self, mass: Mass, plan: PruningPlan, retained: Array, merge: Merge | None) -> Array:
+    def _mass_after(self, mass: Mass, plan: PruningPlan, outcome: Merge) -> Array:
         """What the tokens of the stage that ``plan`` has decided last stand for: float32 [kept]."""
-        xp, kept = namespace(retained), plan.kept[-1]
-        number = xp.arange(plan.tokens, device=device_of(retained))
+        xp, kept = namespace(outcome.retained), plan.kept[-1]
+        number = xp.arange(plan.tokens, device=device_of(outcome.retained))
         found, before = (plan.kept[-2], plan.mass[-1]) if self.stage else (number, xp.ones_like(plan.importance))
         lost = found.shape[0] - kept.shape[0]
         if not lost:
@@ -198,22 +213,26 @@ class PlanDraft:
         reduction = Reduction(
             mass=xp.where(self.retained, xp.take(before, place), 0.0),
             kept=kept,
-            pruned=_true_indices(self.retained & ~retained, lost),
-            anchor=xp.where(retained, number, -1) if merge is None else merge.anchor,
+            pruned=_true_indices(self.retained & ~outcome.retained, lost),
+            anchor=outcome.anchor,
             importance=plan.importance,
-            structural=self.structural,
+            structural=self.competitors.structural,
             context=self.context,
         )
         return mass.after(reduction)
 
     def _ranking(self) -> Array:
-        """Importance of the tokens that are left, inf where structural, -inf where pruned before: [N]."""
+        """Importance of the tokens that compete, -inf where pruned before: [C]."""
         xp = namespace(self.plan.importance)
-        return xp.where(self.retained, xp.where(self.structural, xp.inf, self.plan.importance), -xp.inf)
+        return self.competitors.taken(xp.where(self.retained, self.plan.importance, -xp.inf))
 
-    def _most_important(self, count: int) -> Array:
-        """Mask [N], True for the ``count`` most important tokens that are left; of equal ones the lower index."""
-        return inverse_permutation(descending_order(self._ranking())) < count
+    def _most_important(self, count: int) -> Merge:
+        """The ``count`` most important of the tokens that compete; of equal ones the lower index."""
+        ranking = self._ranking()
+        xp = namespace(ranking)
+        retained = inverse_permutation(descending_order(ranking)) < count
+        itself = xp.arange(ranking.shape[0], device=device_of(ranking))
+        return Merge(retained, xp.where(retained, itself, -1), xp.astype(retained, ranking.dtype))
 
 
 def make_plan(
@@ -224,27 +243,29 @@ def make_plan(
     recycler: Recycler | None = None,
     context: ScoringContext | None = None,
     mass: Mass | None = None,
+    separators: Separators = SEPARATORS,
 ) -> PruningPlan:
     """Plan every stage of one unit (paper Algorithm 1).
 
     The first stage is the recycler's, if there is one; every other stage keeps the most important of the tokens that
-    are left; of equally important tokens the one with the lower index. Structural tokens are always retained.
+    are left; of equally important tokens the one with the lower index.
 
     Args:
         importance: float32 [N]; ignored where structural.
         layout: places of the N tokens.
         boundaries: decoder layer of each stage.
-        counts: tokens to retain after each stage, non-increasing, structural tokens included.
+        counts: tokens to retain after each stage, separators included; clipped to what the unit has, see
+            :func:`vflowopt.components.schedule.clipped`.
         recycler: merges what the first stage prunes; ``None`` drops it.
         context: the unit, for a recycler or mass that looks at it.
         mass: weighs what each stage retains; ``None`` weighs nothing.
+        separators: what becomes of separators.
 
     Raises:
         ImportanceError: wrong shape, or a value of a token with a patch is not finite.
-        BudgetError: a count is below the number of structural tokens.
         InputError: recycler or mass looks at the unit, and there is no context, or it merges inside the decoder.
     """
-    draft = PlanDraft.start(importance, layout, boundaries, counts, recycler, context, mass)
+    draft = PlanDraft.start(importance, layout, boundaries, counts, recycler, context, mass, separators)
     while not draft.plan.is_complete:
         draft = draft.decide()
     return draft.plan

@@ -130,7 +130,6 @@ class Run:
             "budget": self.space.budget,
             "num_layers": self.space.num_layers,
             "stages": list(self.space.stages),
-            "floor": self.space.floor,
             "max_cell": self.space.max_cell,
             "variables": list(self.space.names),
             "fixed": dict(self.space.fixed),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from vflowopt.components import Mass, Recycler, Schedule
 from vflowopt.components.stage_scoring import FittedScorer, ReceivedAttention
+from vflowopt.plans.competitors import SEPARATORS, Separators
 from vflowopt.strategies.strategy import Provenance, Strategy
 
 
@@ -17,12 +18,14 @@ class Fitting:
         budget: average retention in (0, 1].
         recycler: of the strategy.
         mass: likewise.
+        separators: likewise.
     """
 
     scorer: FittedScorer
     budget: float
     recycler: Recycler | None = None
     mass: Mass | None = None
+    separators: Separators = SEPARATORS
 
     def __call__(self, num_layers: int) -> Strategy:
         """There is no strategy without samples.
@@ -48,5 +51,10 @@ class Fitting:
     def strategy(self, schedule: Schedule, provenance: Provenance | None = None) -> Strategy:
         """The strategy with a schedule that was fitted."""
         return Strategy(
-            scorer=self.scorer, schedule=schedule, recycler=self.recycler, mass=self.mass, provenance=provenance
+            scorer=self.scorer,
+            schedule=schedule,
+            recycler=self.recycler,
+            mass=self.mass,
+            separators=self.separators,
+            provenance=provenance,
         )

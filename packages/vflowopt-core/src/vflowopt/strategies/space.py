@@ -15,6 +15,7 @@ import numpy.typing as npt
 from vflowopt.components.schedule import Progressive, check_budget, default_stages, stage_widths
 from vflowopt.errors import BudgetError, InputError, StrategyError
 from vflowopt.layout import TokenLayout
+from vflowopt.plans.competitors import SEPARATORS, Separators
 from vflowopt.strategies.strategy import Strategy
 from vflowopt.strategies.variables import (
     MAX_CELL,
@@ -29,6 +30,9 @@ from vflowopt.strategies.variables import (
 
 Point = tuple[float, ...]
 """A point of the unit cube."""
+
+FLOOR = 1e-6
+"""Least cumulative retention of the last stage. Whatever it is, a unit keeps at least one token."""
 
 ROUNDING = 1e-12
 """An interval of cumulative retentions narrower than this is a single value."""
@@ -46,10 +50,10 @@ class SearchSpace:
         budget: average retention in (0, 1] that every strategy meets to 1e-9.
         num_layers: decoder layers L.
         stages: decoder layers before which to prune.
-        floor: least cumulative retention k_S of the last stage.
         max_cell: upper end of the cell's scale, in tokens.
         fixed: values of variables that do not vary, by name: ``{"diversity": 0}`` is the paper's own space,
             ``{"cell": 1}`` never merges.
+        separators: what every strategy says of separators.
 
     Raises:
         BudgetError: no split meets the budget; names the smallest budget that one does.
@@ -59,9 +63,9 @@ class SearchSpace:
     budget: float
     num_layers: int
     stages: tuple[int, ...]
-    floor: float = 1e-6
     max_cell: float = MAX_CELL
     fixed: Mapping[str, float] = field(default_factory=dict)
+    separators: Separators = SEPARATORS
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
@@ -71,8 +75,7 @@ class SearchSpace:
             shown = math.ceil(self.smallest_budget * 1e4) / 1e4  # rounded up, so that it can be typed in
             raise BudgetError(
                 f"an average retention of {self.budget} cannot be met with stages {self.stages} of {self.num_layers} "
-                f"layers on these samples; the smallest feasible budget is {shown:.4f}: layers before the first stage "
-                f"run unpruned, structural tokens (row separators) are always retained, and so is one token per unit"
+                f"layers: those before the first stage run unpruned, so the smallest feasible budget is {shown:.4f}"
             )
 
     @classmethod
@@ -84,7 +87,7 @@ class SearchSpace:
         stages: Sequence[int] | None = None,
         fixed: Mapping[str, float] | None = None,
     ) -> "SearchSpace":
-        """The space in which every strategy fits every one of ``units``, by default with the paper's stages.
+        """The space with cells up to the widest grid of ``units``, by default with the paper's stages.
 
         Raises:
             BudgetError, StrategyError: see :class:`SearchSpace`.
@@ -97,7 +100,6 @@ class SearchSpace:
             budget=float(check_budget(budget)),
             num_layers=num_layers,
             stages=chosen,
-            floor=max(map(_least_retention, found), default=1e-6),
             max_cell=float(min(max(side, 1), MAX_CELL)),
             fixed=dict(fixed or {}),
         )
@@ -110,7 +112,7 @@ class SearchSpace:
     @property
     def smallest_budget(self) -> float:
         """Average retention if every stage keeps the least."""
-        return (self.stages[0] + self.floor * sum(self.widths)) / self.num_layers
+        return (self.stages[0] + FLOOR * sum(self.widths)) / self.num_layers
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -138,10 +140,10 @@ class SearchSpace:
         stage, widths = len(chosen), self.widths
         above = chosen[-1] if chosen else 1.0
         left = self._target - sum(k * width for k, width in zip(chosen, widths, strict=False))
-        low = min(above, max(self.floor, left / sum(widths[stage:])))
+        low = min(above, max(FLOOR, left / sum(widths[stage:])))
         if above - low < ROUNDING:
             return above, above  # flat retention stays flat to the last bit, and with it its counts
-        return low, max(low, min(above, (left - self.floor * sum(widths[stage + 1 :])) / widths[stage]))
+        return low, max(low, min(above, (left - FLOOR * sum(widths[stage + 1 :])) / widths[stage]))
 
     def to_strategy(self, unit: npt.ArrayLike) -> Strategy:
         """The strategy at a point of the cube.
@@ -162,23 +164,25 @@ class SearchSpace:
             cumulative.append(low + share * (high - low))
         chosen = zip(self._scales.items(), point[splits:].tolist(), strict=True)
         varied = {name: scale.value(share) for (name, scale), share in chosen}
-        return strategy_of({**varied, **self.fixed}, Progressive.from_cumulative(self.stages, cumulative))
+        strategy = strategy_of({**varied, **self.fixed}, Progressive.from_cumulative(self.stages, cumulative))
+        return strategy.model_copy(update={"separators": self.separators})
 
     def impose(self, strategy: Strategy) -> Strategy:
-        """The strategy with this space's fixed variables.
+        """The strategy with this space's fixed variables and separators.
 
         Raises:
             StrategyError: other components.
         """
-        if not self.fixed:
-            return strategy
-        return strategy_of({**values_of(strategy), **self.fixed}, schedule_of(strategy))
+        if self.fixed:
+            strategy = strategy_of({**values_of(strategy), **self.fixed}, schedule_of(strategy))
+        return strategy.model_copy(update={"separators": self.separators})
 
     def to_unit(self, strategy: Strategy) -> tuple[float, ...]:
         """The point of a strategy: ``to_strategy`` of it acts the same. No recycler is a cell of 1.
 
         Raises:
-            StrategyError: not of this space: other components, stages or budget, or values beyond the scales.
+            StrategyError: not of this space: other components, stages, budget or separators, or values beyond the
+                scales.
         """
         values, schedule = values_of(strategy), schedule_of(strategy)
         if schedule.stages != self.stages:
@@ -186,10 +190,13 @@ class SearchSpace:
         retention = schedule.average_retention(self.num_layers)
         if abs(retention - self.budget) > 1e-9:
             raise StrategyError(f"the strategy's average retention {retention} is not the budget {self.budget}")
-        if schedule.cumulative[-1] < self.floor - 1e-9:
+        if schedule.cumulative[-1] < FLOOR - 1e-9:
             raise StrategyError(
-                f"the last stage retains {schedule.cumulative[-1]:.4f} of the tokens; these samples need at least "
-                f"{self.floor:.4f}"
+                f"the last stage retains {schedule.cumulative[-1]:g} of the tokens; the search covers {FLOOR:g} to 1"
+            )
+        if strategy.separators != self.separators:
+            raise StrategyError(
+                f"the strategy has separators {strategy.separators!r}, the search {self.separators!r}: rescale it"
             )
         check_values(values)
         for name, value in self.fixed.items():
@@ -203,7 +210,7 @@ class SearchSpace:
         return (*split, *(scale.unit(values[name]) for name, scale in self._scales.items()))
 
     def rescale(self, strategy: Strategy) -> Strategy:
-        """The strategy with its stage split brought to this space's stages and budget.
+        """The strategy with its stage split brought to this space's stages and budget, and its separators.
 
         Cumulative retentions are multiplied by one common factor and clipped to what is feasible, so the shape of the
         split survives and stages may belong to a decoder of another depth.
@@ -216,20 +223,13 @@ class SearchSpace:
         if len(schedule.stages) != len(self.stages):
             raise StrategyError(f"the strategy has {len(schedule.stages)} stages, the search {len(self.stages)}")
         fitted = Progressive.from_cumulative(self.stages, self.fit(schedule.cumulative))
-        return strategy.model_copy(update={"schedule": fitted, "provenance": None})
+        return strategy.model_copy(update={"schedule": fitted, "separators": self.separators, "provenance": None})
 
     def fit(self, shape: Sequence[float]) -> tuple[float, ...]:
         """Cumulative retentions proportional to a non-increasing ``shape`` > 0, clipped, that meet the budget."""
         weights = np.asarray(shape, dtype=np.float64)
         # What a factor retains in all is piecewise linear in it, with a bend where a stage meets a clip.
-        bends = np.sort(np.concatenate([self.floor / weights, 1.0 / weights]))
-        retained = np.clip(bends[:, None] * weights, self.floor, 1.0) @ np.asarray(self.widths)
+        bends = np.sort(np.concatenate([FLOOR / weights, 1.0 / weights]))
+        retained = np.clip(bends[:, None] * weights, FLOOR, 1.0) @ np.asarray(self.widths)
         factor = np.interp(self._target, retained, bends)
-        return tuple(np.clip(factor * weights, self.floor, 1.0).tolist())
-
-
-def _least_retention(unit: TokenLayout) -> float:
-    """The least k for which floor(k N + 1/2) leaves room for the structural tokens, and keeps a token at all."""
-    least = max(int(unit.structural.sum()), 1)
-    # A millionth of a token keeps the rounding of k on the right side.
-    return (least - 0.5 + 1e-6) / unit.tokens
+        return tuple(np.clip(factor * weights, FLOOR, 1.0).tolist())

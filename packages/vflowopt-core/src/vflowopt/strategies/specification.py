@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias, cast
+from typing import TypeAlias, cast, get_args
 
 from vflowopt.components import Component, Mass, Recycler, Scorer
 from vflowopt.components.mass import LogMass
@@ -11,6 +11,7 @@ from vflowopt.components.schedule import Progressive, check_budget
 from vflowopt.components.stage_scoring import FittedScorer, StageScorer
 from vflowopt.discovery.registry import component_types
 from vflowopt.errors import BudgetError, InputError, StrategyError, shown
+from vflowopt.plans.competitors import SEPARATORS, Separators
 from vflowopt.strategies.fitting import Fitting
 from vflowopt.strategies.strategy import Strategy
 
@@ -51,6 +52,7 @@ def specified(text: str) -> StrategyFor:
     budget, *pairs = rest.split(",")
     options = dict(_option(text, pair) for pair in pairs)
     named, gamma = options.pop("recycler", None), options.pop("mass", None)
+    separators = _separators(text, options.pop("separators", SEPARATORS))
     recycling = {"cell": options.pop("cell")} if "cell" in options else {}
     staged = issubclass(kind, StageScorer) and not issubclass(kind, FittedScorer)  # whose stages are fitted
     stages = options.pop("stages", None) if staged else None
@@ -68,7 +70,7 @@ def specified(text: str) -> StrategyFor:
         raise StrategyError(f"{text!r} is not SCORER@BUDGET[,OPTION=VALUE...], {example}: {error}") from error
 
     if isinstance(scorer, FittedScorer):
-        return Fitting(scorer, retention, recycler, mass)
+        return Fitting(scorer, retention, recycler, mass, separators)
 
     def for_depth(num_layers: int) -> Strategy:
         with _named(text):
@@ -76,7 +78,7 @@ def specified(text: str) -> StrategyFor:
                 schedule = scorer.schedule(retention, num_layers, numbers)
             else:
                 schedule = Progressive.flat(retention)
-            return Strategy(scorer=scorer, schedule=schedule, recycler=recycler, mass=mass)
+            return Strategy(scorer=scorer, schedule=schedule, recycler=recycler, mass=mass, separators=separators)
 
     return for_depth
 
@@ -113,6 +115,14 @@ def _recycler(text: str, scorer: Scorer, name: str | None, options: dict[str, st
     if options:
         raise StrategyError(f"{text!r}: without a recycler there is no {', '.join(options)}")
     return None
+
+
+def _separators(text: str, value: str) -> Separators:
+    """What ``separators=`` says."""
+    known = get_args(Separators)
+    if value not in known:
+        raise StrategyError(f"{text!r}: separators is one of {', '.join(known)}, not {value!r}")
+    return cast("Separators", value)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from vflowopt.errors import StrategyError, named, shown
 from vflowopt.files.documents import parse_document, read_text
 from vflowopt.files.output import FileKind, Output
 from vflowopt.layout import TokenLayout
+from vflowopt.plans.competitors import SEPARATORS, Separators
 from vflowopt.plans.plan import PruningPlan
 from vflowopt.plans.planning import PlanDraft, make_plan
 from vflowopt.values import Value
@@ -90,6 +91,8 @@ class Strategy(Value):
         schedule: says after which layers how many tokens remain.
         recycler: merges what the first stage prunes, or what every stage does; ``None`` drops it.
         mass: says how attention takes account of what retained tokens stand for; ``None``: as one token each.
+        separators: what becomes of separators (:data:`vflowopt.plans.competitors.Separators`). In a file that does not
+            say so, ``"keep"``: what was written before there was a choice prunes as it did.
         provenance: where the strategy comes from.
     """
 
@@ -98,6 +101,7 @@ class Strategy(Value):
     schedule: Annotated[SerializeAsAny[Schedule], _resolve("schedule")]
     recycler: Annotated[SerializeAsAny[Recycler] | None, _resolve("recycler")] = None
     mass: Annotated[SerializeAsAny[Mass] | None, _resolve("mass")] = None
+    separators: Separators = SEPARATORS
     provenance: Provenance | None = None
 
     @model_validator(mode="after")
@@ -122,6 +126,7 @@ class Strategy(Value):
         diversity: float = 0.0,
         cell: float | None = None,
         stages: tuple[int, ...] | None = None,
+        separators: Separators = SEPARATORS,
     ) -> "Strategy":
         """The method with (t, alpha, a, R1, ..., RS) given, and diversity; ``cell=None`` does not recycle.
 
@@ -135,6 +140,7 @@ class Strategy(Value):
             diversity: delta, beyond the paper.
             cell: a.
             stages: decoder layers before which to prune; by default 0, L // 3 and 2 (L // 3).
+            separators: what becomes of separators.
 
         Raises:
             StrategyError: not one of ``retention`` and ``budget``, or no ``num_layers`` where the schedule depends on
@@ -145,6 +151,7 @@ class Strategy(Value):
             scorer=CalibratedAttention(threshold=threshold, entropy_weight=entropy_weight, diversity=diversity),
             schedule=_progressive(num_layers, retention, budget, stages),
             recycler=None if cell is None else GridRecycler(cell=cell),
+            separators=separators,
         )
 
     @classmethod
@@ -155,7 +162,7 @@ class Strategy(Value):
             StrategyError: not JSON, of another format or of none, or not a strategy; names wrong fields.
         """
         try:
-            return cls.model_validate(parse_document(text, FORMAT))
+            return cls.model_validate({"separators": "keep", **parse_document(text, FORMAT)})
         except ValueError as error:
             raise StrategyError(f"{origin} is not a {FORMAT} strategy: {error}; see Strategy.save") from error
 
@@ -252,7 +259,9 @@ class Strategy(Value):
     def plan(self, importance: Any, layout: TokenLayout, context: ScoringContext | None = None) -> PruningPlan:
         """The plan for one unit with this importance [N]; see :func:`vflowopt.plans.planning.make_plan`."""
         counts = self.schedule.counts(layout.tokens)
-        return make_plan(importance, layout, self.schedule.boundaries, counts, self.recycler, context, self.mass)
+        return make_plan(
+            importance, layout, self.schedule.boundaries, counts, self.recycler, context, self.mass, self.separators
+        )
 
     def draft(
         self,
@@ -271,7 +280,9 @@ class Strategy(Value):
         """
         boundaries = self.schedule.boundaries
         counts = self.schedule.counts(layout.tokens) if counts is None else counts
-        draft = PlanDraft.start(importance, layout, boundaries, counts, self.recycler, context, self.mass, wait=wait)
+        draft = PlanDraft.start(
+            importance, layout, boundaries, counts, self.recycler, context, self.mass, self.separators, wait=wait
+        )
         known = not isinstance(self.scorer, StageScorer) and not isinstance(self.recycler, StageRecycler)
         while not draft.plan.is_complete and (known or boundaries[draft.stage] == 0 or not draft.prunes_next):
             draft = draft.decide()

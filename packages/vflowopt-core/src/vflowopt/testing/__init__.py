@@ -19,9 +19,10 @@ from vflowopt.testing.strategies import (
     positions,
     pruning_cases,
     seeds,
+    separators,
     sides,
 )
-from vflowopt.testing.units import HostUnit, feasible_strategies, host_units, plans, schedules, scorers
+from vflowopt.testing.units import HostUnit, host_units, plans, pruning_strategies, schedules, scorers
 
 __all__ = [
     "BoundCheck",
@@ -33,17 +34,18 @@ __all__ = [
     "attention_matrices",
     "exact_attention",
     "fail",
-    "feasible_strategies",
     "host_units",
     "importances",
     "layouts",
     "plans",
     "positions",
     "pruning_cases",
+    "pruning_strategies",
     "require",
     "require_valid_plan",
     "schedules",
     "scorers",
     "seeds",
+    "separators",
     "sides",
 ]

@@ -11,7 +11,7 @@ from vflowopt.testing.checks import require
 
 
 def require_valid_plan(plan: PruningPlan, strategy: Strategy) -> None:
-    """Counts are exact, stages nested, structural tokens kept, and kept, merged and dropped partition the tokens.
+    """Counts are exact, stages nested, separators as the strategy says, and tokens are kept, merged or dropped.
 
     Raises:
         ConformanceError: one of these does not hold.
@@ -20,8 +20,8 @@ def require_valid_plan(plan: PruningPlan, strategy: Strategy) -> None:
     counts = strategy.schedule.counts(plan.tokens)
     require(tuple(map(len, kept)) == plan.counts == counts, f"a plan keeps {plan.counts}, the schedule says {counts}")
     require(all(later <= earlier for earlier, later in pairwise(kept)), "a later stage keeps what an earlier dropped")
-    lost = set(np.flatnonzero(plan.structural).tolist()) - kept[-1]
-    require(not lost, f"structural tokens {sorted(lost)} are dropped")
+    if strategy.separators != "rank":
+        _require_separators(plan, strategy.separators == "keep", kept)
     require(np.isfinite(to_numpy(plan.importance)).all(), "the importance map is not finite")
     require(plan.recycled or not _merged(plan.anchor).any(), "tokens are merged although nothing recycles")
     _require_mass(plan, strategy)
@@ -38,6 +38,16 @@ def _require_mass(plan: PruningPlan, strategy: Strategy) -> None:
         require(found == stages, f"a plan's {what} is of {found} tokens, not of {stages}")
         require(all(np.isfinite(to_numpy(value)).all() for value in values), f"a {what} is not finite")
     require(all((to_numpy(mass) > 0).all() for mass in plan.mass), "a retained token has no mass")
+
+
+def _require_separators(plan: PruningPlan, keep: bool, kept: list[set[int]]) -> None:
+    """As many separators stay as the strategy says; one token that has a patch stays wherever there is one."""
+    separators = set(np.flatnonzero(plan.structural).tolist())
+    patches = plan.tokens - len(separators)
+    for stage in kept:
+        most = len(stage) - min(patches, 1) if keep else max(len(stage) - patches, 0)
+        found, wanted = len(stage & separators), min(len(separators), most)
+        require(found == wanted, f"a stage of {len(stage)} tokens retains {found} separators, not {wanted}")
 
 
 def _require_slots(merge: StageMerge, before: set[int], retained: set[int]) -> None:

@@ -4,6 +4,7 @@ Sizes and kinds are drawn, so that they shrink; bulk numbers come from a drawn s
 """
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from vflowopt import TokenLayout
 from vflowopt.arrays import HostInts
+from vflowopt.plans.competitors import Separators
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,21 +25,21 @@ sides = st.one_of(st.sampled_from([1.0, 1.5, 2.0, 2.5, 3.0, 100.0]), st.floats(1
 
 
 @st.composite
-def positions(draw: st.DrawFn, max_grids: int = 4, max_side: int = 9) -> HostInts:
+def positions(draw: st.DrawFn, max_grids: int = 4, max_side: int = 9, separators: bool = True) -> HostInts:
     """(view, row, column) of one unit, int64 [N, 3]: some crops or frames in prompt order, with separators or none.
 
     Separators come after rows, after grids, or not at all. Sometimes the prompt order is not row-major, and sometimes
-    there are structural tokens only.
+    there are separators only. With ``separators=False`` there are none.
     """
     places: list[tuple[int, int, int]] = []
     max_grids, max_side = (2, 2 * max_side) if draw(st.integers(0, 7)) == 0 else (max_grids, max_side)
     for view in range(draw(st.integers(0 if draw(st.integers(0, 9)) == 0 else 1, max_grids))):
         rows, columns = draw(st.integers(1, max_side)), draw(st.integers(1, max_side))
-        newline_per_row = draw(st.booleans())
+        newline_per_row = separators and draw(st.booleans())
         for row in range(rows):
             places += [(view, row, column) for column in range(columns)]
             places += [(-1, -1, -1)] * newline_per_row
-        places += [(-1, -1, -1)] * draw(st.integers(0, 1))
+        places += [(-1, -1, -1)] * draw(st.integers(0, int(separators)))
     assume(places)
     position = np.array(places, dtype=np.int64)
     if draw(st.integers(0, 4)) == 0:
@@ -45,9 +47,13 @@ def positions(draw: st.DrawFn, max_grids: int = 4, max_side: int = 9) -> HostInt
     return position
 
 
-def layouts(max_grids: int = 4, max_side: int = 9) -> st.SearchStrategy[TokenLayout]:
+def layouts(max_grids: int = 4, max_side: int = 9, separators: bool = True) -> st.SearchStrategy[TokenLayout]:
     """Layouts over :func:`positions`."""
-    return positions(max_grids, max_side).map(TokenLayout)
+    return positions(max_grids, max_side, separators).map(TokenLayout)
+
+
+separators: st.SearchStrategy[Separators] = st.sampled_from(get_args(Separators))
+"""What becomes of separators."""
 
 
 @st.composite
@@ -76,19 +82,21 @@ def importances(draw: st.DrawFn, tokens: int, exact: bool = False) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class PruningCase:
-    """One unit to prune, with feasible, non-increasing counts.
+    """One unit to prune, with non-increasing counts.
 
     Attributes:
         importance: float32 [N].
         layout: of the N tokens.
         counts: tokens to retain after each stage.
         side: of recycling cells.
+        separators: what becomes of separators.
     """
 
     importance: Floats
     layout: TokenLayout
     counts: tuple[int, ...]
     side: float
+    separators: Separators
 
     @property
     def position(self) -> HostInts:
@@ -102,8 +110,8 @@ class PruningCase:
 
     def __repr__(self) -> str:
         return (
-            f"PruningCase(counts={self.counts}, side={self.side}, importance={self.importance.tolist()}, "
-            f"position={self.position.tolist()})"
+            f"PruningCase(counts={self.counts}, side={self.side}, separators={self.separators!r}, "
+            f"importance={self.importance.tolist()}, position={self.position.tolist()})"
         )
 
 
@@ -115,14 +123,16 @@ def pruning_cases(
     min_stages: int = 1,
     max_grids: int = 4,
     max_side: int = 9,
+    with_separators: bool = True,
 ) -> PruningCase:
-    """A :class:`PruningCase`; see :func:`importances` for ``exact``."""
-    layout = draw(layouts(max_grids, max_side))
+    """A :class:`PruningCase`; see :func:`importances` for ``exact``, :func:`positions` for the separators."""
+    layout = draw(layouts(max_grids, max_side, with_separators))
     counts, most = [], layout.tokens
     for _ in range(draw(st.integers(min_stages, max_stages))):
-        most = draw(st.integers(int(layout.structural.sum()), most))
+        most = draw(st.integers(1, most))
         counts.append(most)
-    return PruningCase(draw(importances(layout.tokens, exact=exact)), layout, tuple(counts), draw(sides))
+    importance = draw(importances(layout.tokens, exact=exact))
+    return PruningCase(importance, layout, tuple(counts), draw(sides), draw(separators))
 
 
 @st.composite

@@ -19,7 +19,7 @@ from vflowopt.methods.divprune import DivPrune
 from vflowopt.methods.mmr import MMR
 from vflowopt.methods.scope import SCOPE
 from vflowopt.methods.visionzip import ContextualTokens, VisionZip
-from vflowopt.testing.strategies import Floats, attention_matrices, layouts, seeds, sides
+from vflowopt.testing.strategies import Floats, attention_matrices, layouts, seeds, separators, sides
 
 
 @st.composite
@@ -59,15 +59,13 @@ def scorers() -> st.SearchStrategy[Scorer]:
 
 
 @st.composite
-def feasible_strategies(draw: st.DrawFn, *units: TokenLayout, num_layers: int = 6) -> Strategy:
-    """A strategy whose every count leaves room for the structural tokens of all given layouts.
+def pruning_strategies(draw: st.DrawFn, num_layers: int = 6) -> Strategy:
+    """Any strategy whose scorer all families serve; each fits every unit.
 
     Some recyclers and masses look at the unit: plan with its context.
     """
     stages = draw(_stages(num_layers))
-    # A count is floor(k N + 1/2): k N >= the number of structural tokens is enough, with room for rounding in ratios.
-    floor = max((float(unit.structural.sum()) + 0.01) / unit.tokens for unit in units) if units else 0.01
-    kept = draw(st.lists(st.floats(min(1.0, max(floor, 1e-3)), 1.0), min_size=len(stages), max_size=len(stages)))
+    kept = draw(st.lists(st.floats(1e-3, 1.0), min_size=len(stages), max_size=len(stages)))
     return Strategy(
         scorer=draw(scorers()),
         schedule=Progressive.from_cumulative(stages, sorted(kept, reverse=True)),
@@ -79,6 +77,7 @@ def feasible_strategies(draw: st.DrawFn, *units: TokenLayout, num_layers: int = 
             )
         ),
         mass=draw(st.none() | st.builds(LogMass, gamma=st.floats(0, 1), weighted=st.booleans())),
+        separators=draw(separators),
     )
 
 
@@ -167,7 +166,7 @@ def host_units(draw: st.DrawFn, max_side: int = 5) -> HostUnit:
 
 @st.composite
 def plans(draw: st.DrawFn, num_layers: int = 6) -> PruningPlan:
-    """The plan that a feasible strategy makes for a unit."""
+    """The plan that a strategy makes for a unit."""
     unit = draw(host_units())
-    strategy = draw(feasible_strategies(unit.layout, num_layers=num_layers))
+    strategy = draw(pruning_strategies(num_layers))
     return strategy.plan(strategy.scorer.score(unit).importance, unit.layout, unit)

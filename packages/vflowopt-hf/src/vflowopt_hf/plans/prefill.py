@@ -197,14 +197,10 @@ def plan_units(strategy: Strategy, units: Sequence[PlacedUnit], *, wait: bool = 
 
     Raises:
         ImportanceError: an importance map is not finite or has the wrong shape.
-        BudgetError: a stage keeps fewer tokens than a unit's structural ones.
         StrategyError: the schedule shares tokens among units in a way that does not meet its budget.
     """
     made: dict[UnitContext, tuple[PlanDraft, Score]] = {}
     for context, counts in _counts(strategy, units).items():
-        # Counts first: an infeasible budget is reported before anything is computed.
-        for count in counts:
-            context.layout.require(count)
         with torch.no_grad():
             score = strategy.scorer.score_retaining(context, counts[0])
             made[context] = strategy.draft(score.importance, context.layout, context, counts, wait=wait), score

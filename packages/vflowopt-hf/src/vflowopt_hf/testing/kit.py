@@ -47,6 +47,7 @@ RUNTIME = (
     Check("video", pruning.video, _video),
     Check("ragged batch", pruning.ragged_batch),
     Check("mass", pruning.mass),
+    Check("separators", pruning.separators),
     Check("identity", pruning.identity),
     Check("batch invariance", pruning.batch_invariance),
     Check("beam search", generating.beam_search),

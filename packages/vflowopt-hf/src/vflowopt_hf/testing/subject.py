@@ -90,7 +90,7 @@ class Subject:
         threshold: float = 1.2,
         mass: Mass | None = None,
     ) -> Strategy:
-        """A strategy that prunes hard, whatever share of the batch's tokens is structural; by default in 3 stages."""
+        """A strategy that prunes hard, whatever share of the batch's tokens are separators; by default in 3 stages."""
         layouts = [placed.unit.layout for placed in batch.placed]
         share = max((float(layout.structural.mean()) for layout in layouts), default=0.0)
         stages = default_stages(self.num_layers) if stages is None else stages

@@ -37,7 +37,7 @@ def structural_tokens(subject: Subject) -> None:
                 if moved[token]:
                     fail(
                         f"visual token {token} of {entry.modality} {number} moves with the pixels, but the layout "
-                        f"calls it structural (-1, -1, -1): it would never be pruned"
+                        f"calls it structural (-1, -1, -1): it would not be ranked by its importance"
                     )
                 fail(
                     f"no pixel reaches visual token {token} of {entry.modality} {number} (a separator such as "

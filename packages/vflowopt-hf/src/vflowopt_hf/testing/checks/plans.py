@@ -1,4 +1,4 @@
-"""Any feasible strategy makes valid plans from the attention and pixels that the adapter gives."""
+"""Any strategy makes valid plans from the attention and pixels that the adapter gives."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vflowopt import Strategy
-from vflowopt.testing import feasible_strategies, require_valid_plan
+from vflowopt.testing import pruning_strategies, require_valid_plan
 from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.testing.probe import embed
 from vflowopt_hf.testing.subject import Subject
 
 
 def plans(subject: Subject) -> None:
-    """Any feasible strategy over real captured attention keeps exact counts, nested, structural tokens among them."""
+    """Any strategy over real captured attention keeps exact counts, nested, separators as it says."""
     units: list[UnitContext] = []
     for batch in subject.geometries():
         with torch.no_grad():
@@ -27,7 +27,7 @@ def _any_strategy(units: Sequence[UnitContext], num_layers: int) -> None:
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         unit = data.draw(st.sampled_from(range(len(units))))
-        strategy: Strategy = data.draw(feasible_strategies(units[unit].layout, num_layers=num_layers))
+        strategy: Strategy = data.draw(pruning_strategies(num_layers))
         with torch.no_grad():
             importance = strategy.scorer.score(units[unit]).importance
             require_valid_plan(strategy.plan(importance, units[unit].layout, units[unit]), strategy)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -10,7 +10,8 @@ import torch
 from vflowopt import PruningPlan, Strategy
 from vflowopt.arrays import to_numpy
 from vflowopt.components.mass import LogMass
-from vflowopt.testing import fail, require
+from vflowopt.plans.competitors import SEPARATORS, Separators
+from vflowopt.testing import fail, require, require_valid_plan
 from vflowopt_hf.testing.batches import Batch
 from vflowopt_hf.testing.generation import generate, require_oracle_logits
 from vflowopt_hf.testing.oracle import Oracle
@@ -48,6 +49,16 @@ def mass(subject: Subject) -> None:
     for batch in (subject.batch(subject.image(1)), subject.batch(*subject.ragged())):
         _against_oracle(subject, batch, _weighed)
         _against_oracle(subject, batch, _weighed_inside)
+
+
+def separators(subject: Subject) -> None:
+    """Whatever becomes of separators, before the LLM and inside it: as if pruned tokens were masked."""
+    batch = subject.batch(subject.image(1))
+    has_some = any(placed.unit.layout.structural.any() for placed in batch.placed)
+    for treatment in get_args(Separators) if has_some else (SEPARATORS,):
+        for strategy_for in (_scarce, _late):
+            changed = strategy_for(subject, batch).model_copy(update={"separators": treatment})
+            _against_oracle(subject, batch, lambda _subject, _batch, changed=changed: changed)
 
 
 def identity(subject: Subject) -> None:
@@ -88,6 +99,11 @@ def batch_invariance(subject: Subject) -> None:
 
 def _three_stages(subject: Subject, batch: Batch) -> Strategy:
     return subject.strategy(batch)
+
+
+def _scarce(subject: Subject, batch: Batch) -> Strategy:  # noqa: ARG001
+    """A stage before the LLM that leaves fewer tokens than many images have separators."""
+    return Strategy.vflowopt(num_layers=subject.num_layers, retention=(0.5, 0.1), stages=(0, 2), cell=2.5)
 
 
 def _inside(subject: Subject, batch: Batch) -> Strategy:
@@ -141,6 +157,7 @@ def _require_planned(batch: Batch, strategy: Strategy, plans: list[PruningPlan])
         require(plan.tokens == tokens, f"plan {number} is over {plan.tokens} tokens, the prompt holds {tokens}")
         require(plan.counts == counts, f"plan {number} keeps {plan.counts} of {tokens} tokens, scheduled were {counts}")
         require(all(later <= earlier for earlier, later in pairwise(kept)), f"stages of plan {number} are not nested")
+        require_valid_plan(plan, strategy)
 
 
 def _require_weighed(plans: list[PruningPlan]) -> None:
