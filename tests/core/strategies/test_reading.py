@@ -1,6 +1,7 @@
 """What may be given as a strategy or cost model: as it is, from its file, by name, at a budget."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from vflowopt import CalibratedAttention, CostModel, Progressive, Strategy, prun
 from vflowopt.adapter import strategy_of
 from vflowopt.components.baselines import RandomTokens
 from vflowopt.errors import BudgetError, CostError, StrategyError
+from vflowopt.plans.competitors import SEPARATORS, Separators
 from vflowopt.strategies.defaults import Default, general_strategy
 from vflowopt.strategies.fitting import Fitting
 from vflowopt.strategies.front import StrategyFront, strategy_at
@@ -203,12 +205,15 @@ def test_the_method_at_what_is_no_budget(options, error, said):
 
 
 def test_a_strategy_reads_on_one_line():
+    for name in set(get_args(Separators)) - {SEPARATORS}:
+        assert repr(read_strategy(f"random@0.25,separators={name}")(28)).endswith(f"(0.25,)), separators={name})")
+    own = Strategy.vflowopt(num_layers=28, retention=(0.25, 0.5, 1.0), threshold=34.76, cell=15.5)
     assert (
-        repr(PRESET)
-        == str(PRESET)
+        repr(own)
+        == str(own)
         == (
             "Strategy(scorer=calibrated-attention(threshold=34.76), schedule=progressive(stages=(0, 9, 18), "
-            "retention=(0.2651, 0.9833, 0.8773)), recycler=grid(cell=15.581))"
+            "retention=(0.25, 0.5, 1.0)), recycler=grid(cell=15.5))"
         )
     )
     assert repr(read_strategy("random@0.25")(28)) == (

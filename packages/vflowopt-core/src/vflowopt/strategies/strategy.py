@@ -244,7 +244,10 @@ class Strategy(Value):
 
     def __repr__(self) -> str:
         """Its components, each with what is not at its default, on one line."""
-        return f"Strategy({', '.join(f'{part.kind}={part}' for part in components_of(self))})"
+        parts = [f"{part.kind}={part}" for part in components_of(self)]
+        if self.separators != SEPARATORS:
+            parts.append(f"separators={self.separators}")
+        return f"Strategy({', '.join(parts)})"
 
     __str__ = __repr__
 
