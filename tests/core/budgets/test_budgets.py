@@ -30,10 +30,10 @@ COST = CostModel(
 class Sized(Synthetic):
     """Samples of different sizes, each with some text."""
 
-    def __init__(self, sides=((14,), (20,), (9, 12)), limit=None, text=TEXT):
+    def __init__(self, sides=((14,), (20,), (9, 12)), limit=None, text=TEXT, row_bytes=(ROW,) * LAYERS):
         super().__init__(num_layers=LAYERS, units=[[grid(side, side) for side in own] for own in sides])
         self.lengths = [text + sum(side * side for side in own) for own in sides]
-        self.cache = CacheShape(ROW, tuple(limit if layer % 3 else None for layer in range(LAYERS)))
+        self.cache = CacheShape(row_bytes, tuple(limit if layer % 3 else None for layer in range(LAYERS)))
 
 
 def used_bytes(evaluator, strategy):
@@ -46,7 +46,7 @@ def used_bytes(evaluator, strategy):
             here = rows - sum(unit.tokens for unit in units)
             here += sum(strategy.schedule.counts(unit.tokens)[stage] if stage >= 0 else unit.tokens for unit in units)
             limit = evaluator.cache.limits[layer]
-            total += ROW * (here if limit is None else min(here, limit))
+            total += evaluator.cache.row_bytes[layer] * (here if limit is None else min(here, limit))
         found.append(total)
     return found
 
@@ -113,6 +113,36 @@ def test_sliding_windows_hold_no_more_than_their_window(limit):
     retention = budget.retention(Workload.of(evaluator), space_of(evaluator, 1.0))
     for strategy in random_strategies(space_of(evaluator, retention)):
         assert np.mean(used_bytes(evaluator, strategy)) <= budget.limit
+
+
+UNEVEN = {
+    "recurrent layers": (0, 0, ROW, 0, 0, ROW, 0, 0, ROW),
+    "early keys": (4 * ROW, 0, 0, ROW, ROW, 0, 0, 0, 0),
+    "late keys": (0, 0, 0, 0, 0, 0, ROW, ROW, 4 * ROW),
+}
+
+
+@pytest.mark.parametrize("row_bytes", UNEVEN.values(), ids=UNEVEN)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_layers_that_store_different_amounts_never_exceed_a_budget(row_bytes, share):
+    evaluator = Sized(row_bytes=row_bytes)
+    budget = KVCacheBytes(share * np.mean(used_bytes(evaluator, flat(evaluator, 1.0))))
+    retention = budget.retention(Workload.of(evaluator), space_of(evaluator, 1.0))
+    strategies = random_strategies(space_of(evaluator, retention), 200)
+    assert max(np.mean(used_bytes(evaluator, strategy)) for strategy in strategies) <= budget.limit
+
+
+@pytest.mark.parametrize("row_bytes", UNEVEN.values(), ids=UNEVEN)
+def test_the_most_that_a_token_takes_is_reached_by_the_worst_prefixes(row_bytes):
+    """By brute force: some tokens see so many layers, the others so many, on average as many as retained."""
+    shape, reached = CacheShape(row_bytes, (None,) * LAYERS), np.cumsum([0, *row_bytes])
+    for retention in (0.0, 0.2, 1 / 3, 0.5, 0.77, 1.0):
+        seen = retention * LAYERS
+        shares = (
+            (few, many, (seen - few) / (many - few)) for few in range(LAYERS) for many in range(few + 1, LAYERS + 1)
+        )
+        mixed = [(1 - share) * reached[few] + share * reached[many] for few, many, share in shares if 0 <= share <= 1]
+        assert shape.most(retention) == pytest.approx(max(mixed))
 
 
 @pytest.mark.parametrize("worst", [False, True])

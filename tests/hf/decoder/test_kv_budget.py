@@ -43,7 +43,7 @@ def test_the_strategy_found_keeps_to_the_budget(worst, dtype):
     whole = [cache_bytes(model, inputs) for inputs in data]
     limit = 0.5 * (max(whole) if worst else sum(whole) / len(whole))
     result = optimize(model, data, KVCacheBytes(limit, worst=worst), iterations=0, initial=4)
-    row = cache_shape(find_adapter(model).family, model).row_bytes
+    row = cache_shape(find_adapter(model).family, model).row_bytes[0]
     for entry in result.history:
         found = [cache_bytes(model, inputs, entry.strategy) for inputs in data]
         assert (max(found) if worst else sum(found) / len(found)) <= limit

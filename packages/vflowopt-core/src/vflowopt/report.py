@@ -64,6 +64,7 @@ class PruningReport:
         full_length: rows that an unpruned layer processes.
         kv_cache_bytes: keys and values that this prefill leaves in the cache, all layers.
         kv_cache_bytes_unpruned: the same without pruning.
+        state_bytes: what recurrent layers hold besides in the cache, the same without pruning; 0 if there are none.
         guard: what the guard expected of this prefill, and so decided; ``None`` without one.
     """
 
@@ -75,6 +76,7 @@ class PruningReport:
     kv_cache_bytes: int
     kv_cache_bytes_unpruned: int
     guard: BreakEven | None = None
+    state_bytes: int = 0
 
     @property
     def retention(self) -> float:
@@ -96,6 +98,7 @@ class PruningReport:
     def __str__(self) -> str:
         lines = [
             self._summary,
+            *([f"recurrent states {self.state_bytes:,} bytes, pruned or not"] if self.state_bytes else []),
             *([] if self.guard is None else [str(self.guard)]),
         ]
         for index, unit in enumerate(self.units):

@@ -26,4 +26,10 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
             target="vflowopt_qwen.adapters:qwen3_vl",
             summary="Qwen3-VL, dense and mixture of experts: images of any size, several images, video",
         ),
+        AdapterDescriptor(
+            name="qwen3.5",
+            model_types=("qwen3_5", "qwen3_5_moe"),
+            target="vflowopt_qwen.adapters:qwen3_5",
+            summary="Qwen3.5 and 3.6, dense and mixture of experts: recurrent decoder layers, images, video",
+        ),
     ]

@@ -93,6 +93,7 @@ class BenchRow:
         kv_cache_bytes: keys and values after the prefill, of the batch.
         times: by part; a part that does not apply or was not measured is absent.
         kv_cache_by_layer: keys and values in each layer of the cache that a prefill left, measured; of the batch.
+        state_bytes: states of recurrent layers, which no pruning changes; of the batch.
         flops_by_torch: what torch's counter saw in the decoder's layers during one prefill; ``None`` if not counted.
         work: by part, if counted.
         memory: by part, if measured.
@@ -107,6 +108,7 @@ class BenchRow:
     kv_cache_bytes: int
     times: Mapping[Part, Timing]
     kv_cache_by_layer: tuple[int, ...] = ()
+    state_bytes: int = 0
     flops_by_torch: int | None = None
     work: Mapping[Part, Work] = field(default_factory=dict)
     memory: Mapping[Part, Memory] = field(default_factory=dict)

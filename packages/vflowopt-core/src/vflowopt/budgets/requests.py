@@ -207,15 +207,14 @@ class KVCacheBytes(RequestBudget):
         return workload.cache.bytes((size.rows,) * workload.num_layers)
 
     def most(self, size: SampleSize, retention: float, workload: Workload, space: SearchSpace) -> float:  # noqa: ARG002
-        """All visual rows of all layers, each unit's count rounded up by a token, as far as caches have room.
+        """What visual rows take, each unit's count rounded up by a token, as far as caches have room.
 
-        Counts of stages with one average retention add up to the same, however it is split, but for rounding: up to
-        half a token, or a whole one where a unit would keep none.
+        Rounding adds up to half a token, or a whole one where a unit would keep none.
         """
-        layers, visual = workload.num_layers, sum(size.units)
-        text = workload.cache.bytes((size.text,) * layers)
-        rows = layers * (retention * visual + len(size.units))
-        return text + min(rows * workload.cache.row_bytes, self.unpruned(size, workload) - text)
+        cache, visual = workload.cache, sum(size.units)
+        text = cache.bytes((size.text,) * workload.num_layers)
+        most = visual * cache.most(retention) + len(size.units) * sum(cache.row_bytes)
+        return text + min(most, self.unpruned(size, workload) - text)
 
     def shown(self, amount: float, rounding: Callable[[float], int] = round) -> str:
         """Bytes, exactly, and with a binary unit."""

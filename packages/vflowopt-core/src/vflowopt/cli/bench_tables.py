@@ -151,9 +151,11 @@ def flops(measured: Benchmark) -> Table:
 
 
 def caches(measured: Benchmark) -> Table:
-    """Keys and values per layer."""
+    """Keys and values per layer, and beside them what recurrent layers hold."""
     rows = tuple((row.name, _by_layer(row), size(row.kv_cache_bytes)) for row in measured.rows if row.kv_cache_by_layer)
-    return Table("KV cache per layer, after the prefill", ("budget", "each of the layers", "all layers"), rows)
+    states = measured.unpruned.state_bytes
+    caption = f"Recurrent layers hold {size(states)} of states besides, pruned or not." if states else ""
+    return Table("KV cache per layer, after the prefill", ("budget", "each of the layers", "all layers"), rows, caption)
 
 
 def sweep(runs: Sequence[Benchmark]) -> Table:

@@ -80,6 +80,7 @@ def run(
         ("visual tokens", str(total), tokens((total, *stages))),
         ("average retention", percent(1), percent(report.retention)),
         ("KV cache after prefill", size(report.kv_cache_bytes_unpruned), size(report.kv_cache_bytes)),
+        *([("recurrent states", size(report.state_bytes), size(report.state_bytes))] if report.state_bytes else []),
         ("first token", seconds(unpruned.first_token), seconds(pruned.first_token)),
         ("whole answer", seconds(unpruned.whole), seconds(pruned.whole)),
     ]
@@ -109,6 +110,7 @@ def _describe(unpruned: Answer, pruned: Answer, report: PruningReport) -> dict[s
     return {
         "unpruned": {**vars(unpruned), "kv_cache_bytes": report.kv_cache_bytes_unpruned},
         "pruned": {**vars(pruned), "kv_cache_bytes": report.kv_cache_bytes},
+        "state_bytes": report.state_bytes,
         "retention": report.retention,
         "layers": report.num_layers,
         "boundaries": list(report.boundaries),

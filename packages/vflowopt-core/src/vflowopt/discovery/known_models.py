@@ -13,12 +13,12 @@ OFFICIAL_ADAPTERS = {
     "qwen2_5_vl": "vflowopt-qwen",
     "qwen3_vl": "vflowopt-qwen",
     "qwen3_vl_moe": "vflowopt-qwen",
+    "qwen3_5": "vflowopt-qwen",
+    "qwen3_5_moe": "vflowopt-qwen",
 }
 """Which package of this project to install for a model type."""
 
-_HYBRID = (
-    "its decoder has linear-attention layers, which keep one state per sequence instead of keys and values per token, "
-    "so that no token can leave them at a later stage"
-)
-UNSUPPORTED = {"qwen3_5": _HYBRID, "qwen3_5_moe": _HYBRID}
+UNSUPPORTED = {
+    "mllama": "its decoder reads images by cross-attention, so that no rows of it stand for visual tokens",
+}
 """Why a model type has no adapter and will have none soon."""

@@ -168,4 +168,4 @@ class QuestionPanel:
                 handle.remove()
 
     def _flops(self, lengths: Iterable[int]) -> int:
-        return prefill_flops(self._family.decoder(self._model).config, tuple(lengths))
+        return prefill_flops(self._family.decoder(self._model), tuple(lengths))

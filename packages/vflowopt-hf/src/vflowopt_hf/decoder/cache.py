@@ -80,7 +80,7 @@ class PrunedLayer(PrunedState, DynamicLayer):
         Raises:
             UnsupportedOperationError: the cut would reach visual tokens.
         """
-        self._require_removable(-tokens_to_remove)
+        self.require_removable(-tokens_to_remove)
         known = self.stored_length() + tokens_to_remove
         super().crop(tokens_to_remove)
         if known < self.width:
@@ -157,7 +157,7 @@ class PrunedSlidingLayer(PrunedLayer):
         Raises:
             UnsupportedOperationError: the cut would reach visual tokens, or back to discarded ones.
         """
-        self._require_removable(-tokens_to_remove)
+        self.require_removable(-tokens_to_remove)
         left = self.stored_length() + tokens_to_remove
         if tokens_to_remove < 0 and self._discarded and left < self.sliding_window - 1:
             raise UnsupportedOperationError(

@@ -78,6 +78,11 @@ def hold_whole(cache: Any, index: int, fixed: int) -> None:
         convert(cache, index).hold(fixed)
 
 
+def first_pruned(cache: Any) -> AnyPrunedLayer | None:
+    """The first layer of a cache that can skip tokens, converted; ``None`` if there is none."""
+    return next((convert(cache, index) for index, layer in enumerate(cache.layers) if _can_skip(layer)), None)
+
+
 def convert(cache: Any, index: int) -> AnyPrunedLayer:
     """Replace the cache's layer by one that can skip tokens, its content kept."""
     layer = layer_of(cache, index)

@@ -8,7 +8,7 @@ for the factor s of the scores. The second column is what the dtype's rounding o
 precision adds the bias to 16 bits or more. No mask is made, whatever the length of the prompt.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.decoder.conversion import pruned_layer
+from vflowopt_hf.decoder.layer_kinds import has_keys
 from vflowopt_hf.decoder.masks import holds_bias
 
 COLUMNS = 8
@@ -26,18 +27,20 @@ LARGEST = 256
 """Size of a head that flash attention can do with."""
 
 
-def carrying_layers(first: int | None, depth: int, implementation: str) -> range:
+def carrying_layers(first: int | None, config: Any, depth: int) -> tuple[int, ...]:
     """Decoder layers whose attention functions are to carry a bias of keys, as their masks cannot hold it.
 
     Args:
         first: the first layer in which keys may have one; ``None`` if there is none.
-        depth: how many layers there are.
-        implementation: the decoder's attention implementation.
+        config: of the text decoder.
+        depth: how many layers it has; those without keys carry nothing.
     """
-    return range(0) if first is None or holds_bias(implementation) else range(first, depth)
+    if first is None or holds_bias(str(config._attn_implementation)):
+        return ()
+    return tuple(layer for layer in range(first, depth) if has_keys(config, layer))
 
 
-def require_carried(cache: Any, carriers: range, depth: int, implementation: str) -> None:
+def require_carried(cache: Any, carriers: Collection[int], depth: int, implementation: str) -> None:
     """Check, before the first layer runs, that a decoder can go on with the bias that keys in a cache have.
 
     Raises:

@@ -4,25 +4,38 @@ from collections.abc import Sequence
 from typing import Any
 
 from vflowopt.budgets.kv_cache import CacheShape
+from vflowopt_hf.decoder.layer_kinds import has_keys, reuses_keys
 from vflowopt_hf.decoder.windows import sliding_window
 from vflowopt_hf.family import Family
 
 
 def cache_shape(family: Family, model: Any) -> CacheShape:
-    """Bytes of a row, grouped key heads and dtype considered; a layer with a sliding window keeps the last rows only.
+    """Bytes of a row in each layer, and how many rows layers with a sliding window keep.
 
     Raises:
-        UnsupportedOperationError: a layer has neither full nor sliding-window attention.
+        UnsupportedOperationError: a layer has neither full nor sliding-window attention, and is not recurrent.
     """
     decoder = family.decoder(model)
-    config: Any = decoder.config
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    windows = (sliding_window(config, layer) for layer in range(len(decoder.layers)))  # type: ignore[arg-type]
+    config, size = decoder.config, next(decoder.parameters()).element_size()
+    layers = range(num_layers(family, model))
+    windows = (sliding_window(config, layer) if has_keys(config, layer) else None for layer in layers)
     return CacheShape(
-        row_bytes=2 * heads * head * next(decoder.parameters()).element_size(),
+        row_bytes=tuple(size * _row_values(config, layer) for layer in layers),
         limits=tuple(None if window is None else window - 1 for window in windows),
     )
+
+
+def _row_values(config: Any, layer: int) -> int:
+    """How many numbers a layer stores of one row."""
+    if not has_keys(config, layer) or reuses_keys(config, layer):
+        return 0
+    own = config.per_layer_config[layer]
+    rank = getattr(own, "kv_lora_rank", None)
+    if rank is not None:  # multi-head latent attention stores one latent vector and one rotated key
+        return int(rank + own.qk_rope_head_dim)
+    head = getattr(own, "head_dim", None) or own.hidden_size // own.num_attention_heads
+    heads = getattr(own, "num_key_value_heads", None) or own.num_attention_heads
+    return int(2 * heads * head)
 
 
 def num_layers(family: Family, model: Any) -> int:

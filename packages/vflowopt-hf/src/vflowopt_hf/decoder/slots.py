@@ -10,6 +10,12 @@ from transformers.cache_utils import CacheLayerMixin
 
 from vflowopt.errors import PruningStateError, UnsupportedOperationError
 
+OUTSIDE = (
+    "this KV cache was filled while visual tokens were pruned, and can only be continued inside "
+    "`with prune(model, strategy):`; enter it again, or start from a fresh cache"
+)
+"""Why a pruned cache is refused where no hooks say which tokens it lacks."""
+
 
 @dataclass(frozen=True, eq=False)
 class Slots:
@@ -124,13 +130,10 @@ class PrunedState(CacheLayerMixin):
 
     def _require_expected(self, rows: int) -> None:
         if self.history and self._expected != rows:
-            raise PruningStateError(
-                "this KV cache was filled while visual tokens were pruned, and can only be continued inside "
-                "`with prune(model, strategy):`; enter it again, or start from a fresh cache"
-            )
+            raise PruningStateError(OUTSIDE)
         self._expected = None
 
-    def _require_removable(self, tokens: int) -> None:
+    def require_removable(self, tokens: int) -> None:
         """Check that so many tokens at the end are all stored; waits for the device where the length is on it.
 
         Raises:

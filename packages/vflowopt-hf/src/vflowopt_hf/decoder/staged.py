@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from transformers.cache_utils import StaticLayer
 
 from vflowopt.errors import UnsupportedModelError
-from vflowopt_hf.decoder.conversion import convert, hold_whole, layer_of, pruned_layer, require_readable
+from vflowopt_hf.decoder.cache_entry import enter_prefill
+from vflowopt_hf.decoder.conversion import convert, pruned_layer
 from vflowopt_hf.decoder.key_bias import attend_with_bias, carrying_layers, require_carriable, require_carried
+from vflowopt_hf.decoder.layer_kinds import attending_layers, has_keys, is_recurrent
 from vflowopt_hf.decoder.layer_views import Views
+from vflowopt_hf.decoder.recurrent_cache import PrunedRecurrentLayer
 from vflowopt_hf.decoder.residuals import residuals_after
 from vflowopt_hf.decoder.windows import sliding_window
 from vflowopt_hf.family import LayerResiduals
@@ -38,10 +41,11 @@ class DecoderForward(Forward):
         plan: what the forward prunes; ``None`` if nothing, as in every decoding step.
         residuals: what the decoder would have added after its first layers.
         entered: embeddings [batch, queries, features], if the decoder got such.
-        cache: the KV cache, if the decoder got one.
-        attention: of the layer that has run last, if it is to decide the next stage.
+        cache: the KV cache, if the forward prunes and there is one.
+        attention: of the layer by whose attention the next stage is decided, once that layer has run.
         bias: float32 [batch, slots], what the layer that runs adds to the attention logits of its keys, where its mask
             does not hold it; ``None`` if nothing.
+        states: layers of the cache that are open for this forward.
     """
 
     views: Views
@@ -51,6 +55,7 @@ class DecoderForward(Forward):
     cache: Any = None
     attention: AttentionCall | None = None
     bias: Tensor | None = None
+    states: list[PrunedRecurrentLayer] = field(default_factory=list)
 
 
 class StagedDecoder(Installed):
@@ -64,7 +69,10 @@ class StagedDecoder(Installed):
         begin: called with the decoder's keyword arguments at the start of every forward that is not being compiled, in
             its thread; returns what to prune.
         take_residuals: see :meth:`vflowopt_hf.family.Family.take_residuals`.
-        use: of the layers' attention.
+        use: of the layers' attention; of one that has none, the nearest before it that has is observed.
+
+    Raises:
+        StrategyError: none has.
     """
 
     def __init__(
@@ -76,7 +84,7 @@ class StagedDecoder(Installed):
     ) -> None:
         self._wrapped, self._decoder = decoder, unwrapped(decoder)
         self._begin, self._take_residuals = begin, take_residuals
-        self._use = use
+        self._observed, self._biased = attending_layers(self._decoder.config, use.observed), use.biased
         self._layers: list[nn.Module] = list(decoder.layers)  # type: ignore[arg-type]
         self._running: Running[DecoderForward] = Running()
 
@@ -102,9 +110,9 @@ class StagedDecoder(Installed):
             PruningStateError: somebody else has hooks on the decoder.
         """
         require_cache_arguments(self._layers)
-        if self._use.observed:
+        if self._observed:
             require_masks(self._implementation)
-        carriers = carrying_layers(self._use.biased, len(self._layers), self._implementation)
+        carriers = carrying_layers(self._biased, self._decoder.config, len(self._layers))
         if carriers:
             require_carriable(self._decoder.config, self._implementation)
         with ExitStack() as hooks:
@@ -118,7 +126,7 @@ class StagedDecoder(Installed):
                 ),
             ):
                 hooks.callback(handle.remove)
-            attended = {index: attention_module(self._layers[index]) for index in {*self._use.observed, *carriers}}
+            attended = {index: attention_module(self._layers[index]) for index in {*self._observed, *carriers}}
             for index, attention in attended.items():
                 around = self._attend if index in carriers else None
                 hooks.enter_context(observe_attention(attention, partial(self._note, index), around))
@@ -131,9 +139,9 @@ class StagedDecoder(Installed):
 
     def _note(self, index: int, call: AttentionCall) -> None:
         forward = self._running.innermost
-        if index not in self._use.observed or forward is None or forward.plan is None:
+        if index not in self._observed or forward is None or forward.plan is None:
             return
-        if forward.plan.awaits(index + 1):
+        if forward.plan.awaits(self._observed[index]):
             call = replace(call, bias=forward.bias)
             layer = None if forward.cache is None else forward.cache.layers[index]
             forward.attention = call.without_room(layer.cumulative_length) if isinstance(layer, StaticLayer) else call
@@ -151,7 +159,7 @@ class StagedDecoder(Installed):
         entered = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if entered is None else entered
         queries = 0 if tokens is None else tokens.shape[1]
-        carriers = carrying_layers(self._use.biased, len(self._layers), self._implementation)
+        carriers = carrying_layers(self._biased, self._decoder.config, len(self._layers))
         require_carried(cache_in(kwargs), carriers, len(self._layers), self._implementation)
         forward = self._running.enter(DecoderForward(module, Views(queries, self._implementation)))
         if torch.compiler.is_compiling():
@@ -162,12 +170,15 @@ class StagedDecoder(Installed):
             return None
         arguments = dict(kwargs)
         forward.plan, forward.entered, forward.residuals = plan, entered, self._take_residuals(arguments)
-        forward.cache = cache_in(kwargs)
         self._require_layers(plan, forward)
+        self._see_cache(forward, kwargs)
         return args, arguments
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
-        self._running.leave(module)
+        forward = self._running.leave(module)
+        if forward is not None:
+            for state in forward.states:
+                state.close()
 
     def _require_layers(self, plan: StagePlan, forward: DecoderForward) -> None:
         """Refuse what cannot be pruned before the first layer runs."""
@@ -178,12 +189,15 @@ class StagedDecoder(Installed):
                 f"layer follows to prune them for"
             )
         for index in range(plan.boundaries[0], depth):
-            self._window(index)
-            if forward.cache is not None:
-                require_readable(layer_of(forward.cache, index), self._implementation)
-        if forward.cache is not None:
-            for index in range(plan.boundaries[0]):
-                hold_whole(forward.cache, index, plan.table.queries - plan.table.tail)
+            if has_keys(self._decoder.config, index):
+                self._window(index)
+
+    def _see_cache(self, forward: DecoderForward, kwargs: dict[str, Any]) -> None:
+        """The decoder was given a cache, or has made one for its layers."""
+        cache = cache_in(kwargs)
+        if forward.plan is not None and forward.cache is None and cache is not None:
+            forward.cache = cache
+            enter_prefill(cache, forward.plan, self._decoder.config, len(self._layers))
 
     def before_layer(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]] | None:
         """Hidden states and changed arguments for one decoder layer; ``None`` leaves them as they are."""
@@ -191,6 +205,8 @@ class StagedDecoder(Installed):
         if forward is None:
             return None
         forward.bias = None
+        self._see_cache(forward, kwargs)
+        self._open_state(forward, index, kwargs)
         added = self._residual(forward, index - 1)
         if added is None:
             return self._staged(forward, index, hidden, kwargs)
@@ -206,6 +222,10 @@ class StagedDecoder(Installed):
         plan, stage = forward.plan, forward.plan.stages[number]
         if stage.boundary == index:
             hidden = take_rows(merge_rows(hidden, plan.plans, number, plan.before(number)), stage.gather)
+        if not has_keys(self._decoder.config, index):
+            # All that such a layer asks is which rows are filler; there is no padding any more.
+            valid = None if stage.valid is None else stage.valid.to(hidden.device)
+            return hidden, _those_given({"attention_mask": valid, "position_ids": None}, kwargs)
         cache = cache_in(kwargs)
         layer = None if cache is None else convert(cache, index)
         mask, embeddings = kwargs.get("attention_mask"), kwargs.get("position_embeddings")
@@ -217,7 +237,16 @@ class StagedDecoder(Installed):
             layer.expect(rows)
         # Gaps in positions read as packed sequences to flash attention; rotary embeddings carry them already.
         changes = {"attention_mask": view.mask, "position_embeddings": view.embeddings, "position_ids": None}
-        return hidden, {name: value for name, value in changes.items() if name in kwargs}
+        return hidden, _those_given(changes, kwargs)
+
+    def _open_state(self, forward: DecoderForward, index: int, kwargs: dict[str, Any]) -> None:
+        """Let a recurrent layer go on with its state in a cache that may lack tokens of earlier forwards."""
+        if is_recurrent(self._decoder.config, index):
+            cache = cache_in(kwargs)
+            state = None if cache is None else cache.layers[index]
+            if isinstance(state, PrunedRecurrentLayer):
+                state.open()
+                forward.states.append(state)
 
     def _stage(self, forward: DecoderForward, plan: StagePlan, index: int, hidden: Tensor) -> int | None:
         """The stage that a layer belongs to, decided if it begins there."""
@@ -255,6 +284,11 @@ class StagedDecoder(Installed):
         number = forward.plan.stage_at(index)
         stage = None if number is None else forward.plan.stages[number]
         return residuals_after(forward.residuals, index, forward.plan.plans, stage)
+
+
+def _those_given(changes: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The changes of arguments that a layer was called with."""
+    return {name: value for name, value in changes.items() if name in kwargs}
 
 
 class _LayerHook(Installed):

@@ -109,7 +109,7 @@ class PrunedStaticLayer(PrunedState, StaticLayer):
         """
         if tokens_to_remove > 0:
             raise ValueError(f"crop takes how many tokens to remove as a negative number, not {tokens_to_remove}")
-        self._require_removable(-tokens_to_remove)
+        self.require_removable(-tokens_to_remove)
         self.cumulative_length.sub_(-tokens_to_remove)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:

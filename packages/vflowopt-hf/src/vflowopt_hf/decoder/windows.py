@@ -26,8 +26,8 @@ def sliding_window(config: Any, layer: int) -> int | None:
         kind = "full_attention" if getattr(config, "attention_chunk_size", None) is None else "chunked_attention"
     if kind not in ("full_attention", "sliding_attention"):
         raise UnsupportedOperationError(
-            f"pruning inside the decoder needs full or sliding-window attention, but decoder layer {layer} has "
-            f"{kind!r}; this model cannot be pruned"
+            f"pruning inside the decoder needs full or sliding-window attention or recurrent layers, but decoder layer "
+            f"{layer} has {kind!r}; this model cannot be pruned"
         )
     return window if kind == "sliding_attention" else None
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,6 +85,14 @@ class StagePlan:
             replace(placed, plan=draft.plan) for placed, draft in zip(self.plans, self.drafts, strict=True)
         )
         self.stages = self.table.stages(self.plans, self.stages)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all samples bring and retain the same number of tokens: no padding, and no filler in any stage."""
+        rows = np.stack([self.table.present.sum(axis=1), *([self.table.textual.sum(axis=1)] * len(self.boundaries))])
+        for draft, sample in zip(self.drafts, self.table.samples, strict=True):
+            rows[1:, sample] += draft.counts
+        return bool((rows == rows[:, :1]).all() and self.table.present.all())
 
     def before(self, number: int) -> StageRows | None:
         """The stage before another one; ``None`` before the first."""

@@ -24,6 +24,7 @@ class Outcome:
         scored: of each unit, what was known before the LLM.
         stages: what the decoder's forward prunes; ``None`` if nothing.
         guard: what the guard expected.
+        states: bytes of the states that the cache's recurrent layers hold after it.
     """
 
     family: Family
@@ -33,6 +34,7 @@ class Outcome:
     scored: list[ScoredUnit] = field(default_factory=list)
     stages: StagePlan | None = None
     guard: BreakEven | None = None
+    states: int = 0
 
     @property
     def plans(self) -> list[PruningPlan]:
@@ -81,6 +83,7 @@ class Outcome:
             kv_cache_bytes=batch * kv_bytes(self.family, self.model, lengths),
             kv_cache_bytes_unpruned=batch * kv_bytes(self.family, self.model, [full] * layers),
             guard=self.guard,
+            state_bytes=self.states,
         )
 
     def _complete(self) -> list[PruningPlan]:

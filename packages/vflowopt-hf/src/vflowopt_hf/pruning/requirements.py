@@ -10,7 +10,9 @@ from vflowopt.components.stage_scoring import DECODER_ATTENTION
 from vflowopt.errors import StrategyError
 from vflowopt.strategies.strategy import components_of
 from vflowopt_hf.decoder.kv_cache import num_layers
+from vflowopt_hf.decoder.layer_kinds import attending_layers
 from vflowopt_hf.family import Family
+from vflowopt_hf.plans.stage_plan import attention_use
 from vflowopt_hf.vision.capture import NO_CLASS_TOKEN
 
 LAYER_ATTENTION, VALUES = "layer-attention", "values"
@@ -41,7 +43,8 @@ def check_fits(family: Family, model: Any, strategy: Strategy) -> None:
     """Check a strategy against a model before anything is installed.
 
     Raises:
-        StrategyError: a stage lies beyond the last decoder layer, or a component needs what no unit offers.
+        StrategyError: a stage lies beyond the last decoder layer, a component needs what no unit offers, or a scorer
+            the attention of a layer that has none.
     """
     offered = OFFERED | ({CLASS_ATTENTION} if family.class_tokens else set())
     for component in components_of(strategy):
@@ -53,6 +56,8 @@ def check_fits(family: Family, model: Any, strategy: Strategy) -> None:
                 f"{family.name} models do not offer; they offer {', '.join(sorted(offered))}{remedy}"
             )
     stage_widths(strategy.schedule.boundaries, num_layers(family, model))
+    config: Any = family.decoder(model).config
+    attending_layers(config, attention_use(strategy).observed, f"{family.name}: {strategy.scorer.component_name()}")
 
 
 def captures_more(strategy: Strategy) -> bool:

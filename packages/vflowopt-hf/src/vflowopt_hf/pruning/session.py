@@ -5,7 +5,7 @@ State belongs to a forward: what a session knows of one is in a :class:`ModelFor
 
 import functools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,6 +18,7 @@ from vflowopt import PruningPlan, PruningReport, Strategy
 from vflowopt.budgets.cost import CostModel
 from vflowopt.errors import PruningStateError
 from vflowopt.strategies.strategy import components_of
+from vflowopt_hf.decoder.contents import state_bytes
 from vflowopt_hf.decoder.generation import checked_generation
 from vflowopt_hf.decoder.padding import token_mask
 from vflowopt_hf.decoder.staged import StagedDecoder
@@ -258,6 +259,7 @@ class Session(Installed):
             self._tap.forget(forward.made)
         if forward.outcome is not None and output is not None:  # else the forward has failed
             forward.outcome.require_finite()
+            forward.outcome.states = state_bytes(cache_in(output) if isinstance(output, Mapping) else None)
             self._finished = forward.outcome
 
     def _begin(self, kwargs: dict[str, Any]) -> StagePlan | None:

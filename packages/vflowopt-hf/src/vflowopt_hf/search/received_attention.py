@@ -10,8 +10,10 @@ import torch
 from vflowopt.adapter import Inputs
 from vflowopt.arrays import HostInts, to_numpy
 from vflowopt.components.stage_scoring import ReceivedAttention
+from vflowopt.errors import UnsupportedModelError
 from vflowopt.methods.fitprune import Floats, received
 from vflowopt.methods.sparsevlm_adaptive import chosen_texts, rank
+from vflowopt_hf.decoder.layer_kinds import has_keys
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.decoder_attention import AttentionCall, attention_module, observe_attention
@@ -39,6 +41,7 @@ def received_attention(
     Raises:
         InputError: no samples, or one without visual tokens or of another batch size than 1.
         PruningStateError: the model is being pruned.
+        UnsupportedModelError: some decoder layers have no attention.
     """
     found = []
     for sample in HiddenStateEvaluator(family, model, samples, "last-token", statistics).samples:
@@ -64,6 +67,13 @@ def _of_sample(family: Family, model: Any, sample: Sample, ranks: bool) -> list[
                     chosen[number] = chosen_texts(context)
                 rank_of[number].append(rank(context, chosen[number]))
 
+    config: Any = decoder.config
+    for index in range(len(decoder.layers)):  # type: ignore[arg-type]
+        if not has_keys(config, index):
+            raise UnsupportedModelError(
+                f"what visual tokens receive in every layer is asked for, but decoder layer {index} has no attention "
+                f"({config.layer_types[index]}); use a method that is not fitted to the attention of all layers"
+            )
     with ExitStack() as stack, torch.no_grad():
         for layer in decoder.layers:  # type: ignore[union-attr]
             stack.enter_context(observe_attention(attention_module(layer), note))

@@ -1,7 +1,7 @@
 """What the conformance kit must know about a family: a tiny random model of it and how its inputs are made."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from vflowopt_hf.family import Family, Unit
+from vflowopt_hf.testing.recurrent import Mixer
 
 Video = npt.NDArray[np.uint8]
 
@@ -42,6 +43,8 @@ class Case:
         observed_last: False if the observed vision attention is meant not to be the last of its class that reaches
             the features, for example because the later ones attend within windows.
         text_only: may a sample of a batch hold no image.
+        recurrent: what the recurrent layers of the decoder must compute, by the attribute under which a layer has its
+            mixer (:mod:`vflowopt_hf.testing.recurrent`); for decoders that have such layers.
         name: of the case in the ids of tests; by default the family's.
     """
 
@@ -58,4 +61,5 @@ class Case:
     extra_inputs: Callable[[Any, dict[str, Tensor]], dict[str, Tensor]] | None = None
     observed_last: bool = True
     text_only: bool = True
+    recurrent: Mapping[str, Mixer] = field(default_factory=dict)
     name: str = ""

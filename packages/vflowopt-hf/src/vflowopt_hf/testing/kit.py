@@ -38,6 +38,7 @@ GEOMETRY = (
     Check("observed layer", observed.observed_layer),
     Check("attention weights", observed.attention_weights),
     Check("plans", plans.plans),
+    Check("KV cache", pruning.kv_cache),
 )
 """What does not depend on the attention implementation; proved once."""
 

@@ -2,9 +2,11 @@
 
 Independent of the runtime: no cache, no shortened sequence, no changed position. Given the plans, hooks on the decoder
 layers hide the keys of pruned tokens from their stage on, add the bias of retained ones to the mask, and write the
-weighted mean of its members over each anchor before the first stage, or before every stage that merges.
+weighted mean of its members over each anchor before the first stage, or before every stage that merges. In recurrent
+layers, tokens that are pruned or padding have never been there.
 """
 
+import types
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +19,10 @@ from torch import Tensor, nn
 from vflowopt import PruningPlan
 from vflowopt.arrays import to_numpy
 from vflowopt.testing import fail
+from vflowopt_hf.decoder.layer_kinds import has_keys, is_recurrent
+from vflowopt_hf.hooks.installing import inserted
 from vflowopt_hf.testing.batches import Batch, PlacedMedia, with_extra_inputs
+from vflowopt_hf.testing.recurrent import mixer_of, with_present_tokens
 from vflowopt_hf.testing.subject import Subject
 
 DEEPSTACK = "deepstack_visual_embeds"
@@ -30,12 +35,12 @@ class Oracle:
     Attributes:
         subject: whose model.
         batch: the prompts.
-        plans: one host plan for every image and video of the batch, in prompt order.
+        plans: one host plan for every image and video of the batch, in prompt order; ``None`` if nothing is pruned.
     """
 
     subject: Subject
     batch: Batch
-    plans: Sequence[PruningPlan]
+    plans: Sequence[PruningPlan] | None
 
     def logits(self, sequences: Tensor) -> Tensor:
         """Logits [batch, positions, vocabulary] of prompts and what follows them; of pruned tokens, garbage.
@@ -61,6 +66,12 @@ class Oracle:
             ]
             for handle in handles:
                 hooks.callback(handle.remove)
+            for index, layer in enumerate(layers):
+                if is_recurrent(decoder.config, index):
+                    module, mixer = mixer_of(layer, self.subject.case.recurrent)
+                    present = mask.bool() & ~self.hidden_keys(index, (len(mask), mask.shape[1]))
+                    forward = types.MethodType(with_present_tokens(mixer, present), module)
+                    hooks.enter_context(inserted(vars(module), "forward", forward))
             logits: Tensor = model(**longer, use_cache=False).logits
         return logits
 
@@ -82,7 +93,7 @@ class Oracle:
             if started and plan.bias:
                 rows = placed.rows[to_numpy(plan.kept[started[-1]])]
                 bias[placed.sample, rows] = torch.from_numpy(to_numpy(plan.bias[started[-1]]))
-        return bias if any(plan.bias for plan in self.plans) else None
+        return bias if any(plan.bias for _, plan in self._placed()) else None
 
     def merged(self, hidden: Tensor, layers: range) -> Tensor:
         """Rows of [batch, positions, features], each anchor's the weighted mean of its members, in float64.
@@ -104,7 +115,7 @@ class Oracle:
         return result
 
     def _placed(self) -> list[tuple[PlacedMedia, PruningPlan]]:
-        return list(zip(self.batch.placed, self.plans, strict=True))
+        return [] if self.plans is None else list(zip(self.batch.placed, self.plans, strict=True))
 
     def _merge_deepstack(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -137,11 +148,13 @@ class _LayerHook:
                 f"upstream passes no attention_mask= to {type(module).__name__}: the oracle cannot hide tokens from it"
             )
         batch, positions, _ = hidden.shape
-        pruned = self._oracle.hidden_keys(self._index, (batch, positions))
-        inside["attention_mask"] = _without(inside["attention_mask"], pruned)
-        bias = self._oracle.key_bias(self._index, (batch, positions))
-        if bias is not None:
-            inside["attention_mask"] = _with_bias(inside["attention_mask"], bias)
+        subject = self._oracle.subject
+        if has_keys(subject.family.decoder(subject.model).config, self._index):
+            pruned = self._oracle.hidden_keys(self._index, (batch, positions))
+            inside["attention_mask"] = _without(inside["attention_mask"], pruned)
+            bias = self._oracle.key_bias(self._index, (batch, positions))
+            if bias is not None:
+                inside["attention_mask"] = _with_bias(inside["attention_mask"], bias)
         return (self._oracle.merged(hidden, range(self._index, self._index + 1)), *args[1:]), inside
 
 

@@ -11,6 +11,7 @@ from vflowopt.adapter import Inputs
 from vflowopt.benchmark import UNPRUNED, Benchmark, BenchRow, Memory, Part, Work
 from vflowopt.benchmark.timing import Timing, interleaved
 from vflowopt.errors import InputError
+from vflowopt_hf.decoder.contents import key_value_bytes, state_bytes
 from vflowopt_hf.family import Family
 from vflowopt_hf.measure.bench.inputs import lengthened, repeated, single, text_length
 from vflowopt_hf.measure.bench.memory import MemoryMeter
@@ -135,14 +136,13 @@ class Bench:
         self, candidate: Candidate, times: Mapping[Key, Timing], memory: Mapping[Key, Memory], work: Mapping[Key, Any]
     ) -> BenchRow:
         cache, plan = candidate.decode_prompt()
-        config: Any = self._subject.decoder.config
         lengths, tokens, retention = self._retained(candidate, plan)
-        flops = self._batch * prefill_flops(config, lengths)
-        all_pairs = self._batch * prefill_flops(config, lengths, causal=False)
+        flops = self._batch * prefill_flops(self._subject.decoder, lengths)
+        all_pairs = self._batch * prefill_flops(self._subject.decoder, lengths, causal=False)
         prefill = work.get((candidate.name, "LM prefill"))
         masked = all_pairs - flops if prefill is not None and prefill.layer_flops == all_pairs else 0
         with_decoder: tuple[Part, ...] = ("LM prefill", "end-to-end prefill")
-        by_layer = _cache_bytes(cache)
+        by_layer = key_value_bytes(cache)
         return BenchRow(
             name=candidate.name,
             retention=retention,
@@ -153,6 +153,7 @@ class Bench:
             kv_cache_bytes=sum(by_layer),
             times={part: _per_step(part, timing) for (name, part), timing in times.items() if name == candidate.name},
             kv_cache_by_layer=by_layer,
+            state_bytes=state_bytes(cache),
             flops_by_torch=None if prefill is None else prefill.layer_flops,
             work={
                 part: Work(count.flops - (masked if part in with_decoder else 0), count.moved)
@@ -201,11 +202,6 @@ def _memory(meter: MemoryMeter, tasks: Mapping[Key, Task], tell: _Teller) -> dic
             found[key] = used
         tell()
     return found
-
-
-def _cache_bytes(cache: Any) -> tuple[int, ...]:
-    """Bytes of keys and values in each layer."""
-    return tuple(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
 def _planning(strategy: Strategy, layout: TokenLayout, device: torch.device) -> Task:

@@ -8,7 +8,7 @@ from vflowopt.components.mass import LogMass
 from vflowopt.errors import PruningStateError
 from vflowopt.testing import require
 from vflowopt_hf.testing.batches import Batch, Sample, with_extra_inputs
-from vflowopt_hf.testing.generation import EXACT, generate, require_oracle_logits
+from vflowopt_hf.testing.generation import EXACT, generate, require_control, require_oracle_logits
 from vflowopt_hf.testing.oracle import Oracle
 from vflowopt_hf.testing.subject import Subject
 from vflowopt_hf.upstream import cache_from, with_cache
@@ -30,7 +30,7 @@ def beam_search(subject: Subject) -> None:
     expected = expected.gather(2, chosen[..., None])[..., 0].sum(dim=1) / steps
     difference = float((output.sequences_scores - expected).abs().max())
     require(
-        difference <= EXACT,
+        difference <= EXACT or difference <= require_control(subject, batch),
         f"scores of beams are off by {difference:.2g}: the pruned cache was not reordered with the beams, or beams of "
         f"one sample do not share its plan",
     )
@@ -67,8 +67,15 @@ def conversation(subject: Subject) -> None:
 
 
 def drafts(subject: Subject) -> None:
-    """Drafts that are rejected leave no trace in the cache: prompt lookup finds what greedy decoding finds."""
+    """Drafts that are rejected leave no trace in the cache: prompt lookup finds what greedy decoding finds.
+
+    Upstream refuses them where the cache cannot take tokens back, as recurrent states cannot, pruned or not.
+    """
     batch, lookup = subject.batch(subject.several()), {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}
+    if not _takes_drafts_back(subject, batch):
+        with subject.prune(subject.strategy(batch)), pytest.raises(ValueError, match=r"cropped|stateful"):
+            generate(subject, batch.inputs, 8, **lookup)
+        return
     with subject.prune(subject.strategy(batch, mass=MASS)) as pruning:
         output = generate(subject, batch.inputs, 8, **lookup)
         plans = pruning.plan
@@ -95,6 +102,12 @@ def outside_the_block(subject: Subject) -> None:
         torch.equal(found.sequences, expected.sequences),
         "a pruned cache that was tried outside the block decodes other tokens inside it than before",
     )
+
+
+def _takes_drafts_back(subject: Subject, batch: Batch) -> bool:
+    """Whether the unpruned model's cache can."""
+    with torch.no_grad():
+        return bool(cache_from(subject.model(**batch.inputs, use_cache=True)).is_croppable)
 
 
 def _seen(batch: Batch, sequences: Tensor) -> Tensor:

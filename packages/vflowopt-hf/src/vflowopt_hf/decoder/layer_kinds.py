@@ -1,0 +1,70 @@
+"""What decoder layers are, as their configuration tells: which of them have keys, by which tokens attend."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vflowopt.errors import StrategyError
+
+RECURRENT = frozenset({"linear_attention", "conv", "mamba"})
+"""Layers with a state of their own (gated delta net, short convolution, state space model) in place of keys."""
+
+WITHOUT_KEYS = RECURRENT | {"mlp", "moe"}
+"""Layers in which no token attends to another; the bare ones among them keep nothing at all."""
+
+
+def has_keys(config: Any, layer: int) -> bool:
+    """Whether a decoder layer keeps keys and values of each token.
+
+    A layer that does not is a function of the rows that it gets, in their order: a token that is dropped before it has
+    never been there. So stages may begin before such layers and between them.
+
+    Args:
+        config: a text configuration; without ``layer_types`` all layers have keys.
+        layer: index of the layer.
+    """
+    return _kind(config, layer) not in WITHOUT_KEYS
+
+
+def is_recurrent(config: Any, layer: int) -> bool:
+    """Whether a decoder layer has a state of its own."""
+    return _kind(config, layer) in RECURRENT
+
+
+def reuses_keys(config: Any, layer: int) -> bool:
+    """Whether a decoder layer attends to keys that an earlier layer has stored."""
+    modes = getattr(config, "kv_sharing_modes", None)
+    return modes is not None and modes[layer] == "reuse"
+
+
+def _kind(config: Any, layer: int) -> str | None:
+    types = getattr(config, "layer_types", None)
+    return None if types is None else str(types[layer])
+
+
+def attending_layers(config: Any, layers: Sequence[int], scorer: str = "the scorer") -> dict[int, int]:
+    """Whose attention decides stages: where a layer has none, the nearest one before it that has.
+
+    Args:
+        config: a text configuration.
+        layers: the last layer before each stage that is decided by attention.
+        scorer: what decides, for messages.
+
+    Returns:
+        The first layer of each stage, by the layer that is observed for it.
+
+    Raises:
+        StrategyError: no layer before a stage has attention, or none between it and the stage before.
+    """
+    found: dict[int, int] = {}
+    for before in layers:
+        observed = next((layer for layer in range(before, -1, -1) if has_keys(config, layer)), None)
+        first = max(found.values(), default=0)
+        if observed is None or observed < first:
+            following = next((layer for layer in range(before, len(config.layer_types)) if has_keys(config, layer)), -1)
+            remedy = "use another scorer" if following < 0 else f"let the stage begin at layer {following + 1} or later"
+            raise StrategyError(
+                f"{scorer} ranks by the attention before layer {before + 1}, but decoder layers {first} to {before} "
+                f"have none ({_kind(config, before)}); {remedy}"
+            )
+        found[observed] = before + 1
+    return found
