@@ -118,11 +118,14 @@ def test_every_argument_of_the_search_is_documented_with_its_default():
 
 
 def test_the_search_space_is_documented_as_it_is():
-    from vflowopt.strategies.variables import scales
+    from vflowopt.strategies.variables import Choice, scales
 
     text = section("search.md", "The space")
     for name, scale in scales().items():
-        assert f"| `{name}` | {scale.low:.0f} to {scale.high:.0f}" in text
+        if isinstance(scale, Choice):
+            assert f"| `{name}` | {', '.join(scale.options[:-1])} or {scale.options[-1]}" in text
+        else:
+            assert f"| `{name}` | {scale.low:.0f} to {scale.high:.0f}" in text
 
 
 def test_every_objective_is_documented():

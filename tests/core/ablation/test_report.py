@@ -98,7 +98,7 @@ def test_csv_has_a_line_per_study_and_cell(tmp_path):
     write_report(tmp_path, tables, "")
     with (tmp_path / "ablate.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 2 + 2 * SEEDS * (3 + 4)
+    assert len(lines) == 2 + 2 * SEEDS * (3 + 6)
     shared = [line for line in lines if line["method"] in ("Bayesian search", "last-token")]
     assert len({line["search"] for line in shared}) == 1
     assert [line["search_score"] for line in shared[:2]] == ["0.9", "0.91"]

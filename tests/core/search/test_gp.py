@@ -49,7 +49,7 @@ def test_the_loss_is_the_negative_log_posterior():
         r = cdist(X / np.exp(theta[:3]), X / np.exp(theta[:3]))
         K = np.exp(theta[3]) * (1 + np.sqrt(5) * r + 5 * r**2 / 3) * np.exp(-np.sqrt(5) * r)
         K += np.exp(theta[4]) * np.eye(len(X))
-        priors = [gp.LENGTH_PRIOR] * 3 + [gp.SIGNAL_PRIOR, gp.NOISE_PRIOR]
+        priors = [(gp.LENGTH_PRIOR[0] + np.log(3) / 2, gp.LENGTH_PRIOR[1])] * 3 + [gp.SIGNAL_PRIOR, gp.NOISE_PRIOR]
         prior = sum(norm.logpdf(value, mean, sd) for value, (mean, sd) in zip(theta, priors, strict=True))
         return multivariate_normal.logpdf(target, cov=K) + prior
 
@@ -88,7 +88,7 @@ def test_a_fit_improves_on_its_starts_and_finds_what_matters():
     model = GaussianProcess(X, Y)
     model.optimize()
     for length, noise in gp.STARTS:
-        start = np.log([length] * 3 + [1.0, noise])
+        start = np.log([length * 3**0.5] * 3 + [1.0, noise])
         assert model.loss(model.theta)[0] <= model.loss(start)[0]
     lengths = np.exp(model.theta[:3])
     assert lengths[0] < lengths[2]  # the first input matters, the third does not

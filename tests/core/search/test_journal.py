@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from core.search.synthetic import Synthetic, grid
+from core.search.synthetic import Sampled, Synthetic, grid
 from vflowopt.errors import JournalError
 from vflowopt.search import random_search, search
 from vflowopt.search.journal import FORMAT, Journal, JournalBeside, check_journal
+from vflowopt.search.race import Heat
 from vflowopt.search.result import HistoryEntry
 
 TESTS = Path(__file__).parents[2]
@@ -21,7 +22,7 @@ OPTIONS = {"iterations": 4, "initial": 6, "seed": 3}
 
 
 def run(path, evaluator=None, **changes):
-    return search(evaluator or Synthetic(noise=0.01), 0.25, journal=path, **{**OPTIONS, **changes})
+    return search(evaluator or Synthetic(noise=0.1), journal=path, **{"budget": 0.25, **OPTIONS, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_resumes_bit_for_bit_after_a_cut_anywhere(finished, tmp_path, line, wher
     part = {"start": b"", "middle": cut[: len(cut) // 2], "newline": cut[:-1], "end": cut}[where]
     path = tmp_path / "run.jsonl"
     path.write_bytes(before + part)
-    evaluator = Synthetic(noise=0.01)
+    evaluator = Synthetic(noise=0.1)
     resumed = run(path, evaluator)
     assert resumed.history == result.history
     assert [entry.unit for entry in resumed.history] == [entry.unit for entry in result.history]
@@ -66,11 +67,51 @@ def test_resumes_bit_for_bit_after_a_cut_anywhere(finished, tmp_path, line, wher
     )
 
 
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory):
+    path = tmp_path_factory.mktemp("raced") / "run.jsonl"
+    return run(path, Sampled(samples=12, noise=0.3), budget=[0.5, 0.25]), path.read_bytes()
+
+
+def test_heats_are_lines_of_their_own(raced):
+    result, content = raced
+    lines = list(map(json.loads, content.splitlines()[1:]))
+    heats = [Heat.from_json(line) for line in lines if "heat" in line]
+    assert tuple(heats) == result.heats
+    assert [HistoryEntry.from_json(line) for line in lines if "heat" not in line] == list(result.history)
+    assert all("heat" in line for line in lines[len(result.history) :])
+    assert all(len(heat.similarities) == heat.last - heat.first for heat in heats)
+
+
+@pytest.mark.parametrize("lost", [1, 3, 1000])
+def test_a_race_resumes_where_it_ended(raced, tmp_path, lost):
+    result, content = raced
+    lines, heats = content.splitlines(keepends=True), len(result.heats)
+    kept = max(len(lines) - lost, len(lines) - heats)
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(b"".join(lines[:kept]) + lines[-1][:5])
+    evaluator = Sampled(samples=12, noise=0.3)
+    resumed = run(path, evaluator, budget=[0.5, 0.25])
+    assert (resumed.history, resumed.selected, resumed.front) == (result.history, result.selected, result.front)
+    assert len(evaluator.asked) == len(lines) - kept
+    assert path.read_bytes().count(b"\n") == len(lines)
+
+
+def test_a_search_that_goes_on_after_a_race_races_anew(raced, tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(raced[1])
+    longer = run(path, Sampled(samples=12, noise=0.3), budget=[0.5, 0.25], iterations=6)
+    assert longer.history[:10] == raced[0].history
+    assert longer.selected == run(None, Sampled(samples=12, noise=0.3), budget=[0.5, 0.25], iterations=6).selected
+    again = run(path, Sampled(samples=12, noise=0.3), budget=[0.5, 0.25])
+    assert (again.history, again.selected) == (raced[0].history, raced[0].selected)
+
+
 CHILD = """
 import sys
 from core.search.synthetic import Synthetic
 from vflowopt.search import search
-search(Synthetic(noise=0.01, pause=0.15), 0.25, journal=sys.argv[1], iterations=4, initial=6, seed=3)
+search(Synthetic(noise=0.1, pause=0.15), 0.25, journal=sys.argv[1], iterations=4, initial=6, seed=3)
 """
 
 
@@ -90,7 +131,7 @@ def test_survives_kill_9(finished, tmp_path):
     child.wait()
     lines = path.read_bytes().count(b"\n")
     assert 4 <= lines < 11
-    evaluator = Synthetic(noise=0.01)
+    evaluator = Synthetic(noise=0.1)
     assert run(path, evaluator).history == finished[0].history
     assert len(evaluator.calls) == 11 - lines
 
@@ -99,7 +140,7 @@ def test_a_longer_run_continues_and_a_shorter_one_reads(finished, tmp_path):
     result, content = finished
     path = tmp_path / "run.jsonl"
     path.write_bytes(content)
-    evaluator = Synthetic(noise=0.01)
+    evaluator = Synthetic(noise=0.1)
     longer = run(path, evaluator, iterations=6)
     assert longer.history[:10] == result.history
     assert len(evaluator.calls) == 2
@@ -115,7 +156,7 @@ def test_a_longer_run_continues_and_a_shorter_one_reads(finished, tmp_path):
         ("objective", Synthetic(), {"objective": "first-token"}),
         ("num_layers", Synthetic(num_layers=12), {}),
         ("stages", Synthetic(), {"stages": [0, 3]}),
-        ("floor", Synthetic(units=[[grid(14, 14, newline=True)]]), {}),
+        ("fresh", Sampled(samples=12), {"fresh": 2}),
         ("max_cell", Synthetic(units=[[grid(14, 14)], [grid(14, 18)]]), {}),
         ("seed", Synthetic(), {"seed": 4}),
         ("initial", Synthetic(), {"initial": 7}),
@@ -134,7 +175,7 @@ def test_another_search_is_refused_before_any_evaluation(finished, tmp_path, nam
 def test_another_budget_or_method_is_refused(finished, tmp_path):
     path = tmp_path / "run.jsonl"
     path.write_bytes(finished[1])
-    with pytest.raises(JournalError, match=r"another budget: its budget is 0\.25, this search's is 0\.5"):
+    with pytest.raises(JournalError, match=r"other budgets: its budgets is \[0\.25\], this search's is \[0\.5\]"):
         search(Synthetic(), 0.5, journal=path, **OPTIONS)
     with pytest.raises(JournalError, match="another search method"):
         random_search(Synthetic(), 0.25, evaluations=3, seed=3, journal=path)
@@ -157,7 +198,7 @@ def test_another_budget_or_method_is_refused(finished, tmp_path):
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    with pytest.raises(JournalError, match="is not a vflowopt/journal/2 journal"):
+    with pytest.raises(JournalError, match="is not a vflowopt/journal/3 journal"):
         run(path)
     assert path.read_bytes() == content
 
@@ -208,7 +249,7 @@ def test_an_edited_first_line_is_noticed(finished, tmp_path):
 
 
 def test_searches_for_one_file_have_journals_of_their_own(finished, tmp_path):
-    beside, other = JournalBeside(tmp_path / "ov.json"), Synthetic(noise=0.01)
+    beside, other = JournalBeside(tmp_path / "ov.json"), Synthetic(noise=0.1)
     assert run(beside).history == finished[0].history
     again = run(beside, other, seed=4)
     assert "ov.journal-2.jsonl" in again.notes[0]
@@ -253,10 +294,12 @@ def test_floats_survive_exactly():
         index=0,
         origin="search",
         unit=(0.1 + 0.2, 1 / 3, 5e-324),
+        budget=0.1 + 0.2,
         strategy=search(Synthetic(), 0.25, iterations=0, initial=1).history[0].strategy,
         score=0.1 + 0.7,
         retention=2 / 3,
         nonfinite=1,
+        expected=1 / 7,
         seconds=1.25,
     )
     again = HistoryEntry.from_json(json.loads(json.dumps(entry.to_json())))

@@ -1,8 +1,6 @@
 """The search space: everything it proposes is feasible, and everything feasible can be proposed."""
 
 import math
-from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,11 +10,18 @@ from hypothesis import strategies as st
 from core.search.synthetic import grid
 from vflowopt import CalibratedAttention, GridRecycler, Progressive, Strategy
 from vflowopt.errors import BudgetError, InputError, StrategyError
-from vflowopt.plans.competitors import Separators
 from vflowopt.search.starts import known_good
-from vflowopt.strategies.space import FLOOR, SearchSpace
+from vflowopt.strategies.choices import means_something
+from vflowopt.strategies.space import FLOOR, PAPER, SearchSpace
 from vflowopt.strategies.strategy import preset_names
-from vflowopt.strategies.variables import MAX_CELL, MAX_ENTROPY_WEIGHT, MAX_THRESHOLD, LogScale, values_of
+from vflowopt.strategies.variables import (
+    MAX_CELL,
+    MAX_ENTROPY_WEIGHT,
+    MAX_THRESHOLD,
+    VARIABLES,
+    LogScale,
+    values_of,
+)
 
 shares = st.floats(0.0, 1.0)
 no_samples = st.just(())
@@ -32,6 +37,8 @@ def spaces(draw, layouts=no_samples):
     budget = draw(st.floats(smallest, 1.0))
     fixed = draw(st.dictionaries(st.sampled_from(["threshold", "entropy_weight", "diversity"]), shares, max_size=2))
     fixed |= draw(st.sampled_from([{}, {"cell": 1.0}, {"cell": 7.5}]))
+    named = [{}, {"scorer": "mmr"}, {"scorer": "divprune", "mass": 0.5}, {"separators": "merge"}]
+    fixed |= draw(st.sampled_from(named))
     return SearchSpace.of(budget, layers, units, stages, fixed), units
 
 
@@ -39,6 +46,11 @@ def spaces(draw, layouts=no_samples):
 def spaces_and_points(draw, layouts=no_samples):
     space, units = draw(spaces(layouts))
     return space, units, draw(st.lists(shares, min_size=space.dimensions, max_size=space.dimensions))
+
+
+def massless(strategy):
+    """Mass looks at embeddings, which layouts alone do not have."""
+    return strategy.model_copy(update={"mass": None})
 
 
 @given(spaces_and_points())
@@ -58,7 +70,7 @@ def test_every_point_fits_every_sample(case):
     strategy = space.to_strategy(point)
     assert abs(strategy.average_retention(space.num_layers) - space.budget) <= 1e-9
     for unit in units:
-        plan = strategy.plan(np.arange(unit.tokens, dtype=np.float32), unit)
+        plan = massless(strategy).plan(np.arange(unit.tokens, dtype=np.float32), unit)
         assert plan.counts == strategy.schedule.counts(unit.tokens)
         assert strategy.recycler.cell <= max(space.max_cell, space.fixed.get("cell", 1))
 
@@ -71,16 +83,55 @@ def test_a_strategy_is_found_again(case):
     assert again.schedule.stages == strategy.schedule.stages
     np.testing.assert_allclose(again.schedule.cumulative, strategy.schedule.cumulative, rtol=0, atol=1e-9)
     for name, value in values_of(strategy).items():
-        np.testing.assert_allclose(values_of(again)[name], value, rtol=1e-9, atol=1e-9)
+        expected = value if isinstance(value, str) else pytest.approx(value, rel=1e-9, abs=1e-9)
+        assert values_of(again)[name] == expected
 
 
 @given(spaces_and_points())
 def test_fixed_variables_do_not_vary(case):
     space, _, point = case
     values = values_of(space.to_strategy(point))
-    assert {name: values[name] for name in space.fixed} == space.fixed
+    meaningful = {name: value for name, value in space.fixed.items() if means_something(name, values["scorer"])}
+    for name, value in meaningful.items():
+        assert values[name] == (value if isinstance(value, str) else pytest.approx(value))
     assert not set(space.names) & set(space.fixed)
-    assert len(space.names) == space.dimensions == len(space.stages) + 3 - len(space.fixed)
+    assert len(space.names) == space.dimensions == len(space.stages) - 1 + len(VARIABLES) - len(space.fixed)
+
+
+@given(spaces_and_points())
+def test_a_canonical_point_is_the_same_strategy(case):
+    space, _, point = case
+    canonical = space.canonical(tuple(point))
+    assert space.to_strategy(canonical) == space.to_strategy(point)
+    assert space.canonical(canonical) == canonical
+    unit = space.to_unit(space.to_strategy(point))
+    np.testing.assert_allclose(space.canonical(unit), unit, atol=1e-9)
+    active = space.active(np.array([point]))[0]
+    scorer = space.to_strategy(point).scorer.component_name()
+    assert active.tolist() == [means_something(name, scorer) for name in space.names]
+
+
+def test_the_papers_own_space_is_reachable():
+    space = SearchSpace.of(0.25, 28, fixed=PAPER)
+    assert space.names == ("split_1", "split_2", "threshold", "entropy_weight", "cell")
+    strategy = space.to_strategy([0.5] * 5)
+    assert strategy.mass is None
+    assert strategy.separators == "keep"
+    assert isinstance(strategy.scorer, CalibratedAttention)
+    assert strategy.scorer.diversity == 0
+
+
+def test_every_name_is_reached_and_has_a_part_of_the_scale():
+    space = SearchSpace.of(0.25, 28)
+    for name, count in (("separators", 4), ("scorer", 4)):
+        column = space.names.index(name)
+        point = np.full(space.dimensions, 0.5)
+        found = []
+        for share in (0.0, 0.2, 0.3, 0.6, 0.8, 1.0):
+            point[column] = share
+            found.append(values_of(space.to_strategy(point))[name])
+        assert len(set(found)) == space.categories[column] == count
+        assert found[4] == found[5]
 
 
 @pytest.mark.parametrize(
@@ -123,17 +174,18 @@ def test_the_whole_polytope_is_reached():
 @pytest.mark.parametrize("layers", [9, 28, 32])
 def test_the_corner_is_the_plain_baseline(layers):
     for budget in (0.9, 0.5, 0.25, 0.1):
-        strategy = SearchSpace.of(budget, layers).to_strategy([0.0] * 6)
+        strategy = SearchSpace.of(budget, layers).to_strategy([0.0] * 9)
         assert strategy.schedule.retention == pytest.approx((budget, 1.0, 1.0), abs=1e-12)
         assert strategy.scorer == CalibratedAttention(threshold=0.0, entropy_weight=0.0)
         assert strategy.recycler == GridRecycler(cell=1.0)
 
 
 def test_the_scales_reach_both_ends():
-    strategy = SearchSpace.of(0.25, 28).to_strategy([1.0] * 6)
+    strategy = SearchSpace.of(0.25, 28, fixed={"scorer": "calibrated-attention"}).to_strategy([1.0] * 8)
     assert strategy.scorer.threshold == pytest.approx(MAX_THRESHOLD)
     assert strategy.scorer.entropy_weight == pytest.approx(MAX_ENTROPY_WEIGHT)
     assert strategy.recycler.cell == pytest.approx(MAX_CELL)
+    assert strategy.mass.gamma == 1.0
 
 
 @given(share=shares, low=st.floats(0.0, 5.0), span=st.floats(0.0, 1000.0))
@@ -161,19 +213,8 @@ def test_samples_set_no_floor():
     layout = grid(4, 2, newline=True)  # a third of the tokens is structural
     space = SearchSpace.of(0.1, 9, [layout])
     assert space == SearchSpace.of(0.1, 9, [grid(4, 2)])
-    for point in ([0.0] * 6, [1.0] * 6):
-        assert space.to_strategy(point).plan(np.arange(12, dtype=np.float32), layout).counts[-1] >= 1
-
-
-@pytest.mark.parametrize("separators", get_args(Separators))
-def test_every_strategy_of_a_space_says_the_same_of_separators(separators):
-    space = replace(SearchSpace.of(0.25, 28), separators=separators)
-    assert space.to_strategy([0.5] * 6).separators == separators
-    other = Strategy.vflowopt(num_layers=28, retention=(0.25, 1, 1), cell=2.0, separators="keep")
-    assert space.impose(other).separators == space.rescale(other).separators == separators
-    if separators != "keep":
-        with pytest.raises(StrategyError, match=f"has separators 'keep', the search '{separators}'"):
-            space.to_unit(other)
+    for point in ([0.0] * 9, [1.0] * 9):
+        assert massless(space.to_strategy(point)).plan(np.arange(12, dtype=np.float32), layout).counts[-1] >= 1
 
 
 def test_a_budget_used_up_before_the_first_stage_is_refused():
@@ -199,9 +240,9 @@ def test_shallow_decoders_have_default_stages(layers):
     assert space.to_strategy([0.5] * space.dimensions).average_retention(layers) == pytest.approx(0.5, abs=1e-12)
 
 
-@pytest.mark.parametrize("point", [[0.5] * 5, [0.5] * 7, [[0.5] * 6], [0.5] * 5 + [1.1], [math.nan] * 6])
+@pytest.mark.parametrize("point", [[0.5] * 8, [0.5] * 10, [[0.5] * 9], [0.5] * 8 + [1.1], [math.nan] * 9])
 def test_points_outside_the_cube_are_refused(point):
-    with pytest.raises(InputError, match="6 numbers"):
+    with pytest.raises(InputError, match="9 numbers"):
         SearchSpace.of(0.25, 28).to_strategy(point)
 
 
@@ -245,7 +286,7 @@ def test_known_good_starts_fit_any_space(case):
         strategy = space.to_strategy(point)
         assert abs(strategy.average_retention(space.num_layers) - space.budget) <= 1e-9
         for unit in units:
-            assert strategy.plan(np.arange(unit.tokens, dtype=np.float32), unit).counts[-1] >= 1
+            assert massless(strategy).plan(np.arange(unit.tokens, dtype=np.float32), unit).counts[-1] >= 1
 
 
 @pytest.mark.parametrize("name", preset_names())

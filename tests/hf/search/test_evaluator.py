@@ -124,3 +124,33 @@ def test_a_model_that_is_being_pruned_gives_no_targets():
     model = tiny_onevision()
     with prune(model, STRATEGY), pytest.raises(PruningStateError, match="being pruned already"):
         find_adapter(model).evaluator(model, samples(model))
+
+
+def test_some_samples_are_evaluated_as_among_all():
+    model = tiny_onevision()
+    evaluator = find_adapter(model).evaluator(model, samples(model))
+    whole = evaluator.evaluate(STRATEGY)
+    assert whole.score == sum(whole.similarities) / 3
+    some = evaluator.evaluate_on(STRATEGY, [0, 2])
+    assert some.similarities == (whole.similarities[0], whole.similarities[2])
+    assert some.score == sum(some.similarities) / 2
+
+
+def test_centred_and_next_token_objectives_are_what_prune_computes():
+    model = tiny_onevision()
+    data = samples(model)
+    full, pruned, odds = [], [], []
+    for inputs in data:
+        full.append(final_states(model, inputs)[-1])
+        with torch.no_grad():
+            target = model(**inputs).logits[0, -1].double().log_softmax(-1)
+        with prune(model, STRATEGY):
+            pruned.append(final_states(model, inputs)[-1])
+            with torch.no_grad():
+                found = model(**inputs).logits[0, -1].double().log_softmax(-1)
+        odds.append(float((-(target.exp() * (target - found)).sum()).exp()))
+    mean = torch.stack(full).mean(0)
+    centred = [cosine(one - mean, other - mean) for one, other in zip(pruned, full, strict=True)]
+    for objective, expected in (("centred-last-token", centred), ("next-token", odds)):
+        evaluator = find_adapter(model).evaluator(model, data, objective=objective)
+        assert evaluator.evaluate(STRATEGY).similarities == pytest.approx(expected, abs=1e-5)

@@ -98,12 +98,14 @@ class Evaluation:
         retention: achieved average retention, mean over samples, from exact counts.
         nonfinite: samples whose similarity was not finite.
         decoder_seconds: time of the prefills alone, which no search can do without; ``None`` if it was not measured.
+        similarities: of each sample, in their order, -1 where not finite; empty if the evaluator does not tell.
     """
 
     score: float
     retention: float
     nonfinite: int = 0
     decoder_seconds: float | None = field(default=None, compare=False)
+    similarities: tuple[float, ...] = ()
 
 
 class Evaluator(Protocol):
@@ -120,6 +122,15 @@ class Evaluator(Protocol):
 
     def evaluate(self, strategy: Strategy) -> Evaluation:
         """Score one strategy with one prefill per sample, never a decode."""
+        ...
+
+
+@runtime_checkable
+class SamplingEvaluator(Protocol):
+    """What an evaluator offers besides if the best of a search are to race on fresh samples; optional."""
+
+    def evaluate_on(self, strategy: Strategy, samples: Sequence[int]) -> Evaluation:
+        """Score one strategy on some of the samples, by their indices, rising; with their similarities."""
         ...
 
 

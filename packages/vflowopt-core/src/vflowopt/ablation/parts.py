@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vflowopt.components.schedule import Progressive
+from vflowopt.strategies.choices import Setting
 from vflowopt.strategies.strategy import Strategy
 from vflowopt.strategies.variables import schedule_of, strategy_of, values_of
 
@@ -20,10 +21,10 @@ class Part:
     """
 
     title: str
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, Setting] = field(default_factory=dict)
     staged: bool = False
 
-    def restriction(self, fixed: Mapping[str, float]) -> dict[str, Any]:
+    def restriction(self, fixed: Mapping[str, Setting]) -> dict[str, Any]:
         """Arguments of a search that does without it, and leaves ``fixed`` variables as they are."""
         return {"stages": (0,) if self.staged else None, "fixed": {**fixed, **self.values}}
 
@@ -43,5 +44,8 @@ PARTS: Mapping[str, Part] = {
     "recycling": Part("recycling (a = 1)", {"cell": 1.0}),
     "stages": Part("later stages", staged=True),
     "diversity": Part("diversity (delta = 0)", {"diversity": 0.0}),
+    "mass": Part("mass (gamma = 0)", {"mass": 0.0}),
+    "separators": Part("dropped separators (all kept)", {"separators": "keep"}),
+    "scorer": Part("other scorers (calibrated attention)", {"scorer": "calibrated-attention"}),
 }
-"""Parts by name; diversity is not in the paper."""
+"""Parts by name; the last four are not in the paper."""

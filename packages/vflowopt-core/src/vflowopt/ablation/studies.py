@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from vflowopt.ablation.parts import PARTS
 from vflowopt.ablation.variants import MAIN_SET, Recipe, Variant
 from vflowopt.compare import UNPRUNED, Cell
+from vflowopt.strategies.choices import Setting
 
-OBJECTIVES = ("last-token", "first-token", "mean-pooling", "top-3-tokens")
-"""Targets of the paper's Table 9."""
+OBJECTIVES = ("last-token", "first-token", "mean-pooling", "top-3-tokens", "centred-last-token", "next-token")
+"""Targets of the paper's Table 9, and two more."""
 
 SAMPLE_COUNTS, EVALUATION_COUNTS = (5, 10, 20, 30, 60), (10, 20, 40, 60)
 """Of the paper's Figure 4."""
@@ -30,7 +31,7 @@ class Plan:
     samples: int = 30
     initial: int = 10
     iterations: int = 50
-    fixed: Mapping[str, float] = field(default_factory=dict)
+    fixed: Mapping[str, Setting] = field(default_factory=dict)
     sample_counts: Sequence[int] = SAMPLE_COUNTS
     evaluation_counts: Sequence[int] = EVALUATION_COUNTS
 

@@ -11,7 +11,7 @@ from vflowopt.budgets.cost import CostModel
 from vflowopt.budgets.latency import PrefillLatency
 from vflowopt.budgets.requests import KVCacheBytes, RequestBudget, Workload
 from vflowopt.components.schedule import check_budget
-from vflowopt.errors import BudgetError, InputError
+from vflowopt.errors import BudgetError, InputError, shown
 
 if TYPE_CHECKING:
     from vflowopt.search import OptimizeResult
@@ -21,6 +21,14 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mi
 
 BudgetOption = Annotated[
     float | None, typer.Option(metavar="SHARE", help="Average retention in (0, 1], for example 0.25.")
+]
+BudgetsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Instead of --budget: several, for example 0.5,0.25,0.1. One search serves them all and any in between; "
+        "--out becomes a front of strategies.",
+    ),
 ]
 KVCacheOption = Annotated[
     str | None,
@@ -61,26 +69,44 @@ def read_cost(path: Path | None) -> CostModel | None:
 
 
 def read_budget(
-    budget: float | None, kv_cache: str | None, latency: float | None, cost: Path | None, worst: bool
-) -> float | RequestBudget:
-    """The one budget that is given.
+    budget: float | None,
+    budgets: str | None,
+    kv_cache: str | None,
+    latency: float | None,
+    cost: Path | None,
+    worst: bool,
+) -> float | RequestBudget | list[float]:
+    """The one budget that is given, or the several of ``--budgets``.
 
     Raises:
         InputError: none is given, or more than one, or an option that does not go with it.
         BudgetError: it is not a positive number, or an average retention outside (0, 1].
         CostError: the cost model cannot be read.
     """
-    if [budget, kv_cache, latency].count(None) != 2:
-        raise InputError("give exactly one of --budget, --kv-cache and --prefill-latency")
+    if [budget, budgets, kv_cache, latency].count(None) != 3:
+        raise InputError("give exactly one of --budget, --budgets, --kv-cache and --prefill-latency")
     if (cost is None) != (latency is None):
         raise InputError("--prefill-latency and --cost go together: vflowopt calibrate makes the cost model")
+    if worst and (budget is not None or budgets is not None):
+        raise InputError("--worst goes with --kv-cache or --prefill-latency: a retention is that of every sample")
+    if budgets is not None:
+        return _several(budgets)
     if budget is not None:
-        if worst:
-            raise InputError("--worst goes with --kv-cache or --prefill-latency: a retention is that of every sample")
         return check_budget(budget)
     if latency is not None and cost is not None:
         return PrefillLatency(latency, CostModel.load(cost), worst=worst)
     return KVCacheBytes(read_bytes(kv_cache or ""), worst=worst)
+
+
+def _several(text: str) -> list[float]:
+    try:
+        return [check_budget(float(part)) for part in text.split(",")]
+    except BudgetError:
+        raise
+    except ValueError:
+        raise BudgetError(
+            f"--budgets are average retentions separated by commas, for example 0.5,0.25,0.1; got {shown(text)}"
+        ) from None
 
 
 def achieved(wanted: RequestBudget, result: "OptimizeResult", evaluator: Evaluator, processes: int) -> str:

@@ -1,9 +1,7 @@
-"""``vflowopt optimize``: search a strategy for a budget."""
+"""``vflowopt optimize``: search a strategy for a budget, or for several at once."""
 
 import os
-import statistics
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +11,7 @@ import typer
 from vflowopt.budgets.requests import RequestBudget
 from vflowopt.cli.budgets import (
     BudgetOption,
+    BudgetsOption,
     CostOption,
     KVCacheOption,
     PrefillLatencyOption,
@@ -27,8 +26,10 @@ from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.outputs import ForceOption, claim
 from vflowopt.cli.search_options import FixOption
+from vflowopt.cli.search_results import figures, plateaued, print_front, told
 from vflowopt.errors import OutputError
-from vflowopt.figures import percent, score
+from vflowopt.search.settings import PLATEAU
+from vflowopt.strategies.front import FRONT_FILE, read_stored
 from vflowopt.strategies.strategy import STRATEGY_FILE
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ EXAMPLES = """
 [b]Examples[/b]
 
 vflowopt optimize -m reference --budget 0.25 --out reference-25.json
+
+vflowopt optimize -m reference --budgets 0.5,0.25,0.1 --out reference-front.json
 
 vflowopt optimize -m llava-hf/llava-onevision-qwen2-7b-ov-hf --budget 0.25 --images photos/ --out ov-25.json
 
@@ -60,6 +63,7 @@ def optimize(
     model: ModelOption,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Strategy file to write.")],
     budget: BudgetOption = None,
+    budgets: BudgetsOption = None,
     kv_cache: KVCacheOption = None,
     prefill_latency: PrefillLatencyOption = None,
     cost: CostOption = None,
@@ -69,13 +73,36 @@ def optimize(
     frames: FramesOption = FRAMES,
     prompt: PromptOption = None,
     data: SampleDataOption = None,
-    samples: Annotated[int, typer.Option(min=1, metavar="N", help="How many samples to use: the first ones.")] = 30,
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="How many samples to use: the first ones.")] = 45,
+    fresh: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="How many of them, the last ones, only the best few are evaluated on: by default a third.",
+        ),
+    ] = None,
     iterations: Annotated[int, typer.Option(metavar="N", help="Evaluations chosen by Expected Improvement.")] = 50,
     initial: Annotated[
         int, typer.Option(metavar="N", help="Evaluations before that: known good strategies, then random ones.")
     ] = 10,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the search.")] = 0,
+    plateau: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="End where 1 - similarity is expected to fall by less than this part; 0 never does."
+        ),
+    ] = PLATEAU,
     fix: FixOption = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--start",
+            metavar="FILE",
+            help="A strategy or front to begin with, also of another budget or model, instead of the built-in ones; "
+            "may be repeated.",
+        ),
+    ] = None,
     journal: Annotated[
         Path | None,
         typer.Option(
@@ -85,14 +112,17 @@ def optimize(
         ),
     ] = None,
     objective: Annotated[
-        str, typer.Option(help="What to keep: last-token, first-token, mean-pooling or top-3-tokens.")
+        str,
+        typer.Option(
+            help="What to keep: last-token, first-token, mean-pooling, top-3-tokens, centred-last-token or next-token."
+        ),
     ] = "last-token",
     force: ForceOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Search the strategy that changes a model's outputs least at a given budget.
+    """Search the strategy that changes a model's outputs least at a given budget, or a front of them for several.
 
     Every evaluation is one prefill per sample. Ctrl-C ends the search and keeps the best strategy found so far. Under
     torchrun the processes share the samples: torchrun --nproc-per-node 4 -m vflowopt optimize ...
@@ -105,10 +135,11 @@ def optimize(
     from vflowopt.strategies.variables import read_fixed
 
     # Everything that can be refused without loading a model is refused first.
-    fixed = read_fixed(fix or ())
-    wanted = read_budget(budget, kv_cache, prefill_latency, cost, worst)
-    Settings.of(wanted, iterations, initial, seed, None, None, fixed)
-    claimed = claim(out, STRATEGY_FILE, force, images, video, data, cost)
+    fixed, starts = read_fixed(fix or ()), [read_stored(text) for text in start or ()] or None
+    wanted = read_budget(budget, budgets, kv_cache, prefill_latency, cost, worst)
+    settings = Settings.of(wanted, iterations, initial, seed, None, starts, fixed, fresh, plateau)
+    kind = STRATEGY_FILE if budgets is None else FRONT_FILE
+    claimed = claim(out, kind, force, images, video, data, cost, [Path(text) for text in start or ()])
     if journal is not None and os.path.realpath(journal) == os.path.realpath(out):
         raise OutputError(f"{str(out)!r} is --out and --journal; name another file for one of them")
     place = journal or JournalBeside(out)
@@ -123,7 +154,7 @@ def optimize(
         if isinstance(wanted, RequestBudget):
             wanted.check(loaded.adapter, loaded.model)
         else:
-            SearchSpace.of(wanted, loaded.adapter.num_layers(loaded.model))
+            SearchSpace.of(settings.budgets[-1], loaded.adapter.num_layers(loaded.model))
         own = processes.own(questions)
         inputs = (question.prepare(loaded) for question in tracked(own, f"encoding {len(own)} samples"))
         return loaded.adapter.evaluator(loaded.model, inputs, objective=objective, processor=loaded.processor)
@@ -138,7 +169,10 @@ def optimize(
                 seed=seed,
                 journal=place,
                 objective=objective,
+                starts=starts,
                 fixed=fixed,
+                fresh=fresh,
+                plateau=plateau,
                 progress=progress,
                 model_name=chosen.label,
             )
@@ -154,36 +188,17 @@ def optimize(
         result = processes.lead(evaluator, lambda: searched(evaluator))
     if result is None:
         return
-    claimed.write(result.strategy.to_json())
-    for note in (*result.notes, *([str(result.cost)] if result.cost else [])):
+    claimed.write(result.strategy.to_json() if budgets is None else result.front.to_json())
+    cost_of, ended = [str(result.cost)] if result.cost else [], [plateaued(result)] if result.saved else []
+    for note in (*result.notes, *cost_of, *ended):
         notes().print(note, highlight=False, soft_wrap=True)
     if as_json:
-        print_json({"strategy": result.strategy.model_dump(mode="json"), "file": str(out), "score": result.best.score,
-                    "retention": result.best.retention, "evaluations": len(result.history),
-                    "interrupted": result.interrupted, "unsearched": result.unsearched,
-                    "cost": result.cost and asdict(result.cost)})  # fmt: skip
+        print_json(figures(result, out, budgets is not None))
         return
-    ended = "interrupted after" if result.interrupted else "best of"
-    results().print(
-        f"{out}: similarity {score(result.best.score)} at {percent(result.best.retention)} average retention "
-        f"({ended} {len(result.history)} evaluations, found as {result.best.origin})",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if worth := _worth(result):
-        results().print(worth, highlight=False, soft_wrap=True)
+    if budgets is not None:
+        print_front(out, result)
+        return
+    for line in told(out, result):
+        results().print(line, highlight=False, soft_wrap=True)
     if isinstance(wanted, RequestBudget):
         results().print(achieved(wanted, result, evaluator, processes.size), highlight=False, soft_wrap=True)
-
-
-def _worth(result: "OptimizeResult") -> str:
-    """What the similarity is worth: that of what takes no search beside it; empty if there is none."""
-    best = result.best.score
-    told = [
-        f"plain mean attention {score(base)} (what was found loses {percent((best - base) / (1 - base))} less)"
-        for base in result.unsearched["mean-attention"]
-        if base < 1
-    ]
-    if drawn := result.unsearched["drawn"]:
-        told.append(f"strategies drawn at random {score(statistics.median(drawn))} (median of {len(drawn)})")
-    return f"At the same budget, on the same samples: {'; '.join(told)}." if told else ""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vflowopt.errors import InputError, StrategyError
+from vflowopt.strategies.choices import Setting
 from vflowopt.strategies.fitting import Fitting
 from vflowopt.strategies.front import StrategyFront
 from vflowopt.strategies.specification import StrategyFor, specification
@@ -41,7 +42,7 @@ class Method:
     front: bool = False
     fitted: bool = False
     searched: bool = False
-    fixed: Mapping[str, float] = field(default_factory=dict)
+    fixed: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
     def needs_samples(self) -> bool:

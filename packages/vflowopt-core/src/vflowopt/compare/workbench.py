@@ -24,6 +24,7 @@ from vflowopt.errors import (
 from vflowopt.files.output import make_folder
 from vflowopt.report import UnitReport
 from vflowopt.search import OptimizeResult, SearchProgress, search
+from vflowopt.strategies.choices import Setting
 from vflowopt.strategies.fitting import Fitting
 from vflowopt.strategies.strategy import Strategy
 
@@ -120,7 +121,7 @@ class Workbench:
             seconds=time.perf_counter() - begun,
         )
 
-    def search(self, cell: Cell, label: str, fixed: Mapping[str, float]) -> Strategy:
+    def search(self, cell: Cell, label: str, fixed: Mapping[str, Setting]) -> Strategy:
         """The strategy searched for a cell; the search is resumed from its journal.
 
         Args:
@@ -135,7 +136,8 @@ class Workbench:
         """
         assert cell.budget is not None
         initial, iterations = self._effort.initial, self._effort.iterations
-        named = [f"{variable}-{value:g}" for variable, value in fixed.items()]
+        values = {name: value if isinstance(value, str) else f"{value:g}" for name, value in fixed.items()}
+        named = [f"{variable}-{value}" for variable, value in values.items()]
         name = file_name(cell.model, *named, cell.budget, cell.seed)
         run = partial(
             search,

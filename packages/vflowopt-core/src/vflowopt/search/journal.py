@@ -1,4 +1,4 @@
-"""The search's journal: one line per evaluation, on disk before the next evaluation begins.
+"""The search's journal: one line per evaluation or heat of a race, on disk before the next one begins.
 
 The first line says which search it is; what a kill or an editor can do to the file: see :mod:`vflowopt.files.record`.
 Emukit's own state is not kept; proposals are a pure function of these lines.
@@ -14,18 +14,19 @@ from typing import Any, TypeAlias
 
 from vflowopt.errors import JournalError, shown
 from vflowopt.files.record import RecordFile, RecordKind, check_record
+from vflowopt.search.race import Heat
 from vflowopt.search.result import HistoryEntry
 
-FORMAT = "vflowopt/journal/2"
+FORMAT = "vflowopt/journal/3"
 
 _KIND = RecordKind(FORMAT, "journal", "name another journal")
 
 EXPLANATIONS = {
     "fingerprint": "another model or other samples",
     "num_layers": "another model",
-    "floor": "samples of other sizes",
     "max_cell": "samples of other sizes",
-    "budget": "another budget",
+    "budgets": "other budgets",
+    "fresh": "another number of fresh samples",
     "stages": "other pruning stages",
     "variables": "other variables",
     "fixed": "other fixed variables",
@@ -67,10 +68,12 @@ class Journal:
     Attributes:
         record: its file.
         entries: evaluations that were found in it.
+        heats: evaluations on fresh samples, likewise.
     """
 
     record: RecordFile
     entries: list[HistoryEntry] = field(default_factory=list)
+    heats: list[Heat] = field(default_factory=list)
 
     @classmethod
     def open(cls, place: Place, settings: Mapping[str, Any]) -> "Journal":
@@ -104,7 +107,10 @@ class Journal:
 
         record = RecordFile.open(path, _KIND, settings, compare)
         try:
-            return cls(record, [_entry(path, number, row) for number, row in enumerate(record.rows)])
+            journal = cls(record)
+            for line, row in enumerate(record.rows, start=2):
+                journal._take(line, row)
+            return journal
         except BaseException:
             record.close()
             raise
@@ -119,7 +125,21 @@ class Journal:
         """What happened to it on opening."""
         return self.record.notes
 
-    def append(self, entry: HistoryEntry) -> None:
+    def _take(self, line: int, row: dict[str, Any]) -> None:
+        try:
+            if "heat" in row:
+                self.heats.append(Heat.from_json(row))
+                return
+            entry = HistoryEntry.from_json(row)
+            if entry.index != len(self.entries):
+                raise ValueError(f"evaluation {entry.index} stands where {len(self.entries)} should")
+        except (ValueError, KeyError, TypeError) as error:
+            raise JournalError(
+                f"line {line} of the journal {str(self.path)!r} is of another version: {error}; name another journal"
+            ) from error
+        self.entries.append(entry)
+
+    def append(self, entry: HistoryEntry | Heat) -> None:
         """Add a line; it is on disk when this returns.
 
         Raises:
@@ -151,15 +171,3 @@ def _compare(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) 
                 f"the journal {str(path)!r} belongs to {EXPLANATIONS.get(name, 'another search')}: its {name} is "
                 f"{shown(found.get(name))}, this search's is {shown(expected.get(name))}; name another one"
             )
-
-
-def _entry(path: Path, number: int, row: dict[str, Any]) -> HistoryEntry:
-    try:
-        entry = HistoryEntry.from_json(row)
-        if entry.index != number:
-            raise ValueError(f"evaluation {entry.index} stands where {number} should")
-    except (ValueError, KeyError, TypeError) as error:
-        raise JournalError(
-            f"line {number + 2} of the journal {str(path)!r} is of another version: {error}; name another journal"
-        ) from error
-    return entry

@@ -18,11 +18,11 @@ class SearchStep:
 
     Attributes:
         entry: the evaluation.
-        best: the best one so far.
+        best: the one with the highest score so far, at the same budget.
         done: evaluations so far.
         total: evaluations that the search will make.
         seconds_left: estimate for the rest, from the median evaluation.
-        budget: average retention of the search.
+        budget: average retention of the evaluation.
         resumed: whether the evaluation was read from a journal.
     """
 

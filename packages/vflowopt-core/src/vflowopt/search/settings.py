@@ -8,32 +8,43 @@ from typing import TypeAlias, TypeVar
 from vflowopt.adapter import Evaluator
 from vflowopt.budgets.requests import RequestBudget, Workload
 from vflowopt.components.schedule import check_budget
-from vflowopt.errors import InputError, StrategyError, shown
+from vflowopt.errors import BudgetError, InputError, StrategyError, shown
+from vflowopt.strategies.choices import Setting
+from vflowopt.strategies.front import StrategyFront
 from vflowopt.strategies.space import SearchSpace
 from vflowopt.strategies.strategy import Strategy
 from vflowopt.strategies.variables import check_values
 
 Item = TypeVar("Item")
 
-Budget: TypeAlias = float | RequestBudget
-"""An average retention in (0, 1], or what one request may use."""
+Budget: TypeAlias = float | RequestBudget | Sequence[float]
+"""An average retention in (0, 1], several of them, or what one request may use."""
+
+Known: TypeAlias = Strategy | StrategyFront
+"""What a search may begin with."""
+
+PLATEAU = 0.01
+"""A search ends where 1 - score is expected to fall by less than this part of it."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """Arguments, checked as far as possible without a model.
 
-    ``budget`` is the average retention; 1 as long as a budget in another unit, ``requested``, is not translated.
+    ``budgets`` are average retentions, falling; 1 as long as a budget in another unit, ``requested``, is not
+    translated.
     """
 
-    budget: float
+    budgets: tuple[float, ...]
     requested: RequestBudget | None
     iterations: int
     initial: int
     seed: int
     stages: tuple[int, ...] | None
-    starts: tuple[Strategy, ...] | None
-    fixed: Mapping[str, float]
+    starts: tuple[Known, ...] | None
+    fixed: Mapping[str, Setting]
+    fresh: int | None = None
+    plateau: float = PLATEAU
 
     @classmethod
     def of(
@@ -43,8 +54,10 @@ class Settings:
         initial: int,
         seed: int,
         stages: Sequence[int] | None,
-        starts: Iterable[Strategy] | None,
-        fixed: Mapping[str, float] | None,
+        starts: Iterable[Known] | None,
+        fixed: Mapping[str, Setting] | None,
+        fresh: int | None = None,
+        plateau: float = PLATEAU,
     ) -> "Settings":
         """Check and normalise.
 
@@ -52,7 +65,7 @@ class Settings:
             BudgetError, InputError, StrategyError: names the argument and the values it takes.
         """
         settings = cls(
-            budget=1.0 if isinstance(budget, RequestBudget) else check_budget(budget),
+            budgets=(1.0,) if isinstance(budget, RequestBudget) else _budgets(budget),
             requested=budget if isinstance(budget, RequestBudget) else None,
             iterations=whole("iterations", iterations, least=0),
             initial=whole("initial", initial, least=1),
@@ -61,18 +74,25 @@ class Settings:
             if stages is None
             else tuple(whole("a stage", one, least=0) for one in _listed("stages", stages)),
             starts=None if starts is None else _listed("starts", starts),
-            fixed=_numbers(fixed or {}),
+            fixed=_settings(fixed or {}),
+            fresh=None if fresh is None else whole("fresh", fresh, least=0),
+            plateau=_share("plateau", plateau),
         )
         check_values(settings.fixed)
         for start in settings.starts or ():
-            if not isinstance(start, Strategy):
-                raise StrategyError(f"starts must be strategies, got {shown(start)}")
+            if not isinstance(start, Strategy | StrategyFront):
+                raise StrategyError(f"starts must be strategies or fronts of them, got {shown(start)}")
         if settings.starts and len(settings.starts) > settings.initial:
             raise InputError(
                 f"{len(settings.starts)} starting strategies do not fit into initial={settings.initial} evaluations; "
                 f"raise initial to at least {len(settings.starts)}"
             )
         return settings
+
+    @property
+    def budget(self) -> float:
+        """The largest one."""
+        return self.budgets[0]
 
     @property
     def total(self) -> int:
@@ -90,10 +110,10 @@ class Settings:
         if self.requested is None:
             return self
         retention = self.requested.retention(Workload.of(evaluator), self.space(evaluator))
-        return replace(self, budget=retention)
+        return replace(self, budgets=(retention,))
 
     def space(self, evaluator: Evaluator) -> SearchSpace:
-        """The space in which every strategy fits every sample of the evaluator.
+        """The space of the largest budget, with cells up to the widest grid of the samples.
 
         Raises:
             InputError: no sample has a visual token.
@@ -104,7 +124,8 @@ class Settings:
             raise InputError(
                 "none of the samples has a visual token, so there is nothing to prune; add images or videos"
             )
-        return SearchSpace.of(self.budget, evaluator.num_layers, units, self.stages, self.fixed)
+        smallest = SearchSpace.of(self.budgets[-1], evaluator.num_layers, units, self.stages, self.fixed)
+        return replace(smallest, budget=self.budget)
 
 
 def _listed(name: str, values: Iterable[Item]) -> tuple[Item, ...]:
@@ -114,13 +135,32 @@ def _listed(name: str, values: Iterable[Item]) -> tuple[Item, ...]:
         raise InputError(f"{name} must be a sequence, got {shown(values)}") from None
 
 
-def _numbers(fixed: Mapping[str, float]) -> dict[str, float]:
+def _budgets(budget: object) -> tuple[float, ...]:
+    if isinstance(budget, str) or not isinstance(budget, Iterable):
+        return (check_budget(budget),)
+    budgets = tuple(sorted(map(check_budget, budget), reverse=True))
+    if not budgets or len(set(budgets)) < len(budgets):
+        raise BudgetError(f"several budgets are one or more different average retentions, got {shown(budgets)}")
+    return budgets
+
+
+def _settings(fixed: Mapping[str, Setting]) -> dict[str, Setting]:
     try:
-        return {name: float(value) for name, value in fixed.items()}
+        return {name: value if isinstance(value, str) else float(value) for name, value in fixed.items()}
     except (AttributeError, TypeError, ValueError, OverflowError):
         raise StrategyError(
-            f'fixed must be numbers by variable, for example {{"diversity": 0}}, got {shown(fixed)}'
+            f'fixed must be values by variable, for example {{"diversity": 0}}, got {shown(fixed)}'
         ) from None
+
+
+def _share(name: str, value: float) -> float:
+    try:
+        share = float(value)
+    except (TypeError, ValueError, OverflowError):
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise InputError(f"{name} must be a number in [0, 1], 0 for never, got {shown(value)}")
+    return share
 
 
 def whole(name: str, value: int, *, least: int) -> int:

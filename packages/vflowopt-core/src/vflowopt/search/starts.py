@@ -5,11 +5,15 @@ result is at least as good, on the search's own samples, as each of them.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from vflowopt.components import Scorer
+from vflowopt.components.mass import LogMass
 from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive
 from vflowopt.components.scorer import CalibratedAttention
+from vflowopt.methods.divprune import DivPrune
+from vflowopt.strategies.front import StrategyFront
 from vflowopt.strategies.space import Point, SearchSpace
 from vflowopt.strategies.strategy import Strategy, preset_names
 
@@ -18,47 +22,71 @@ Start = tuple[str, Point]
 
 
 def known_good(space: SearchSpace) -> list[Start]:
-    """Built-in starts of a space, most trusted first, without duplicates; at most six.
+    """Built-in starts of a space, most trusted first, without duplicates; at most eight.
 
     1. ``mean-attention``: plain mean attention, flat retention, no merging: the baseline that needs no search.
-    2. ``diverse``: the same with a diversity of 0.5.
-    3. ``diverse-early``: as 2, each stage keeping a quarter of what the stage before kept.
-    4. ``calibrated``: t = 1.5 and a cell of 3.5, flat retention.
-    5. ``FAMILY/BUDGET``: the published preset with the nearest budget (if the search has as many stages).
-    6. ``calibrated-halving``: as 4, each stage keeping half of what the stage before kept.
+    2. ``divprune-mass``: DivPrune with a mass of 1, flat.
+    3. ``diverse-mass``: mean attention with a diversity and a mass of 0.5, flat.
+    4. ``diverse-early``: a diversity of 0.5, each stage keeping a quarter of what the stage before kept.
+    5. ``divprune-halving``: DivPrune with a mass of 0.5, each stage keeping half of what the stage before kept.
+    6. ``calibrated``: t = 1.5 and a cell of 3.5, flat retention.
+    7. ``FAMILY/BUDGET``: the published preset with the nearest budget (if the search has as many stages).
+    8. ``calibrated-halving``: as 6, each stage keeping half of what the stage before kept.
 
     Variables that the space has fixed are fixed in the starts, too.
     """
     stages = len(space.stages)
     flat, halving, early = (tuple(share**stage for stage in range(stages)) for share in (1.0, 0.5, 0.25))
+    attention = CalibratedAttention()
     starts = [
-        ("mean-attention", _point(space, flat)),
-        ("diverse", _point(space, flat, diversity=0.5)),
-        ("diverse-early", _point(space, early, diversity=0.5)),
-        ("calibrated", _point(space, flat, threshold=1.5, cell=3.5)),
+        ("mean-attention", _point(space, flat, attention)),
+        ("divprune-mass", _point(space, flat, DivPrune(), mass=1.0)),
+        ("diverse-mass", _point(space, flat, CalibratedAttention(diversity=0.5), mass=0.5)),
+        ("diverse-early", _point(space, early, CalibratedAttention(diversity=0.5))),
+        ("divprune-halving", _point(space, halving, DivPrune(), mass=0.5)),
+        ("calibrated", _point(space, flat, CalibratedAttention(threshold=1.5), cell=3.5)),
         *_nearest_preset(space),
-        ("calibrated-halving", _point(space, halving, threshold=1.5, cell=3.5)),
+        ("calibrated-halving", _point(space, halving, CalibratedAttention(threshold=1.5), cell=3.5)),
     ]
     unique = {point: name for name, point in reversed(starts)}
     return [(name, point) for name, point in starts if unique[point] == name]
 
 
-def given(space: SearchSpace, strategies: Iterable[Strategy]) -> list[Start]:
-    """The user's own starts, rescaled to the budget, as ``given-0``, ``given-1``, ...
+def given(space: SearchSpace, known: Iterable[Strategy | StrategyFront]) -> list[Start]:
+    """The user's own starts, brought to the budget, stages and depth, as ``given-0``, ``given-1``, ...
+
+    Of a front that does not reach the budget the nearest end is taken.
 
     Raises:
         StrategyError: a strategy cannot be expressed in the space.
     """
-    return [(f"given-{index}", space.to_unit(space.rescale(strategy))) for index, strategy in enumerate(strategies)]
+    return [(f"given-{index}", _brought(space, one)) for index, one in enumerate(known)]
+
+
+def taking_turns(starts: Sequence[Sequence[Start]]) -> list[Start]:
+    """Of one list of starts for every budget the first of the first, the second of the second, and so on."""
+    longest = max(map(len, starts))
+    turns = (starts[number % len(starts)] for number in range(longest))
+    return [own[number] for number, own in enumerate(turns) if number < len(own)]
+
+
+def _brought(space: SearchSpace, known: Strategy | StrategyFront) -> Point:
+    if isinstance(known, StrategyFront):
+        low, high = known.budgets[-1], known.budgets[0]
+        known = known.at(min(max(space.budget, low), high))
+    return space.to_unit(space.impose(space.rescale(known)))
 
 
 def _point(
-    space: SearchSpace, shape: tuple[float, ...], *, threshold: float = 0.0, cell: float = 1.0, diversity: float = 0.0
+    space: SearchSpace, shape: tuple[float, ...], scorer: Scorer, *, cell: float = 1.0, mass: float = 0.0
 ) -> Point:
-    schedule = Progressive.from_cumulative(space.stages, space.fit(shape))
-    scorer = CalibratedAttention(threshold=threshold, diversity=diversity)
-    recycler = GridRecycler(cell=min(cell, space.max_cell))
-    return space.to_unit(space.impose(Strategy(scorer=scorer, schedule=schedule, recycler=recycler)))
+    strategy = Strategy(
+        scorer=scorer,
+        schedule=Progressive.from_cumulative(space.stages, space.fit(shape)),
+        recycler=GridRecycler(cell=min(cell, space.max_cell)),
+        mass=LogMass(gamma=mass) if mass else None,
+    )
+    return space.to_unit(space.impose(strategy))
 
 
 def _nearest_preset(space: SearchSpace) -> list[Start]:

@@ -8,6 +8,7 @@ stages can just keep up, the highest the one that leaves the later stages their 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,13 @@ import numpy.typing as npt
 from vflowopt.components.schedule import Progressive, check_budget, default_stages, stage_widths
 from vflowopt.errors import BudgetError, InputError, StrategyError
 from vflowopt.layout import TokenLayout
-from vflowopt.plans.competitors import SEPARATORS, Separators
+from vflowopt.strategies.choices import Setting, means_something
+from vflowopt.strategies.rescaling import LEAST, at_budget, proportional
 from vflowopt.strategies.strategy import Strategy
 from vflowopt.strategies.variables import (
     MAX_CELL,
     VARIABLES,
+    Choice,
     Scale,
     check_values,
     scales,
@@ -31,8 +34,13 @@ from vflowopt.strategies.variables import (
 Point = tuple[float, ...]
 """A point of the unit cube."""
 
-FLOOR = 1e-6
+FLOOR = LEAST
 """Least cumulative retention of the last stage. Whatever it is, a unit keeps at least one token."""
+
+PAPER: Mapping[str, Setting] = {
+    "scorer": "calibrated-attention", "diversity": 0.0, "mass": 0.0, "separators": "keep",
+}  # fmt: skip
+"""Fixed variables that leave the paper's own space: the split, t, alpha and a."""
 
 ROUNDING = 1e-12
 """An interval of cumulative retentions narrower than this is a single value."""
@@ -40,20 +48,19 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """All strategies of the paper's form, and with diversity, that retain ``budget`` on average: points of a unit cube.
+    """All strategies of the search that retain ``budget`` on average: points of a unit cube.
 
-    The S + 3 coordinates are the stage split (S - 1), threshold t, entropy weight alpha, cell a and diversity delta,
-    less those that are fixed. The corner 0 is flat retention, plain mean attention, no entropy, no merging (a cell of 1
-    holds one token), no diversity.
+    The coordinates are the stage split (S - 1) and :data:`vflowopt.strategies.variables.VARIABLES`, less those that are
+    fixed. The corner 0 is flat retention, plain mean attention, no entropy, no merging (a cell of 1 holds one token),
+    no diversity, no mass, separators kept.
 
     Attributes:
         budget: average retention in (0, 1] that every strategy meets to 1e-9.
         num_layers: decoder layers L.
         stages: decoder layers before which to prune.
         max_cell: upper end of the cell's scale, in tokens.
-        fixed: values of variables that do not vary, by name: ``{"diversity": 0}`` is the paper's own space,
-            ``{"cell": 1}`` never merges.
-        separators: what every strategy says of separators.
+        fixed: values of variables that do not vary, by name: ``{"diversity": 0}`` has no diversity, ``{"cell": 1}``
+            never merges. :data:`PAPER` leaves the paper's own space.
 
     Raises:
         BudgetError: no split meets the budget; names the smallest budget that one does.
@@ -64,8 +71,7 @@ class SearchSpace:
     num_layers: int
     stages: tuple[int, ...]
     max_cell: float = MAX_CELL
-    fixed: Mapping[str, float] = field(default_factory=dict)
-    separators: Separators = SEPARATORS
+    fixed: Mapping[str, Setting] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
@@ -85,7 +91,7 @@ class SearchSpace:
         num_layers: int,
         units: Iterable[TokenLayout] = (),
         stages: Sequence[int] | None = None,
-        fixed: Mapping[str, float] | None = None,
+        fixed: Mapping[str, Setting] | None = None,
     ) -> "SearchSpace":
         """The space with cells up to the widest grid of ``units``, by default with the paper's stages.
 
@@ -122,8 +128,39 @@ class SearchSpace:
 
     @property
     def dimensions(self) -> int:
-        """Number of coordinates: S + 3, less the fixed variables."""
+        """Number of coordinates: S - 1, and one for every variable that is not fixed."""
         return len(self.names)
+
+    @property
+    def categories(self) -> tuple[int, ...]:
+        """Of each coordinate how many names it chooses from; 1 for a number."""
+        return (*(1 for _ in self.stages[1:]), *(scale.categories for scale in self._scales.values()))
+
+    def active(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Which coordinates of points [n, d] mean something to the scorer that they choose [n, d]."""
+        if "scorer" in self.fixed:
+            return np.broadcast_to(self._meaningful[0], points.shape)
+        counts, column = len(self._meaningful), self.names.index("scorer")
+        found: npt.NDArray[np.bool_] = self._meaningful[
+            np.minimum((points[:, column] * counts).astype(int), counts - 1)
+        ]
+        return found
+
+    @cached_property
+    def _meaningful(self) -> npt.NDArray[np.bool_]:
+        """Which coordinates mean something to each scorer that may be chosen [scorers, d]."""
+        scale = self._scales.get("scorer")
+        scorers = scale.options if isinstance(scale, Choice) else (self.fixed["scorer"],)
+        return np.array([[means_something(name, scorer) for name in self.names] for scorer in scorers])
+
+    def canonical(self, point: Point) -> Point:
+        """The same strategy's point: what means nothing is 0, and names lie in the middle of their parts."""
+        active = self.active(np.array([point]))[0]
+        shares = [share if own else 0.0 for share, own in zip(point, active.tolist(), strict=True)]
+        for column, scale in enumerate(self._scales.values(), start=len(self.stages) - 1):
+            if isinstance(scale, Choice):
+                shares[column] = scale.unit(scale.value(shares[column]))
+        return tuple(shares)
 
     @property
     def _scales(self) -> dict[str, Scale]:
@@ -149,7 +186,7 @@ class SearchSpace:
         """The strategy at a point of the cube.
 
         Args:
-            unit: [S + 2], each in [0, 1].
+            unit: [d], each in [0, 1].
 
         Raises:
             InputError: another shape, or a coordinate outside [0, 1].
@@ -164,25 +201,23 @@ class SearchSpace:
             cumulative.append(low + share * (high - low))
         chosen = zip(self._scales.items(), point[splits:].tolist(), strict=True)
         varied = {name: scale.value(share) for (name, scale), share in chosen}
-        strategy = strategy_of({**varied, **self.fixed}, Progressive.from_cumulative(self.stages, cumulative))
-        return strategy.model_copy(update={"separators": self.separators})
+        return strategy_of({**varied, **self.fixed}, Progressive.from_cumulative(self.stages, cumulative))
 
     def impose(self, strategy: Strategy) -> Strategy:
-        """The strategy with this space's fixed variables and separators.
+        """The strategy with this space's fixed variables.
 
         Raises:
             StrategyError: other components.
         """
-        if self.fixed:
-            strategy = strategy_of({**values_of(strategy), **self.fixed}, schedule_of(strategy))
-        return strategy.model_copy(update={"separators": self.separators})
+        if not self.fixed:
+            return strategy
+        return strategy_of({**values_of(strategy), **self.fixed}, schedule_of(strategy))
 
     def to_unit(self, strategy: Strategy) -> tuple[float, ...]:
         """The point of a strategy: ``to_strategy`` of it acts the same. No recycler is a cell of 1.
 
         Raises:
-            StrategyError: not of this space: other components, stages, budget or separators, or values beyond the
-                scales.
+            StrategyError: not of this space: other components, stages or budget, or values beyond the scales.
         """
         values, schedule = values_of(strategy), schedule_of(strategy)
         if schedule.stages != self.stages:
@@ -194,42 +229,36 @@ class SearchSpace:
             raise StrategyError(
                 f"the last stage retains {schedule.cumulative[-1]:g} of the tokens; the search covers {FLOOR:g} to 1"
             )
-        if strategy.separators != self.separators:
-            raise StrategyError(
-                f"the strategy has separators {strategy.separators!r}, the search {self.separators!r}: rescale it"
-            )
         check_values(values)
         for name, value in self.fixed.items():
-            if values[name] != value:
+            if means_something(name, values["scorer"]) and not _is_same(values[name], value):
                 raise StrategyError(f"the search has {name} fixed at {value}; the strategy has {values[name]}")
         split: list[float] = []
         for stage in range(len(self.stages) - 1):
             low, high = self._interval(schedule.cumulative[:stage])
             share = (schedule.cumulative[stage] - low) / (high - low) if high - low > ROUNDING else 0.0
             split.append(min(max(share, 0.0), 1.0))
-        return (*split, *(scale.unit(values[name]) for name, scale in self._scales.items()))
+        return (*split, *(scale.unit(values[name]) for name, scale in self._scales.items()))  # type: ignore[arg-type]
 
     def rescale(self, strategy: Strategy) -> Strategy:
-        """The strategy with its stage split brought to this space's stages and budget, and its separators.
+        """The strategy with its stage split brought to this space's stages and budget.
 
-        Cumulative retentions are multiplied by one common factor and clipped to what is feasible, so the shape of the
-        split survives and stages may belong to a decoder of another depth.
+        See :func:`vflowopt.strategies.rescaling.at_budget`; stages may be those of a decoder of another depth, and more
+        or fewer.
 
         Raises:
-            StrategyError: other components, or another number of stages.
+            StrategyError: other components.
         """
         values_of(strategy)  # other components are refused
-        schedule = schedule_of(strategy)
-        if len(schedule.stages) != len(self.stages):
-            raise StrategyError(f"the strategy has {len(schedule.stages)} stages, the search {len(self.stages)}")
-        fitted = Progressive.from_cumulative(self.stages, self.fit(schedule.cumulative))
-        return strategy.model_copy(update={"schedule": fitted, "separators": self.separators, "provenance": None})
+        return at_budget(strategy, self.budget, self.num_layers, self.stages, least=FLOOR)
 
     def fit(self, shape: Sequence[float]) -> tuple[float, ...]:
         """Cumulative retentions proportional to a non-increasing ``shape`` > 0, clipped, that meet the budget."""
-        weights = np.asarray(shape, dtype=np.float64)
-        # What a factor retains in all is piecewise linear in it, with a bend where a stage meets a clip.
-        bends = np.sort(np.concatenate([FLOOR / weights, 1.0 / weights]))
-        retained = np.clip(bends[:, None] * weights, FLOOR, 1.0) @ np.asarray(self.widths)
-        factor = np.interp(self._target, retained, bends)
-        return tuple(np.clip(factor * weights, FLOOR, 1.0).tolist())
+        return proportional(shape, self.budget, self.stages, self.num_layers, FLOOR)
+
+
+def _is_same(one: Setting, other: Setting) -> bool:
+    """Whether values are equal, but for rounding where an option is 1 less the variable."""
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return math.isclose(one, other, rel_tol=1e-12, abs_tol=1e-12)

@@ -22,7 +22,7 @@ from vflowopt_hf.plans.stage_plan import StagePlan, attention_use
 from vflowopt_hf.pruning.session import refuse_nesting
 from vflowopt_hf.search.batching import batch_key, batches, in_batches, join_samples
 from vflowopt_hf.search.clock import ForwardClock
-from vflowopt_hf.search.objectives import OBJECTIVES, similarity
+from vflowopt_hf.search.objectives import OBJECTIVES
 from vflowopt_hf.search.sample import Sample, observe_sample
 from vflowopt_hf.search.sample_store import MemoryLimits, SampleStore
 
@@ -43,10 +43,10 @@ class Outcomes:
 
     def evaluation(self) -> Evaluation:
         """The means; a similarity that is not finite counts as -1 (Eq. 8)."""
-        finite = [value if math.isfinite(value) else -1.0 for value in self.similarities]
+        finite = tuple(value if math.isfinite(value) else -1.0 for value in self.similarities)
         nonfinite = sum(not math.isfinite(value) for value in self.similarities)
         count = len(finite)
-        return Evaluation(sum(finite) / count, sum(self.retentions) / count, nonfinite, self.decoder_seconds)
+        return Evaluation(sum(finite) / count, sum(self.retentions) / count, nonfinite, self.decoder_seconds, finite)
 
 
 class HiddenStateEvaluator:
@@ -70,11 +70,13 @@ class HiddenStateEvaluator:
         lengths: rows of each sample's unpruned prefill.
         cache: the model's KV cache.
         digests: of each sample's inputs.
+        targets: what each sample is compared with, [1, read, features].
         identity: of everything else that scores depend on.
 
     Raises:
         InputError: no samples, an unknown objective, or a sample without visual tokens or of another batch size.
         PruningStateError: the model is being pruned, so that targets would be too.
+        UnsupportedOperationError: the objective needs what the model does not have.
     """
 
     def __init__(
@@ -91,21 +93,25 @@ class HiddenStateEvaluator:
         if objective not in OBJECTIVES:
             raise InputError(f"unknown objective {objective!r}; there are: {', '.join(OBJECTIVES)}")
         refuse_nesting(family, model)
-        self._family, self._model, self._read = family, model, OBJECTIVES[objective]
+        self._family, self._model, self._objective = family, model, OBJECTIVES[objective]
+        self._read = self._objective.reader(model)
         self.num_layers = num_layers(family, model)
         self.samples = SampleStore(limits or MemoryLimits())
         self.digests: list[str] = []
+        self.targets: list[Tensor] = []
         units, keys, lengths = [], [], []
         for index, inputs in enumerate(samples):
             sample = self._prepare(index, inputs, statistics)
             self.samples.append(sample)
             self.digests.append(_digest(inputs))
+            self.targets.append(sample.target)
             units.append([placed.context.layout for placed in sample.prefill.units])
             keys.append(batch_key(sample))
             lengths.append(sample.queries)
             self._device = sample.call["inputs_embeds"].device
         if not self.digests:
             raise InputError("the sample set is empty; pass about 30 processor outputs with images")
+        self.centre_on(self.targets)
         self.units: Sequence[Sequence[TokenLayout]] = units
         self.lengths: Sequence[int] = lengths
         self.cache = cache_shape(family, model)
@@ -115,35 +121,66 @@ class HiddenStateEvaluator:
         self.identity = f"{_model_identity(model)} {settings}"
         self.fingerprint = fingerprint(self.identity, self.digests)
 
+    @property
+    def is_centred(self) -> bool:
+        """Whether the mean of all targets matters."""
+        return self._objective.is_centred
+
+    def centre_on(self, targets: Sequence[Tensor]) -> None:
+        """Take the mean of these targets from what is compared, if the objective is centred.
+
+        Args:
+            targets: of all samples of the search, in their order, wherever each of them is evaluated.
+        """
+        self._centre = torch.stack([own.float() for own in targets]).mean(0) if self._objective.is_centred else None
+
+    def _compared(self, read: Tensor, target: Tensor) -> Tensor:
+        if self._centre is None:
+            return self._objective.compare(read, target)
+        return self._objective.compare(read.float() - self._centre, target.float() - self._centre)
+
     def _prepare(self, index: int, inputs: Inputs, statistics: PixelStatistics) -> Sample:
         """Run one sample unpruned and keep what evaluations read."""
         observed = observe_sample(self._family, self._model, index, inputs, statistics)
-        return observed.compact(self._read(observed.target, observed.tail))
+        with torch.no_grad():
+            return observed.compact(self._read(observed.target, observed.tail))
 
     def evaluate(self, strategy: Strategy) -> Evaluation:
         """Mean similarity over the samples; not finite counts as -1 (Eq. 8)."""
         return self.outcomes(strategy).evaluation()
 
-    def outcomes(self, strategy: Strategy, between: Callable[[], object] = lambda: None) -> Outcomes:
-        """Similarity and retention of every sample; results are waited for only at the end.
+    def evaluate_on(self, strategy: Strategy, samples: Sequence[int]) -> Evaluation:
+        """See :meth:`vflowopt.adapter.SamplingEvaluator.evaluate_on`."""
+        return self.outcomes(strategy, samples).evaluation()
+
+    def outcomes(
+        self,
+        strategy: Strategy,
+        samples: Sequence[int] | None = None,
+        between: Callable[[], object] = lambda: None,
+    ) -> Outcomes:
+        """Similarity and retention of samples, in their order; results are waited for only at the end.
 
         Args:
             strategy: the strategy.
+            samples: indices of some of the samples; by default all.
             between: called before each prefill; may raise.
         """
         similarities: dict[int, Tensor] = {}
         retentions: dict[int, float] = {}
-        order = [index for batch in self._batches for index in batch]
+        chosen = set(range(len(self.digests)) if samples is None else samples)
+        groups = [own for batch in self._batches if (own := [index for index in batch if index in chosen])]
+        order = [index for group in groups for index in group]
         clock = ForwardClock(self._device)
-        groups = in_batches(self.samples.in_turn(order), self._batches)
-        for batch, samples in zip(self._batches, groups, strict=True):
+        for batch, samples_of in zip(groups, in_batches(self.samples.in_turn(order), groups), strict=True):
             between()
-            hidden, plans = self._prefill(join_samples(samples), strategy, clock)
-            for number, (index, sample) in enumerate(zip(batch, samples, strict=True)):
-                read = self._read(hidden[number : number + 1], sample.tail)
-                similarities[index] = similarity(read, sample.target)
+            hidden, plans = self._prefill(join_samples(samples_of), strategy, clock)
+            for number, (index, sample) in enumerate(zip(batch, samples_of, strict=True)):
+                with torch.no_grad():
+                    read = self._read(hidden[number : number + 1], sample.tail)
+                similarities[index] = self._compared(read, sample.target)
                 retentions[index] = self._retention([plan for plan in plans if plan.sample == number])
-        values = torch.stack([similarities[index] for index in sorted(similarities)]).tolist()
+        values = torch.stack([similarities[index] for index in sorted(chosen)]).tolist() if chosen else []
         return Outcomes(tuple(values), tuple(retentions[index] for index in sorted(retentions)), clock.seconds())
 
     def pruned_hidden(self, sample: Sample, strategy: Strategy) -> tuple[Tensor, float]:

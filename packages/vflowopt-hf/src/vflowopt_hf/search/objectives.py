@@ -1,8 +1,13 @@
-"""What of the final hidden states pruned and unpruned model are compared by (paper Eq. 8 and Table 9)."""
+"""What of the final hidden states pruned and unpruned model are compared by, and how (paper Eq. 8 and Table 9)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from vflowopt.errors import UnsupportedOperationError
 
 Read = Callable[[Tensor, int], Tensor]
 """Takes hidden states [1, rows, features] and the number of rows after the last visual token; gives what is compared,
@@ -12,6 +17,11 @@ Read = Callable[[Tensor, int], Tensor]
 def similarity(read: Tensor, target: Tensor) -> Tensor:
     """Mean over the rows of the cosine similarity, a float32 scalar; both are [1, read, features]."""
     return nn.functional.cosine_similarity(read.float(), target.float(), dim=-1).mean()
+
+
+def agreement(read: Tensor, target: Tensor) -> Tensor:
+    """exp(-KL) of the logarithms of probabilities, a float32 scalar in [0, 1]; both are [1, 1, tokens]."""
+    return torch.exp(-(target.exp() * (target - read)).sum(dim=-1).clamp(min=0.0)).mean()
 
 
 def _last_token(hidden: Tensor, tail: int) -> Tensor:  # noqa: ARG001
@@ -33,10 +43,46 @@ def _top_tokens(hidden: Tensor, tail: int) -> Tensor:
     return hidden[:, -min(3, tail) :]
 
 
-OBJECTIVES: dict[str, Read] = {
-    "last-token": _last_token,
-    "first-token": _first_token,
-    "mean-pooling": _mean_pooling,
-    "top-3-tokens": _top_tokens,
+@dataclass(frozen=True)
+class Objective:
+    """How near a pruned forward comes to the unpruned one: 1 is a perfect match.
+
+    Attributes:
+        rows: which rows are looked at.
+        compare: what of the pruned and of the unpruned rows gives the score.
+        is_centred: the mean of the unpruned rows over all samples is taken from both first: what all samples have in
+            common tells nothing.
+        is_predicted: instead of hidden states, the logarithms of the next token's probabilities are compared.
+    """
+
+    rows: Read
+    compare: Callable[[Tensor, Tensor], Tensor] = similarity
+    is_centred: bool = False
+    is_predicted: bool = False
+
+    def reader(self, model: Any) -> Read:
+        """What gives that which is compared.
+
+        Raises:
+            UnsupportedOperationError: the model has no output embeddings from which to predict.
+        """
+        if not self.is_predicted:
+            return self.rows
+        head = model.get_output_embeddings()
+        if head is None:
+            raise UnsupportedOperationError(
+                f"{type(model).__name__} has no output embeddings to predict the next token with; compare hidden "
+                f"states: objective 'last-token'"
+            )
+        return lambda hidden, tail: torch.log_softmax(head(self.rows(hidden, tail)).float(), dim=-1)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "last-token": Objective(_last_token),
+    "first-token": Objective(_first_token),
+    "mean-pooling": Objective(_mean_pooling),
+    "top-3-tokens": Objective(_top_tokens),
+    "centred-last-token": Objective(_last_token, is_centred=True),
+    "next-token": Objective(_last_token, agreement, is_predicted=True),
 }
 """By the names that users give."""

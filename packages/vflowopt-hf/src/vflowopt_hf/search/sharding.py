@@ -82,6 +82,26 @@ def joined(timeout: timedelta = TIMEOUT) -> Iterator[Processes]:
 
 
 @dataclass(frozen=True)
+class Request:
+    """What process 0 asks all for.
+
+    Attributes:
+        strategy: what to evaluate.
+        samples: indices of some of the samples, rising; ``None``: all.
+    """
+
+    strategy: Strategy
+    samples: tuple[int, ...] | None = None
+
+    def own(self, rank: int, size: int, count: int) -> list[int]:
+        """Which of the ``count`` samples of one of ``size`` processes are meant, by their indices there."""
+        whole = range(rank, rank + size * count, size)
+        if self.samples is None:
+            return list(range(count))
+        return [(index - rank) // size for index in self.samples if index in whole]
+
+
+@dataclass(frozen=True)
 class Share:
     """What one process found out about its samples."""
 
@@ -116,6 +136,10 @@ class ShardedEvaluator:
         self.units: Sequence[Sequence[TokenLayout]] = interleave(units)
         self.lengths: Sequence[int] = interleave(lengths)
         self.cache = local.cache
+        if local.is_centred:
+            device = local.targets[0].device
+            targets = interleave(processes.exchange([target.cpu() for target in local.targets]))
+            local.centre_on([target.to(device) for target in targets])
         # Which samples share a batch, and with it the last bits of a score, depends on who has which.
         batched = f" processes={processes.size}" if local.batch_tokens else ""
         self.fingerprint = fingerprint(identities[0] + batched, interleave(digests))
@@ -143,20 +167,35 @@ class ShardedEvaluator:
         Raises:
             ProcessError: another process failed.
         """
+        return self._ask(Request(strategy))
+
+    def evaluate_on(self, strategy: Strategy, samples: Sequence[int]) -> Evaluation:
+        """See :meth:`HiddenStateEvaluator.evaluate_on`, and :meth:`evaluate`.
+
+        Raises:
+            ProcessError: another process failed.
+        """
+        return self._ask(Request(strategy, tuple(samples)))
+
+    def _ask(self, request: Request) -> Evaluation:
         if self._processes.rank:
             raise ProcessError("only process 0 asks for evaluations; let processes.lead(...) do the search")
         with held_interrupts() as interrupted:
-            self._processes.broadcast(strategy)
-            shares, error = self._together(strategy, interrupted)
+            self._processes.broadcast(request)
+            shares, error = self._together(request, interrupted)
         if interrupted() or any(share.interrupted for share in shares):
             raise KeyboardInterrupt
         self._require_all([share.failure for share in shares], error)
-        outcomes = [share.outcomes for share in shares if share.outcomes is not None]
+        size, outcomes = self._processes.size, [share.outcomes for share in shares if share.outcomes is not None]
         times = [own.decoder_seconds for own in outcomes if own.decoder_seconds is not None]
+        found: dict[int, tuple[float, float]] = {}
+        for rank, own in enumerate(outcomes):
+            indices = request.own(rank, size, len(range(rank, len(self.units), size)))
+            pairs = zip(own.similarities, own.retentions, strict=True)
+            found |= {rank + size * index: pair for index, pair in zip(indices, pairs, strict=True)}
+        similarities, retentions = zip(*(found[index] for index in sorted(found)), strict=True)
         return Outcomes(
-            similarities=tuple(interleave([own.similarities for own in outcomes])),
-            retentions=tuple(interleave([own.retentions for own in outcomes])),
-            decoder_seconds=max(times) if len(times) == len(outcomes) else None,
+            similarities, retentions, decoder_seconds=max(times) if len(times) == len(outcomes) else None
         ).evaluation()
 
     def serve(self) -> None:
@@ -166,10 +205,10 @@ class ShardedEvaluator:
             ProcessError: contact was lost.
         """
         with held_interrupts() as interrupted:
-            while (strategy := self._processes.broadcast(None)) is not None:
-                self._together(strategy, interrupted)
+            while (request := self._processes.broadcast(None)) is not None:
+                self._together(request, interrupted)
 
-    def _together(self, strategy: Strategy, interrupted: Callable[[], bool]) -> tuple[list[Share], Exception | None]:
+    def _together(self, request: Request, interrupted: Callable[[], bool]) -> tuple[list[Share], Exception | None]:
         """Evaluate the own samples and exchange results: whatever happens here, no process waits in vain."""
 
         def between() -> None:
@@ -178,7 +217,8 @@ class ShardedEvaluator:
 
         failure: Exception | None = None
         try:
-            share = Share(self._local.outcomes(strategy, between))
+            own = request.own(self._processes.rank, self._processes.size, len(self._local.units))
+            share = Share(self._local.outcomes(request.strategy, own, between))
         except KeyboardInterrupt:
             share = Share(interrupted=True)
         except Exception as error:
