@@ -12,7 +12,7 @@ from PIL import Image
 
 from vflowopt_reference import KINDS, Example, held_out
 from vflowopt_reference.canvases import CANVASES
-from vflowopt_reference.dataset import held_out_scene
+from vflowopt_reference.dataset import held_out_picture
 from vflowopt_reference.geometry import PATCH, VIEW, margins
 from vflowopt_reference.questions import DESCRIBE, questions
 from vflowopt_reference.scene import JITTER, SPACING, Object, scene
@@ -85,7 +85,7 @@ def test_every_question_is_well_posed_and_answered_right(canvas: tuple[int, int]
 def test_held_out_examples_belong_to_their_scenes() -> None:
     examples, index = held_out(80, seed=5, split="search"), 0
     while examples:
-        item = held_out_scene(index, seed=5, split="search")
+        item = held_out_picture(index, seed=5, split="search")
         mine = [e for e in examples[:2] if np.array_equal(np.asarray(e.image), item.image)]
         assert len({e.kind for e in mine}) == len(mine) > 0
         assert all(solve(item.objects, e.question) == e.answer for e in mine)
@@ -128,3 +128,8 @@ def test_importing_the_package_loads_neither_torch_nor_transformers() -> None:
 
 def test_images_are_rgb() -> None:
     assert all(isinstance(e.image, Image.Image) and e.image.mode == "RGB" for e in held_out(9))
+
+
+def test_a_model_without_questions_is_refused() -> None:
+    with pytest.raises(ValueError, match="no reference model 'other'; there are reference, reference-next"):
+        held_out(1, model="other")

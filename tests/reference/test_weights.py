@@ -36,7 +36,7 @@ def test_generation_stops_by_itself(name: str) -> None:
 
 @every_model
 def test_held_out_questions_are_answered(name: str) -> None:
-    counts = accuracy(load_model(name), load_processor(name), held_out(60, seed=1))
+    counts = accuracy(load_model(name), load_processor(name), held_out(60, seed=1, model=name))
     right, asked = (sum(c[i] for c in counts.values()) for i in (0, 1))
     assert asked == 60
     assert right / asked >= FLOOR

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from .dataset import Example, held_out
 from .names import NAMES
-from .questions import KINDS
 
 if TYPE_CHECKING:
     from .processor import ReferenceProcessor
@@ -40,12 +39,12 @@ def accuracy(
     model: Any, processor: ReferenceProcessor, examples: Sequence[Example], batch: int = 16
 ) -> dict[str, tuple[int, int]]:
     """Right answers and questions per kind; an answer is right if it is the whole of what was generated."""
-    counts = dict.fromkeys(KINDS, (0, 0))
+    counts = dict.fromkeys((example.kind for example in examples), (0, 0))
     for group in batches(examples, batch):
         for example, answer in zip(group, answers(model, processor, group), strict=True):
             right, asked = counts[example.kind]
             counts[example.kind] = right + (answer == example.answer), asked + 1
-    return {kind: count for kind, count in counts.items() if count[1]}
+    return counts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from . import load_model, load_processor
 
     torch.set_num_threads(options.threads)
-    examples = held_out(options.count, seed=options.seed)
-    counts = accuracy(load_model(options.model), load_processor(options.model), examples, options.batch)
+    processor = load_processor(options.model)
+    examples = held_out(options.count, seed=options.seed, model=processor.architecture.name)
+    counts = accuracy(load_model(options.model), processor, examples, options.batch)
     counts["all"] = sum(right for right, _ in counts.values()), sum(asked for _, asked in counts.values())
     if options.json:
         print(json.dumps({kind: {"right": right, "asked": asked} for kind, (right, asked) in counts.items()}, indent=2))

@@ -15,6 +15,7 @@ _MODELS = (
     ("reference", "llava_onevision", "a really trained 4 M parameter LLaVA-OneVision: coloured shapes and digits"),
     ("reference-next", "llava_next", "the same for LLaVA-NeXT"),
     ("reference-qwen2vl", "qwen2_vl", "the same for Qwen2-VL (needs vflowopt-qwen)"),
+    ("reference-dense", "qwen2_vl", "Qwen2-VL on crowds, charts and ledgers: harder questions (needs vflowopt-qwen)"),
 )
 
 
@@ -28,7 +29,7 @@ def vflowopt_models() -> list[NamedModel]:
             model_type=model_type,
             path=partial(path, name),
             processor=partial(_processor, name),
-            examples=_examples,
+            examples=partial(_examples, name),
             threads=1,  # its matrices are too small to share: waiting for a second thread costs more than it does
         )
         for name, model_type, summary in _MODELS
@@ -41,12 +42,12 @@ def _processor(name: str) -> Any:
     return load_processor(path(name))
 
 
-def _examples(split: str, count: int, seed: int) -> list[Example]:
+def _examples(name: str, split: str, count: int, seed: int) -> list[Example]:
     from .dataset import held_out
 
     if split not in ("search", "test", "validation"):
         raise InputError(f"the reference models have held-out examples for search, test and validation, not {split!r}")
     return [
         Example(images=(item.image,), question=item.question, answer=item.answer, kind=item.kind)
-        for item in held_out(count, seed=seed, split=cast("Any", split))
+        for item in held_out(count, seed=seed, split=cast("Any", split), model=name)
     ]

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from .dense.questions import COUNTING
 from .questions import DESCRIBE
 
-PhaseName = Literal["tower", "view", "restart", "tiles", "finish"]
+PhaseName = Literal["tower", "view", "restart", "tiles", "finish", "extend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Phase:
         warmup: steps until the peak rates.
         emphasis: loss weights of kinds of questions that would otherwise lag behind; 1 for the others.
         decay: the part of the half cosine, from the peak at 0 to the floor at 1, that the rates follow.
+        left_out: kinds of questions that are not asked.
+        muon: whether Muon trains the matrices; otherwise AdamW trains everything.
     """
 
     name: PhaseName
@@ -36,11 +39,13 @@ class Phase:
     warmup: int
     emphasis: Mapping[str, float] = field(default_factory=dict)
     decay: tuple[float, float] = (0.0, 1.0)
+    left_out: frozenset[str] = frozenset()
+    muon: bool = True
 
     @property
     def tiled(self) -> bool:
         """Whether canvases of every size are tiled, as in use; otherwise one view is all."""
-        return self.name in ("tiles", "finish")
+        return self.name in ("tiles", "finish", "extend")
 
 
 # Looking up by shape is learned first; by color it takes a warm restart and more weight.
@@ -69,3 +74,16 @@ WITH_DECODER_LONGER: Final = (
     Phase("finish", 350, 8, 18, 6e-4, 1.0e-3, 40, {**_LAGGING, **_TOGETHER}, (0.3, 1.0)),
 )
 """For visual tokens of four patches each: more to tell apart in every one of them."""
+
+# A chart has fewer questions than other pages.
+_CHARTS: Final = {"value_by_color": 1.5, "color_of_highest": 2.0}
+# Counting comes last, when marks are named for certain.
+_COUNTS: Final = {"color_by_value": 2.0, "count_by_color": 2.0, "count_by_shape": 2.0}
+
+DENSE: Final = (
+    Phase("tower", 120, 12, 1, 8e-4, 0.0, 20, muon=False),
+    Phase("tiles", 180, 8, 18, 6e-4, 1.0e-3, 40, decay=(0.0, 0.12), muon=False),
+    Phase("finish", 480, 8, 18, 6e-4, 1.0e-3, 40, _CHARTS, (0.12, 1.0), COUNTING, muon=False),
+    Phase("extend", 480, 8, 18, 6e-4, 1.0e-3, 40, _COUNTS, (0.3, 1.0), muon=False),
+)
+"""For weights that answer already: smaller marks, more of them, and other questions."""

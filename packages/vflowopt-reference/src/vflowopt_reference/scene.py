@@ -76,15 +76,15 @@ def scene(rng: np.random.Generator, canvas: Canvas) -> Scene:
     owner_draw = ImageDraw.Draw(owner)
     objects = _place(rng, canvas)
     for number, item in enumerate(objects, 1):
-        outline = _outline(item)
+        border = outline(item)
         fill = _tuple(np.clip(np.asarray(COLORS[item.color]) + rng.normal(0, 9, 3), 0, 255))
-        draw.polygon(outline, fill=fill)
-        owner_draw.polygon(outline, fill=number)
+        draw.polygon(border, fill=fill)
+        owner_draw.polygon(border, fill=number)
         light = 0.3 * fill[0] + 0.59 * fill[1] + 0.11 * fill[2] > 115
         # A triangle's widest part lies below its centre.
         below = 1.5 if item.shape == "triangle" else 0.0
         ink = (10, 10, 10) if light else (250, 250, 250)
-        draw.text((item.x, item.y + below), item.digit, fill=ink, font=_font(14), anchor="mm")
+        draw.text((item.x, item.y + below), item.digit, fill=ink, font=font(14), anchor="mm")
     noise = rng.standard_normal((height, width, 3), dtype=np.float32) * 4
     pixels = np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8)
     return Scene(pixels, tuple(objects), np.asarray(owner))
@@ -101,7 +101,7 @@ def _clutter(rng: np.random.Generator, draw: ImageDraw.ImageDraw, canvas: Canvas
         else:
             letter = _CLUTTER_LETTERS[int(rng.integers(len(_CLUTTER_LETTERS)))]
             corner = (float(rng.uniform(0, width - 10)), float(rng.uniform(0, height - 10)))
-            draw.text(corner, letter, fill=ink, font=_font(int(rng.integers(9, 15))))
+            draw.text(corner, letter, fill=ink, font=font(int(rng.integers(9, 15))))
 
 
 def _place(rng: np.random.Generator, canvas: Canvas) -> list[Object]:
@@ -129,7 +129,7 @@ def _corners(length: int, margin: int) -> NDArray[np.int64]:
     return corner[(in_view >= _CLEARANCE) & (in_view <= SIDE - _CLEARANCE)] * PATCH
 
 
-def _outline(item: Object) -> list[tuple[float, float]]:
+def outline(item: Object) -> list[tuple[float, float]]:
     """The polygon of a shape; sizes are matched so that no shape is told by its area."""
     r, unit = item.radius, list[tuple[float, float]]()
     match item.shape:
@@ -160,5 +160,6 @@ def _tuple(values: NDArray[np.floating]) -> tuple[int, int, int]:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font; ``size`` in pixels."""
     return ImageFont.load_default(size=size)

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model, processor = load_model(name), load_processor(name)
         inputs = [
             processor(images=[example.image], text=[processor.prompt(example.question)])
-            for example in held_out(min(QUESTIONS, each), seed=0)
+            for example in held_out(min(QUESTIONS, each), seed=0, model=name)
         ]
 
         def ask(number: int, model: Any = model, inputs: Sequence[Any] = inputs) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -19,9 +20,9 @@ CHAT_TEMPLATE: Final = (
 """Images first, then text, as the model was trained."""
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(vocabulary: Mapping[str, int] = VOCABULARY) -> PreTrainedTokenizerFast:
     """The tokenizer whose files are shipped: lower-cases, splits off punctuation, pads on the left."""
-    inner = Tokenizer(models.WordLevel(dict(VOCABULARY), unk_token=UNKNOWN))
+    inner = Tokenizer(models.WordLevel(dict(vocabulary), unk_token=UNKNOWN))
     inner.normalizer = normalizers.Lowercase()
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.add_special_tokens(list(SPECIAL))

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from ..names import NAMES
 from .base import Architecture
+from .dense import DenseQwen2VL
 from .llava_next import LlavaNext
 from .llava_onevision import LlavaOnevision
 from .qwen2_vl import Qwen2VL
 
 __all__ = ["ARCHITECTURES", "Architecture", "named", "of_weights"]
 
-ARCHITECTURES = {one.name: one for one in (LlavaOnevision(), LlavaNext(), Qwen2VL())}
+ARCHITECTURES = {one.name: one for one in (LlavaOnevision(), LlavaNext(), Qwen2VL(), DenseQwen2VL())}
 """By the name of the reference model."""
 
 assert tuple(ARCHITECTURES) == NAMES
@@ -37,9 +38,10 @@ def of_weights(directory: Path | str) -> Architecture:
         OSError: there is no such file.
         ValueError: an architecture that no reference model has.
     """
-    kind = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8")).get("model_type")
+    config = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
+    kind, words = config.get("model_type"), config.get("text_config", {}).get("vocab_size")
     for architecture in ARCHITECTURES.values():
-        if architecture.model_type == kind:
+        if (architecture.model_type, len(architecture.task.vocabulary)) == (kind, words):
             return architecture
     known = ", ".join(architecture.model_type for architecture in ARCHITECTURES.values())
     raise ValueError(f"weights in {str(directory)!r} are of type {kind!r}; reference models are {known}")

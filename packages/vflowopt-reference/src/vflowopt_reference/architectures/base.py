@@ -13,25 +13,25 @@ from torch import Tensor
 
 from ..geometry import PATCH, Canvas
 from ..recipes import Phase
+from ..scenes import Scenes
+from ..task import Task
 from ..vocabulary import PAD, TURN_END, VOCABULARY
 
 HEAD: int = 2
 """Text tokens before the image: turn start, "user"."""
 
-DECODER: Mapping[str, Any] = {
+_DECODER: Mapping[str, Any] = {
     "hidden_size": 160,
     "num_hidden_layers": 9,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 448,
-    "vocab_size": len(VOCABULARY),
     "max_position_embeddings": 16384,
     "tie_word_embeddings": True,
     "bos_token_id": None,
     "eos_token_id": VOCABULARY[TURN_END],
     "pad_token_id": VOCABULARY[PAD],
 }
-"""The decoder's configuration: 9 layers of 160, tied embeddings."""
 
 
 class Architecture(ABC):
@@ -55,12 +55,20 @@ class Architecture(ABC):
     """Side of a cell in pixels."""
     phases: ClassVar[tuple[Phase, ...]]
     """The recipe of the shipped weights."""
+    task: ClassVar[Task] = Scenes()
+    """What it is trained for."""
+    weights_from: ClassVar[str | None] = None
+    """The reference model of the same architecture whose weights the training starts from."""
     decoder_from: ClassVar[str | None] = None
     """The reference model whose decoder the training starts from; by default from nothing."""
 
     @abstractmethod
     def configuration(self) -> Any:
         """Of the model."""
+
+    def decoder(self) -> dict[str, Any]:
+        """The decoder's configuration: 9 layers of 160, tied embeddings."""
+        return {**_DECODER, "vocab_size": len(self.task.vocabulary)}
 
     def build(self, seed: int = 0) -> Any:
         """An untrained model in float32; the process's random state is left as it was."""

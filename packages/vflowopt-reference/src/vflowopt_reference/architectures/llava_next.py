@@ -13,7 +13,6 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from ..geometry import PATCH, PINPOINTS, SIDE, VIEW, Canvas, unpadded_grid
 from ..recipes import WITH_DECODER, Phase
 from ..vocabulary import IMAGE, VOCABULARY
-from .base import DECODER
 from .codes import sines
 from .tiled import Tiled
 
@@ -42,7 +41,7 @@ class LlavaNext(Tiled):
             projection_dim=160,
         )
         text = LlamaConfig(
-            **DECODER, attention_bias=True, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}
+            **self.decoder(), attention_bias=True, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}
         )
         return LlavaNextConfig(
             vision_config=vision,

@@ -17,7 +17,6 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from ..geometry import ASPECT, PATCH, PINPOINTS, SIDE, VIEW, Canvas, unpadded_grid
 from ..recipes import FROM_NOTHING, Phase
 from ..vocabulary import IMAGE, VIDEO, VOCABULARY
-from .base import DECODER
 from .codes import sines
 from .tiled import Tiled
 
@@ -49,7 +48,7 @@ class LlavaOnevision(Tiled):
         )
         return LlavaOnevisionConfig(
             vision_config=vision,
-            text_config=Qwen2Config(**DECODER, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
+            text_config=Qwen2Config(**self.decoder(), rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
             image_token_index=VOCABULARY[IMAGE],
             video_token_index=VOCABULARY[VIDEO],
             image_grid_pinpoints=[list(grid) for grid in PINPOINTS],

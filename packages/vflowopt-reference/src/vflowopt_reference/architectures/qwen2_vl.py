@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from ..geometry import PATCH, Canvas
 from ..recipes import WITH_DECODER_LONGER, Phase
 from ..vocabulary import IMAGE, TURN_END, TURN_START, VIDEO, VOCABULARY
-from .base import DECODER, HEAD, Architecture
+from .base import HEAD, Architecture
 
 MERGE, SLICE = 2, 2
 CELL = MERGE * PATCH
@@ -52,7 +52,7 @@ class Qwen2VL(Architecture):
         rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 8, 8]}
         return Qwen2VLConfig(
             vision_config=vision,
-            text_config={**DECODER, "rms_norm_eps": 1e-6, "rope_parameters": rope},
+            text_config={**self.decoder(), "rms_norm_eps": 1e-6, "rope_parameters": rope},
             image_token_id=VOCABULARY[IMAGE],
             video_token_id=VOCABULARY[VIDEO],
             vision_start_token_id=VOCABULARY[TURN_START],

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..architectures.base import Architecture
-from ..geometry import PATCH, VIEW, Canvas
-from ..questions import DESCRIBE, Question, questions
-from ..scene import Scene, scene
+from ..geometry import Canvas
+from ..questions import DESCRIBE, Question
 from ..seeds import Split, stream
-from ..vocabulary import COLORS, DIGITS, SHAPES, TURN_END, TURN_START, VOCABULARY
+from ..task import IGNORE, Drawn
+from ..vocabulary import TURN_END, TURN_START
 
-IGNORE: Final = -100
-"""The target of a position without loss, as in torch's cross entropy."""
-
-_GLYPH: Final = 9.0  # a patch this near an object's centre shows part of its digit (Chebyshev distance, pixels)
-_COVER: Final = 0.25  # a cell belongs to an object that covers so much of it
-_CORE: Final = 0.5  # and is asked for its digit if so much of a patch's area lies near the digit
-_LEGIBLE: Final = 0.7  # squeezed to less than this, a digit of 14 px is not asked of the tower
 _END_WEIGHT: Final = 0.15  # ending an answer is easy: keep it from drowning the answer's loss
 
 
@@ -64,19 +56,22 @@ def make_batch(
     canvas: Canvas,
     branches: int,
     emphasis: Mapping[str, float] | None = None,
+    left_out: Collection[str] = (),
 ) -> Batch:
     """Scenes ``first`` to ``first + count - 1`` of a split, with at most ``branches`` questions each.
 
-    ``emphasis`` multiplies the loss weights of kinds of questions.
+    ``emphasis`` multiplies the loss weights of kinds of questions, ``left_out`` are kinds that are not asked.
     """
+    task = architecture.task
     scenes, packed = (
-        list[Scene](),
+        list[Drawn](),
         list[tuple[list[int], list[int], list[int], list[int], list[float], list[tuple[str, int]]]](),
     )
     for index in range(first, first + count):
         rng = stream(split, seed, index)
-        scenes.append(scene(rng, canvas))
-        packed.append(_pack(_choose(rng, questions(scenes[-1].objects), branches), emphasis or {}))
+        scenes.append(task.draw(rng, canvas))
+        pool = [question for question in task.questions(scenes[-1]) if question.kind not in left_out]
+        packed.append(_pack(task.vocabulary, _choose(rng, pool, branches), emphasis or {}))
     length = max(len(p[0]) for p in packed)
 
     def padded(column: int, filler: float, dtype: torch.dtype) -> Tensor:
@@ -85,7 +80,7 @@ def make_batch(
 
     return Batch(
         pixels=architecture.normalise(np.stack([architecture.views(s.image) for s in scenes])),
-        labels=torch.from_numpy(np.stack([cell_labels(architecture, s) for s in scenes])),
+        labels=torch.from_numpy(np.stack([task.labels(architecture, s) for s in scenes])),
         canvas=canvas,
         ids=padded(0, 0, torch.long),
         branch=padded(1, -1, torch.long),
@@ -108,13 +103,13 @@ def _choose(rng: np.random.Generator, pool: list[Question], branches: int) -> li
 
 
 def _pack(
-    chosen: list[Question], emphasis: Mapping[str, float]
+    vocabulary: Mapping[str, int], chosen: list[Question], emphasis: Mapping[str, float]
 ) -> tuple[list[int], list[int], list[int], list[int], list[float], list[tuple[str, int]]]:
     ids, branch, offset = list[int](), list[int](), list[int]()
     targets, weights, asked = list[int](), list[float](), list[tuple[str, int]]()
     for number, question in enumerate(chosen):
-        prompt = [*words(question.text), VOCABULARY[TURN_END], VOCABULARY[TURN_START], VOCABULARY["assistant"]]
-        answer = [*words(question.answer), VOCABULARY[TURN_END]]
+        prompt = [vocabulary[word] for word in (*words(question.text), TURN_END, TURN_START, "assistant")]
+        answer = [vocabulary[word] for word in (*words(question.answer), TURN_END)]
         tokens = [*prompt, *answer[:-1]]
         asked.append((question.kind, len(ids) + len(prompt) - 1))
         ids += tokens
@@ -125,43 +120,6 @@ def _pack(
     return ids, branch, offset, targets, weights, asked
 
 
-def words(text: str) -> list[int]:
-    """Token ids of a sentence of the closed vocabulary; a test holds this against the tokenizer.
-
-    Raises:
-        KeyError: a word outside the vocabulary.
-    """
-    return [VOCABULARY[word] for word in text.replace("?", " ?").replace(".", " .").split()]
-
-
-def cell_labels(architecture: Architecture, item: Scene) -> NDArray[np.int64]:
-    """Colour, shape and digit of every cell of every view, ``[V, cells, 3]``; see :class:`Batch`."""
-    height, width = item.canvas
-    y, x = np.mgrid[0:height, 0:width]
-    near = np.zeros((height, width), np.uint8)
-    for number, o in enumerate(item.objects, 1):
-        near[(np.abs(y - o.y) <= _GLYPH) & (np.abs(x - o.x) <= _GLYPH)] = number
-    count, cell = len(item.objects), architecture.cell
-    cover = _cover(architecture.planes(item.owner), count, cell)
-    core = _cover(architecture.planes(near), count, cell)
-    # A cell that several objects share belongs to the one that covers most of it.
-    owner = np.where(cover.max(-1) > _COVER, cover.argmax(-1) + 1, 0)
-    labels = np.zeros((*owner.shape, 3), np.int64)
-    colors = tuple(COLORS)
-    legible = _CORE * (PATCH / cell) ** 2
-    for k, o in enumerate(item.objects):
-        covered = owner == k + 1
-        labels[covered, 0] = colors.index(o.color) + 1
-        labels[covered, 1] = SHAPES.index(o.shape) + 1
-        labels[covered, 2] = np.where(core[..., k] > legible, DIGITS.index(o.digit) + 1, IGNORE)[covered]
-    if len(labels) > 1 and min(VIEW / height, VIEW / width) < _LEGIBLE:
-        labels[0, :, 2] = np.where(labels[0, :, 2] > 0, IGNORE, labels[0, :, 2])
-    return labels
-
-
-def _cover(planes: NDArray[np.uint8], objects: int, cell: int) -> NDArray[np.float64]:
-    """Share of each cell that each object covers: ``[V, h, w]`` to ``[V, cells, objects]``."""
-    count, height, width = planes.shape
-    cells = planes.reshape(count, height // cell, cell, width // cell, cell).swapaxes(2, 3)
-    cells = cells.reshape(count, -1, cell**2)
-    return np.stack([(cells == k).mean(-1) for k in range(1, objects + 1)], -1)
+def words(text: str) -> list[str]:
+    """The words of a sentence of a closed vocabulary; a test holds this against the tokenizer."""
+    return text.replace("?", " ?").replace(".", " .").split()

@@ -17,7 +17,7 @@ def export(architecture: Architecture, model: Any, out: Path) -> Path:
     """Half-precision weights, configurations, tokenizer and processor files; ``model`` is left as it is."""
     out.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).eval().to(torch.float16).save_pretrained(out)
-    build_tokenizer().save_pretrained(out)
+    build_tokenizer(architecture.task.vocabulary).save_pretrained(out)
     for name, content in architecture.processor_files().items():
         (out / name).write_text(json.dumps(content, indent=2) + "\n")
     return out

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..architectures.base import HEAD, Architecture
+from ..task import IGNORE
 from ..vocabulary import COLORS, DIGITS, SHAPES, TURN_START, VOCABULARY
-from .examples import IGNORE, Batch
+from .examples import Batch
 
 GROUPS: Final = (tuple(COLORS), SHAPES, DIGITS)
 _BACKGROUND: Final = 0.12  # weight of a background patch: there are many

@@ -24,19 +24,18 @@ class Group:
 class Optimiser:
     """Several optimisers behind one ``step``; each group's gradient is clipped on its own."""
 
-    def __init__(self, groups: Sequence[Group]) -> None:
-
+    def __init__(self, groups: Sequence[Group], muon: bool = True) -> None:
         self._groups = tuple(groups)
         self._parts: list[tuple[torch.optim.Optimizer, float]] = []
         for group in groups:
-            matrices = [p for name, p in group.named if p.ndim == 2 and ".layers." in name]
+            matrices = [p for name, p in group.named if muon and p.ndim == 2 and ".layers." in name]
             taken = {id(p) for p in matrices}
             others = [p for _, p in group.named if id(p) not in taken]
             if matrices:
-                muon = torch.optim.Muon(
+                part = torch.optim.Muon(
                     matrices, lr=group.rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"
                 )
-                self._parts.append((muon, group.rate))
+                self._parts.append((part, group.rate))
             adam = torch.optim.AdamW(others, lr=group.rate, betas=(0.9, 0.97), weight_decay=0.02)
             self._parts.append((adam, group.rate))
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Final, get_args
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..architectures.base import Architecture
-from ..canvases import CANVASES
 from ..geometry import VIEW, Canvas
 from ..recipes import Phase, PhaseName
+from ..task import Task
 from .examples import Batch, make_batch
 from .objective import PatchNames, answer_loss, answer_scores, visual_tokens
 from .optimiser import Group, Optimiser
+from .precision import reduced_precision
 
 NAMES_WEIGHT: Final = 0.3
 """Weight of the patch names' loss beside the answers'."""
@@ -24,18 +24,20 @@ NAMES_WEIGHT: Final = 0.3
 def phase_batch(architecture: Architecture, phase: Phase, seed: int, step: int) -> Batch:
     """The batch of a step: a function of the phase, the seed and the step alone, so that a run can be resumed."""
     key = 10 * seed + 1 + get_args(PhaseName).index(phase.name)
-    canvas, scenes = canvas_of(phase, key, step), phase.scenes
+    canvas, scenes = canvas_of(architecture.task, phase, key, step), phase.scenes
     if phase.tiled:
         scenes = max(4, round(scenes * (2 * VIEW**2 / (canvas[0] * canvas[1])) ** 0.5))
-    return make_batch(architecture, "train", key, step * 16, min(scenes, 16), canvas, phase.branches, phase.emphasis)
+    return make_batch(
+        architecture, "train", key, step * 16, min(scenes, 16), canvas, phase.branches, phase.emphasis, phase.left_out
+    )
 
 
-def canvas_of(phase: Phase, key: int, step: int) -> Canvas:
+def canvas_of(task: Task, phase: Phase, key: int, step: int) -> Canvas:
     """One canvas per step, so that nothing needs padding; the tower sees every fourth step views of larger ones."""
     rng = np.random.default_rng([key, step])
     if phase.name in ("view", "restart") or (phase.name == "tower" and step % 4):
         return VIEW, VIEW
-    return CANVASES[int(rng.integers(len(CANVASES)))]
+    return task.canvases[int(rng.integers(len(task.canvases)))]
 
 
 def phase_groups(phase: Phase, model: Any, names: PatchNames) -> list[Group]:
@@ -77,8 +79,8 @@ def train_step(
     batch: Batch,
     rate: float,
 ) -> dict[str, float]:
-    """One step in bfloat16 autocast at ``rate`` of the peak learning rates; the losses before it."""
-    with torch.autocast("cpu", torch.bfloat16):
+    """One step at ``rate`` of the peak learning rates; the losses before it."""
+    with reduced_precision():
         losses = phase_losses(architecture, phase, model, names, batch)
     losses["total"].backward()
     optimiser.step(rate)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from ..architectures.base import Architecture
-from ..canvases import CANVASES
 from ..geometry import VIEW
 from ..recipes import Phase
 from .export import export
@@ -19,7 +18,7 @@ from .measure import packed_accuracy, patch_accuracy
 from .objective import PatchNames
 from .optimiser import Optimiser, share
 from .phases import phase_batch, phase_groups, train_step
-from .start import adopt_decoder, prepare_tower
+from .start import start
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,7 @@ def train(run: Run) -> Path:
     model, names = architecture.build(run.seed), PatchNames()
     state = _load(run.out / "checkpoint.pt")
     if state is None:
-        prepare_tower(architecture, model, run.seed, run.first_look)
-        adopt_decoder(architecture, model)
+        start(architecture, model, run.seed, run.first_look)
         state = {"phase": 0, "step": 0, "optimiser": None}
     else:
         model.load_state_dict(state["model"])
@@ -63,7 +61,7 @@ def train(run: Run) -> Path:
     run.log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     for number in range(state["phase"], len(run.phases)):
         phase, first = run.phases[number], state["step"]
-        optimiser = Optimiser(phase_groups(phase, model, names))
+        optimiser = Optimiser(phase_groups(phase, model, names), phase.muon)
         if state["optimiser"] is not None:
             optimiser.load_state_dict(state["optimiser"])
         started, mean = time.monotonic(), dict[str, float]()
@@ -103,7 +101,7 @@ def _measure(architecture: Architecture, phase: Phase, model: Any, names: PatchN
     elif not phase.tiled:
         figures = packed_accuracy(architecture, model, [(VIEW, VIEW)], 60, tiled=False)
     else:
-        figures = packed_accuracy(architecture, model, CANVASES, 12, tiled=True)
+        figures = packed_accuracy(architecture, model, architecture.task.canvases, 12, tiled=True)
     model.train()
     return " ".join(f"{k} {v:.3f}" for k, v in figures.items())
 

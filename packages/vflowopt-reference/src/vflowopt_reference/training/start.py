@@ -15,6 +15,15 @@ from .examples import make_batch
 _FLOOR = 4e-3  # added to the variances: the weakest components are mostly noise
 
 
+def start(architecture: Architecture, model: Any, seed: int, scenes: int) -> None:
+    """Gives an untrained model what other models have learned, in place, and a patch embedding if none of them saw."""
+    if architecture.weights_from is not None:
+        adopt_weights(architecture, model)
+        return
+    prepare_tower(architecture, model, seed, scenes)
+    adopt_decoder(architecture, model)
+
+
 @torch.no_grad()
 def prepare_tower(architecture: Architecture, model: Any, seed: int, scenes: int) -> None:
     """Sets the patch embedding to the principal components of real patches, scaled to like variance, in place.
@@ -46,14 +55,35 @@ def adopt_decoder(architecture: Architecture, model: Any) -> None:
     """
     if architecture.decoder_from is None:
         return
-    from ..architectures import named
-
-    other = named(architecture.decoder_from).model_class.from_pretrained(
-        path(architecture.decoder_from), dtype=torch.float32
-    )
-    found = other.model.language_model.state_dict()
+    found = _shipped(architecture.decoder_from).model.language_model.state_dict()
     own = model.model.language_model.state_dict()
     extra = set(own) - set(found)
     if set(found) - set(own) or any(not name.endswith("o_proj.bias") for name in extra):
         raise ValueError(f"the decoder of {architecture.decoder_from!r} does not fit {architecture.name!r}")
     model.model.language_model.load_state_dict({**found, **{name: torch.zeros_like(own[name]) for name in extra}})
+
+
+@torch.no_grad()
+def adopt_weights(architecture: Architecture, model: Any) -> None:
+    """Starts from all weights of another reference model.
+
+    Words that the other one does not know start as those they are derived from, or as noise of the known words' size.
+    """
+    assert architecture.weights_from is not None
+    other = _shipped(architecture.weights_from)
+    found = other.state_dict()
+    for name, value in model.state_dict().items():
+        if value.shape == found[name].shape:
+            value.copy_(found[name])
+    table, known = model.get_input_embeddings().weight, other.get_input_embeddings().weight
+    table.mul_(known.std() / table.std())
+    table[: len(known)] = known
+    words = architecture.task.vocabulary
+    for word, origin in architecture.task.derived.items():
+        table[words[word]] = table[words[origin]]
+
+
+def _shipped(name: str) -> Any:
+    from ..architectures import named
+
+    return named(name).model_class.from_pretrained(path(name), dtype=torch.float32)
