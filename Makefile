@@ -6,9 +6,9 @@ WORKERS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PACKAGES := $(wildcard packages/*/pyproject.toml)
 SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src \
-	packages/vflowopt-lmms/src examples/vflowopt-mistral3/src
+	packages/vflowopt-lmms/src examples/vflowopt-deepseek-vl/src
 
-.PHONY: demo test test-slow test-gpu test-lmms fuzz test-newest test-oldest lint types docs smoke core-alone check clean
+.PHONY: demo test test-slow test-gpu test-lmms fuzz test-newest test-oldest lint types docs families smoke core-alone check clean
 
 demo: $(VENV)/.run
 	$(BIN)/vflowopt demo
@@ -70,6 +70,10 @@ types: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The tables of model types in docs/families.md.
+families: $(VENV)/.run
+	$(BIN)/python .ci/known_models.py
 
 # The README's main command, cut down to a fraction of a minute.
 smoke: $(VENV)/.run

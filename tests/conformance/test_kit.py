@@ -5,11 +5,15 @@ import sys
 
 import pytest
 
+from support.cases.kimi_k25 import CASE as KIMI
+from support.cases.kimi_k25 import TIME
 from support.cases.llava_onevision import CASE as ONEVISION
 from support.cases.qwen2_vl import CASE as QWEN
 from vflowopt.errors import InputError
 from vflowopt.testing import BoundCheck, Check, ConformanceError, as_tests, fail, require
 from vflowopt_hf.testing import GEOMETRY, RUNTIME, conformance
+from vflowopt_hf.testing.batches import Sample, noise
+from vflowopt_hf.testing.subject import Subject
 
 
 def positive(subject):
@@ -64,6 +68,20 @@ def test_ids_name_check_family_and_attention_and_every_check_explains_itself():
     assert "qwen2-vl-counts" in [parameter.id for parameter in conformance(ONEVISION, QWEN).args[1]]
     assert len(ids) == len(set(ids)) == len(GEOMETRY) + 2 * len(RUNTIME)
     assert all(check.run.__doc__ for check in (*GEOMETRY, *RUNTIME))
+
+
+def test_some_checks_only():
+    ids = [parameter.id for parameter in conformance(ONEVISION, only=("counts", "image"), attention=("sdpa",)).args[1]]
+    assert ids == ["counts", "image-sdpa"]
+    with pytest.raises(InputError, match="no checks are called typo; the checks are counts, "):
+        conformance(ONEVISION, only=("counts", "typo"))
+
+
+def test_parts_that_are_units_are_placed_one_by_one():
+    """Two chunks of two frames: two units, each with a time of its own before it."""
+    batch = Subject(KIMI, "sdpa").batch(Sample((noise((4, 24, 36), seed=1),)))
+    assert [entry.unit.layout.tokens for entry in batch.placed] == [6, 6]
+    assert [int(batch.inputs["input_ids"][0, entry.rows[0] - 1]) for entry in batch.placed] == [TIME, TIME]
 
 
 @pytest.mark.parametrize("missing", ["hypothesis", "pytest"])

@@ -80,7 +80,7 @@ def reference():
 
 
 @pytest.fixture
-def mistral3(install, monkeypatch):
+def deepseek_vl(install, monkeypatch):
     """The example of the adapter guide, installed, with its tiny random model."""
     pytest.importorskip("vflowopt_hf")
     files = {str(path.relative_to(EXAMPLE)): path.read_text(encoding="utf-8") for path in EXAMPLE.rglob("src/**/*.py")}
@@ -93,7 +93,7 @@ def mistral3(install, monkeypatch):
     subject = Subject(example.CASE, "sdpa")
     return {
         "CASE": example.CASE,
-        "Mistral3": example.Mistral3,
+        "DeepseekVL": example.DeepseekVL,
         "conformance": example.conformance,
         "model": subject.model,
         "inputs": subject.batch(subject.image(-1)).inputs,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
-EXAMPLE = REPOSITORY / "examples" / "vflowopt-mistral3"
+EXAMPLE = REPOSITORY / "examples" / "vflowopt-deepseek-vl"
 """The package that the adapter guide builds."""
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 

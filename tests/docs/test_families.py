@@ -4,16 +4,21 @@ import importlib
 import inspect
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
-from docs.pages import EXAMPLE, prose, read
+from docs.pages import EXAMPLE, REPOSITORY, prose, read
 from support.lines import code_lines, plain_lines
 
 pytest.importorskip("vflowopt_qwen")
 
+import transformers
+
 import support.cases
+from vflowopt.discovery.known_models import verdicts
+from vflowopt_hf.upstream import TESTED
 
 PACKAGES = {"vflowopt-hf": "vflowopt_hf", "vflowopt-qwen": "vflowopt_qwen"}
 ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<types>`.+?`) \| `(?P<package>[^`]+)` \| (?P<rest>.+) \|$", re.MULTILINE)
@@ -56,7 +61,8 @@ def test_images_and_videos_are_those_that_conformance_tries(module):
 
 def test_lengths_of_shared_files_are_true():
     families = Path(importlib.import_module("vflowopt_hf.families").__file__).parent
-    shared = re.findall(r"`(\w+\.py)`\s+(\d+ \(\d+\))", prose("families.md").split("come on top:")[1].split(".\n")[0])
+    told = " ".join(prose("families.md").split("come on top:")[1].split(".\n")[0].split())
+    shared = re.findall(r"`(\w+\.py)` (\d+ \(\d+\))", told)
     assert {name for name, _ in shared} == {
         path.name for path in families.glob("*.py") if f"`{path.name}` |" not in read("families.md")
     } - {"__init__.py"}
@@ -64,7 +70,22 @@ def test_lengths_of_shared_files_are_true():
 
 
 def test_the_examples_length_is_true():
-    adapter = EXAMPLE / "src" / "vflowopt_mistral3" / "family.py"
+    adapter = EXAMPLE / "src" / "vflowopt_deepseek_vl" / "family.py"
     assert f"in {length(adapter)} lines" in read("families.md")
     registration = plain_lines(adapter.with_name("plugin.py"))
     assert f"{plain_lines(adapter)} lines of adapter, {registration} of registration" in read("adapter-guide.md")
+
+
+def test_the_tables_of_model_types_are_made_of_the_list():
+    made = runpy.run_path(str(REPOSITORY / ".ci" / "known_models.py"))["written"]
+    assert made(read("families.md")) == read("families.md"), "make families"
+
+
+def test_every_multimodal_class_of_transformers_is_listed():
+    """Of a newer transformers, types that it has added are to be listed; an older one lacks some."""
+    auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    mappings = (auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES)
+    there = {kind for mapping in mappings for kind in mapping}
+    assert there - set(verdicts()) == set()
+    if tuple(map(int, transformers.__version__.split(".")[:2])) == TESTED[-1]:
+        assert set(verdicts()) == there

@@ -16,7 +16,7 @@ NEEDS = {
     "search.md": "onevision",
     "strategies.md": "onevision",
     "write-a-component.md": "onevision",
-    GUIDE: "mistral3",
+    GUIDE: "deepseek_vl",
     "reference-model.md": "reference",
 }
 
@@ -70,12 +70,12 @@ def test_the_adapter_guide_quotes_the_example(block):
     assert f"\n{block.text}" in f"\n{(EXAMPLE / block.title).read_text(encoding='utf-8')}"
 
 
-def test_the_adapter_guides_failure_is_what_the_kit_says(mistral3):
+def test_the_adapter_guides_failure_is_what_the_kit_says(deepseek_vl):
     from vflowopt.testing import ConformanceError
 
     (wrong,) = (block for block in blocks(GUIDE) if block.title == "test_wrong.py")
     (told,) = (block for block in blocks(GUIDE) if block.language == "text" and block.title == "map alignment")
-    names = dict(mistral3)
+    names = dict(deepseek_vl)
     exec(compile("\n" * (wrong.line - 1) + wrong.text, GUIDE, "exec"), names)
     (mark,) = names["test_wrong"].pytestmark
     (check,) = (parameter.values[0] for parameter in mark.args[1] if parameter.id == told.title)

@@ -13,7 +13,7 @@ import pytest
 from support.lines import code_lines, plain_lines
 
 REPOSITORY = Path(__file__).parents[2]
-EXAMPLE = REPOSITORY / "examples" / "vflowopt-mistral3"
+EXAMPLE = REPOSITORY / "examples" / "vflowopt-deepseek-vl"
 
 
 def python(*arguments, site=None):
@@ -36,8 +36,8 @@ def test_it_is_found_by_its_entry_point(site):
     done = python("-c", "from vflowopt.cli import app; app()", "adapters", "--json", "--check", site=site)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    (found,) = [adapter for adapter in told["adapters"] if adapter["distribution"] == "vflowopt-mistral3"]
-    assert (found["name"], found["model_types"], found["version"]) == ("mistral3", ["mistral3"], "0.1.0")
+    (found,) = [adapter for adapter in told["adapters"] if adapter["distribution"] == "vflowopt-deepseek-vl"]
+    assert (found["name"], found["model_types"], found["version"]) == ("deepseek-vl", ["deepseek_vl"], "0.1.0")
     assert found["usable"]
     assert Path(found["place"]) == site.resolve()
     assert told["failures"] == told["conflicts"] == []
@@ -52,7 +52,7 @@ def test_it_passes_its_own_conformance_tests(site):
 
 
 def test_the_adapter_has_less_than_100_lines():
-    adapter = EXAMPLE / "src" / "vflowopt_mistral3" / "family.py"
+    adapter = EXAMPLE / "src" / "vflowopt_deepseek_vl" / "family.py"
     assert code_lines(adapter) < plain_lines(adapter) < 100
 
 

@@ -17,6 +17,7 @@ from vflowopt.cli.evaluate import is_right, normalised
 from vflowopt.cli.failures import INTERRUPTED
 from vflowopt.components.baselines import RandomTokens
 from vflowopt.components.mass import LogMass
+from vflowopt.discovery.known_models import RESAMPLED, verdicts
 from vflowopt.errors import BudgetError, StrategyError
 from vflowopt.methods import FastV
 from vflowopt.strategies.reading import read_strategy
@@ -30,6 +31,19 @@ def test_adapters_as_json():
     for adapter in listed["adapters"]:
         assert {"name", "model_types", "distribution", "version", "place", "summary"} <= set(adapter)
         assert (adapter["usable"], adapter["problem"]) == (True, None)
+
+
+def test_every_model_type_as_json_and_as_a_table():
+    listed = json.loads(CliRunner().invoke(app, ["adapters", "--all", "--json"]).stdout)["known"]
+    assert {entry["model_type"]: entry["status"] for entry in listed} == {
+        kind: verdict.status for kind, verdict in verdicts().items()
+    }
+    told = {entry["model_type"]: (entry["nearest"], entry["told"]) for entry in listed}
+    assert told["idefics2"] == ("idefics3", RESAMPLED)
+    result = CliRunner().invoke(app, ["adapters", "--all"])
+    assert result.exit_code == 0
+    assert "Model types of transformers" in result.stdout
+    assert "idefics2" in result.stdout
 
 
 def test_adapters_as_a_table():

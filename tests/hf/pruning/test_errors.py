@@ -158,7 +158,7 @@ def test_an_unknown_model_family():
     with pytest.raises(UnsupportedModelError, match=r"no config\.model_type"):
         prune(torch.nn.Linear(2, 2), STRATEGY)
     language_model = tiny_onevision().model.language_model
-    with pytest.raises(UnsupportedModelError, match=r"'qwen2'.*Supported here: .*llava_onevision"):
+    with pytest.raises(UnsupportedModelError, match=r"'qwen2'; by name 'qwen2_vl' is the nearest"):
         prune(language_model, STRATEGY)
 
 

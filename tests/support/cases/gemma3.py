@@ -73,7 +73,7 @@ def image_prompt(model, modality, unit, placeholder):
     return [BEGIN, *[placeholder] * unit.layout.tokens, END]
 
 
-def token_types(model, inputs):
+def token_types(model, inputs, prompt=None):
     """1 for image tokens, which attend to each other in both directions."""
     return {"token_type_ids": (inputs["input_ids"] == IMAGE).long()}
 

@@ -13,7 +13,7 @@ def video_inputs(model, videos):
     return {"pixel_values_videos": torch.cat(patches), "video_grid_thw": torch.cat(grids)}
 
 
-def token_types(model, inputs):
+def token_types(model, inputs, prompt=None):
     """0 for text, 1 for images, 2 for videos."""
     ids = inputs["input_ids"]
     return {"mm_token_type_ids": 1 * (ids == IMAGE) + 2 * (ids == VIDEO)}

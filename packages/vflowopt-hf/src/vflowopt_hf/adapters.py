@@ -1,13 +1,21 @@
 """The adapters of this package, ready to use."""
 
 from vflowopt_hf.adapter import TransformersAdapter
+from vflowopt_hf.families.aya_vision import AyaVision
+from vflowopt_hf.families.cohere2_vision import Cohere2Vision
 from vflowopt_hf.families.gemma3 import Gemma3
+from vflowopt_hf.families.glm4v import Glm4V
 from vflowopt_hf.families.idefics3 import Idefics3, SmolVLM
 from vflowopt_hf.families.internvl import InternVL
+from vflowopt_hf.families.kimi_k25 import KimiK25
 from vflowopt_hf.families.llava import Llava
 from vflowopt_hf.families.llava_next import LlavaNext
 from vflowopt_hf.families.llava_next_video import LlavaNextVideo
 from vflowopt_hf.families.llava_onevision import LlavaOnevision
+from vflowopt_hf.families.mistral3 import LightOnOCR, Mistral3
+from vflowopt_hf.families.ovis2 import Ovis2
+from vflowopt_hf.families.paddleocr_vl import PaddleOCRVL
+from vflowopt_hf.families.paligemma import PaliGemma
 
 llava = TransformersAdapter(Llava())
 llava_next = TransformersAdapter(LlavaNext())
@@ -17,3 +25,12 @@ gemma3 = TransformersAdapter(Gemma3())
 internvl = TransformersAdapter(InternVL())
 idefics3 = TransformersAdapter(Idefics3())
 smolvlm = TransformersAdapter(SmolVLM())
+mistral3 = TransformersAdapter(Mistral3())
+lighton_ocr = TransformersAdapter(LightOnOCR())
+glm4v = TransformersAdapter(Glm4V())
+paddleocr_vl = TransformersAdapter(PaddleOCRVL())
+kimi_k25 = TransformersAdapter(KimiK25())
+paligemma = TransformersAdapter(PaliGemma())
+aya_vision = TransformersAdapter(AyaVision())
+cohere2_vision = TransformersAdapter(Cohere2Vision())
+ovis2 = TransformersAdapter(Ovis2())

@@ -56,4 +56,58 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
             target="vflowopt_hf.adapters:smolvlm",
             summary="SmolVLM: split images, several images, video frames as images",
         ),
+        AdapterDescriptor(
+            name="mistral3",
+            model_types=("mistral3",),
+            target="vflowopt_hf.adapters:mistral3",
+            summary="Mistral 3: images of any size, several images",
+        ),
+        AdapterDescriptor(
+            name="lighton-ocr",
+            model_types=("lighton_ocr",),
+            target="vflowopt_hf.adapters:lighton_ocr",
+            summary="LightOnOCR: images of any size, several images",
+        ),
+        AdapterDescriptor(
+            name="glm4v",
+            model_types=("glm4v", "glm4v_moe", "glm46v", "glmga", "glm_ocr"),
+            target="vflowopt_hf.adapters:glm4v",
+            summary="GLM-4.1V, 4.5V, 4.6V, GLM-OCR: images of any size, several images, video",
+        ),
+        AdapterDescriptor(
+            name="paddleocr-vl",
+            model_types=("paddleocr_vl",),
+            target="vflowopt_hf.adapters:paddleocr_vl",
+            summary="PaddleOCR-VL: images of any size, several images",
+        ),
+        AdapterDescriptor(
+            name="kimi-k2.5",
+            model_types=("kimi_k25",),
+            target="vflowopt_hf.adapters:kimi_k25",
+            summary="Kimi-K2.5: images of any size, several images, video in chunks",
+        ),
+        AdapterDescriptor(
+            name="paligemma",
+            model_types=("paligemma",),
+            target="vflowopt_hf.adapters:paligemma",
+            summary="PaliGemma 1 and 2: images of one view each, several images",
+        ),
+        AdapterDescriptor(
+            name="aya-vision",
+            model_types=("aya_vision",),
+            target="vflowopt_hf.adapters:aya_vision",
+            summary="Aya Vision: tiled images, several images",
+        ),
+        AdapterDescriptor(
+            name="cohere2-vision",
+            model_types=("cohere2_vision",),
+            target="vflowopt_hf.adapters:cohere2_vision",
+            summary="Cohere 2 Vision: tiled images, several images",
+        ),
+        AdapterDescriptor(
+            name="ovis2",
+            model_types=("ovis2",),
+            target="vflowopt_hf.adapters:ovis2",
+            summary="Ovis2: tiled images, several images",
+        ),
     ]

@@ -32,4 +32,16 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
             target="vflowopt_qwen.adapters:qwen3_5",
             summary="Qwen3.5 and 3.6, dense and mixture of experts: recurrent decoder layers, images, video",
         ),
+        AdapterDescriptor(
+            name="qwen2.5-omni",
+            model_types=("qwen2_5_omni_thinker",),
+            target="vflowopt_qwen.adapters:qwen2_5_omni",
+            summary="The thinker of Qwen2.5-Omni: images of any size, several images, video beside audio",
+        ),
+        AdapterDescriptor(
+            name="qwen3-omni",
+            model_types=("qwen3_omni_moe_thinker",),
+            target="vflowopt_qwen.adapters:qwen3_omni",
+            summary="The thinker of Qwen3-Omni: images of any size, several images, video beside audio",
+        ),
     ]

@@ -24,7 +24,8 @@ class Qwen25VL(Qwen2VL):
     def vision_attention(self, model: Any) -> nn.Module:
         """Attention of the last block with full attention."""
         last = max(model.config.vision_config.fullatt_block_indexes)
-        attention: nn.Module = model.model.visual.blocks[last].attn
+        visual: Any = self.backbone(model).visual
+        attention: nn.Module = visual.blocks[last].attn
         return attention
 
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from vflowopt.cli.console import JsonOption, print_json, working
 from vflowopt.cli.help import Command
 from vflowopt.cli.tables import print_table
+from vflowopt.discovery.known_models import verdicts
 from vflowopt.errors import UnsupportedModelError
 from vflowopt.plugins import Plugins, Registration, import_adapter, installed
 
@@ -26,6 +28,9 @@ def adapters(
     check: Annotated[
         bool, typer.Option("--check", help="Import every adapter to be certain; takes as long as its framework.")
     ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every multimodal model type of transformers, and what it lacks.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List installed adapters, named models, components, and what is wrong with any plugin.
@@ -36,9 +41,14 @@ def adapters(
     with working("looking at adapters"):
         obstacles = {entry: obstacle(plugins, entry, thorough=check) for entry in plugins.adapters}
     if as_json:
-        print_json(describe(plugins, obstacles))
+        known = {"known": [{"model_type": kind, **asdict(of)} for kind, of in verdicts().items()]} if every else {}
+        print_json(describe(plugins, obstacles) | known)
     else:
         _print(plugins, obstacles)
+        if every:
+            rows = [(kind, of.status, of.nearest, of.told) for kind, of in verdicts().items()]
+            caption = "Nearest is a supported type; docs/families.md says more."
+            print_table("Model types of transformers", ("type", "status", "nearest", "what"), rows, caption, prose=True)
     if (plugins.adapters or plugins.failures) and all(obstacles.values()):
         raise typer.Exit(NOTHING_USABLE)
 

@@ -26,7 +26,7 @@ from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive
 from vflowopt.components.scorer import CalibratedAttention
 from vflowopt.descriptors import AdapterDescriptor, NamedModel
-from vflowopt.discovery.known_models import OFFICIAL_ADAPTERS, UNSUPPORTED
+from vflowopt.discovery.refusals import refusal
 from vflowopt.discovery.sources import Conflict, PluginFailure, Source, installed_twice, read_sources
 from vflowopt.errors import PluginError, UnsupportedModelError
 from vflowopt.methods import METHODS
@@ -145,16 +145,9 @@ class Plugins:
         return self.registration_for(model_type).descriptor
 
     def _unclaimed(self, model_type: str) -> str:
-        known = sorted({kind for entry in self.adapters for kind in entry.descriptor.model_types})
-        if model_type in UNSUPPORTED:
-            return f"model type {model_type!r} cannot be pruned: {UNSUPPORTED[model_type]}"
-        package = OFFICIAL_ADAPTERS.get(model_type)
-        remedy = f"pip install {package}" if package else "install or write an adapter for it (docs/adapter-guide.md)"
+        claimed = {kind for entry in self.adapters for kind in entry.descriptor.model_types}
         broken = f"; also, {'; '.join(map(str, self.failures))}" if self.failures else ""
-        return (
-            f"no installed adapter supports model type {model_type!r}: {remedy}. "
-            f"Supported here: {', '.join(known) or 'none, as no adapter package is installed'}{broken}"
-        )
+        return f"{refusal(model_type, claimed)}{broken}"
 
 
 def discover(found: Iterable[Distribution] | None = None) -> Plugins:

@@ -1,4 +1,4 @@
-"""Square crops whose patches a pixel shuffle merges to visual tokens, and where prompts hold them."""
+"""Crops of images: those whose patches a pixel shuffle merges, and how prompts tell which crops make an image."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -51,3 +51,30 @@ def placeholder_runs(ids: HostInts, placeholder: int) -> tuple[HostInts, HostInt
     found = np.concatenate([[False], ids == placeholder, [False]])
     edges = np.flatnonzero(found[1:] != found[:-1])
     return edges[::2], edges[1::2] - edges[::2]
+
+
+def lengths_by_name(ids: HostInts, placeholder: int) -> list[int]:
+    """Placeholders of each image, where the prompt names every crop and an image ends with its global one.
+
+    A name is known by its last token. The global crop's is the one that stands before the prompt's last crop.
+
+    Args:
+        ids: int64 [queries].
+        placeholder: the token id.
+    """
+    starts, lengths = placeholder_runs(ids, placeholder)
+    names = ids[starts - 1]
+    ends = lengths.cumsum()[names == names[-1:]]
+    return np.diff(ends, prepend=0).tolist()  # type: ignore[no-any-return]
+
+
+def lengths_by_gap(ids: HostInts, placeholder: int) -> list[int]:
+    """Placeholders of each image, where one token stands between two crops of an image, and more between images.
+
+    Args:
+        ids: int64 [queries].
+        placeholder: the token id.
+    """
+    starts, lengths = placeholder_runs(ids, placeholder)
+    gaps = starts[1:] - (starts + lengths)[:-1]
+    return [int(own.sum()) for own in np.split(lengths, np.flatnonzero(gaps > 1) + 1) if len(own)]

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
 from torch import Tensor, nn
 
 from vflowopt.arrays import HostInts
 from vflowopt.errors import UnsupportedOperationError
-from vflowopt_hf.families.crops import crop_units, placeholder_runs
+from vflowopt_hf.families.crops import crop_units, lengths_by_name
 from vflowopt_hf.family import Family, Unit
 from vflowopt_hf.pixels import PixelStatistics
 
@@ -58,11 +57,8 @@ class Idefics3(Family):
         return (pixels != 0).flatten(1).any(dim=1)
 
     def tokens_per_unit(self, model: Any, modality: str, ids: HostInts) -> Sequence[int]:  # noqa: ARG002
-        """An image reaches to its global crop, whose name is the one that stands before the prompt's last crop."""
-        starts, lengths = placeholder_runs(ids, model.config.image_token_id)
-        names = ids[starts - 1]
-        ends = lengths.cumsum()[names == names[-1:]]
-        return np.diff(ends, prepend=0).tolist()  # type: ignore[no-any-return]
+        """An image reaches to its global crop."""
+        return lengths_by_name(ids, model.config.image_token_id)
 
 
 class SmolVLM(Idefics3):

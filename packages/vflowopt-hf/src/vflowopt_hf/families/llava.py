@@ -4,18 +4,16 @@ Its successors share the tower. CLIP's class token takes part in the tower's att
 (``vision_feature_select_strategy="default"``): it is neither a patch nor a visual token.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from vflowopt import TokenLayout
 from vflowopt.errors import UnsupportedModelError
-from vflowopt_hf.families.anyres import grid_positions
 from vflowopt_hf.families.llava_family import LlavaFamily
+from vflowopt_hf.families.pictures import picture_units
 from vflowopt_hf.family import Unit
-from vflowopt_hf.pixels import PixelStatistics, image_entropy
+from vflowopt_hf.pixels import PixelStatistics
 
 
 class Llava(LlavaFamily):
@@ -50,20 +48,4 @@ class Llava(LlavaFamily):
 
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:  # noqa: ARG002
         """One unit per image."""
-        return list(_images(model.config.vision_config.patch_size, arguments["pixel_values"]))
-
-
-def _images(patch: int, pixels: Tensor) -> Iterator[Unit]:
-    rows, columns = (int(side // patch) for side in pixels.shape[-2:])
-    for index in range(len(pixels)):
-        yield Unit(
-            views=slice(index, index + 1),
-            layout=TokenLayout(grid_positions(0, rows, columns)),
-            to_tokens=_as_it_is,
-            entropy=partial(image_entropy, pixels[index : index + 1], patch),
-        )
-
-
-def _as_it_is(patch_map: Tensor) -> Tensor:
-    """[1, patches] -> [N]: every patch is a visual token."""
-    return patch_map[0]
+        return picture_units(arguments["pixel_values"], int(model.config.vision_config.patch_size))

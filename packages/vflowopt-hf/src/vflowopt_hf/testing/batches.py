@@ -78,7 +78,7 @@ def build(case: Case, model: Any, samples: Sequence[Sample]) -> Batch:
     pixels = _pixels(case, model, samples)
     everything = [media for sample in samples for media in sample.media]
     units = {
-        modality: _whole_units(case, model, modality, pixels, [own for own in everything if _modality(own) == modality])
+        modality: _units_shown(case, model, modality, pixels, [own for own in everything if _modality(own) == modality])
         for modality in {_modality(media) for media in everything}
     }
     prompts: list[list[int]] = []
@@ -88,12 +88,14 @@ def build(case: Case, model: Any, samples: Sequence[Sample]) -> Batch:
         ids = _text(case, model, words, 3 + sample.seed % 3)
         for media in sample.media:
             modality = _modality(media)
-            unit, placeholder = units[modality].popleft(), case.family.placeholder_ids(model)[modality]
-            own = [placeholder] * unit.layout.tokens
-            if case.prompt is not None:
-                own = case.prompt(model, modality, unit, placeholder)
-            found.append((unit, modality, number, len(ids) + np.flatnonzero(np.array(own) == placeholder)))
-            ids = [*ids, *own, *_text(case, model, words, 2)]
+            placeholder = case.family.placeholder_ids(model)[modality]
+            for unit in units[modality].popleft():
+                own = [placeholder] * unit.layout.tokens
+                if case.prompt is not None:
+                    own = case.prompt(model, modality, unit, placeholder)
+                found.append((unit, modality, number, len(ids) + np.flatnonzero(np.array(own) == placeholder)))
+                ids = [*ids, *own]
+            ids += _text(case, model, words, 2)
         prompts.append([*ids, *_text(case, model, words, 6 + sample.seed % 4)])
     longest = max(map(len, prompts))
     inputs = {
@@ -107,9 +109,13 @@ def build(case: Case, model: Any, samples: Sequence[Sample]) -> Batch:
     return Batch(with_extra_inputs(case, model, inputs | pixels), pixels, placed)
 
 
-def with_extra_inputs(case: Case, model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``inputs`` and what the case adds to them."""
-    return inputs if case.extra_inputs is None else {**inputs, **case.extra_inputs(model, inputs)}
+def with_extra_inputs(
+    case: Case, model: Any, inputs: dict[str, Tensor], prompt: int | None = None
+) -> dict[str, Tensor]:
+    """``inputs`` and what the case adds to them; ``prompt`` positions are no generated text, by default all."""
+    if case.extra_inputs is None:
+        return inputs
+    return {**inputs, **case.extra_inputs(model, inputs, inputs["input_ids"].shape[1] if prompt is None else prompt)}
 
 
 def units_of(case: Case, model: Any, modality: str, pixels: Mapping[str, Any]) -> Sequence[Unit]:
@@ -123,13 +129,16 @@ def encoder_arguments(case: Case, model: Any, modality: str, pixels: Mapping[str
     return {name: value for name, value in pixels.items() if name in names}
 
 
-def _whole_units(
+def _units_shown(
     case: Case, model: Any, modality: str, pixels: Mapping[str, Any], shown: Sequence[Media]
-) -> deque[Unit]:
-    """A unit for each image or video. A family that gives parts of them gives as many for one that is shown alone."""
+) -> deque[Sequence[Unit]]:
+    """The unit of each image or video, or the units, where its parts are some.
+
+    A family that gives parts gives as many for one that is shown alone.
+    """
     parts = deque(units_of(case, model, modality, pixels))
     if len(parts) == len(shown):
-        return parts
+        return deque([part] for part in parts)
     alone: dict[tuple[int, ...], int] = {}
     for media in shown:
         if media.shape not in alone:
@@ -139,7 +148,8 @@ def _whole_units(
             f"Family.units finds {len(parts)} units in pixels of {len(shown)} {modality}s, but "
             f"{[alone[media.shape] for media in shown]} in those of each alone"
         )
-    return deque(join([parts.popleft() for _ in range(alone[media.shape])]) for media in shown)
+    cut = ([parts.popleft() for _ in range(alone[media.shape])] for media in shown)
+    return deque(own if case.parts_are_units else [join(own)] for own in cut)
 
 
 def _modality(media: Media) -> str:

@@ -33,13 +33,17 @@ class Case:
         pad_token: id to pad prompts with.
         first_word: ids from here to the end of the vocabulary are free to use as text.
         several_images: may one prompt hold several images.
+        images_beside_videos: may one forward hold both.
+        parts_are_units: are the parts of an image or video, such as its tiles, units of their own, as nothing tells
+            which of them belong together; ``prompt`` is then asked for each part.
         video: (model, videos, each uint8 [frames, height, width, 3]) -> pixel inputs as upstream's video processor,
             which needs torchvision, makes them; None for a family without videos.
         video_sizes: (frames, height, width) of videos to try; one at least if ``video`` is given.
         prompt: (model, modality, unit, placeholder id) -> ids that stand for one unit in a prompt; by default as many
             placeholders as the unit has tokens. For families with separators between the placeholders.
-        extra_inputs: (model, inputs) -> tensors that upstream's processor would make beside ``input_ids``, such as
-            ``mm_token_type_ids``. Also called on inputs whose ``input_ids`` are longer by generated text.
+        extra_inputs: (model, inputs, prompt) -> tensors that upstream's processor would make beside ``input_ids``, such
+            as ``mm_token_type_ids``. Also called on inputs whose ``input_ids`` are longer by generated text; the first
+            ``prompt`` positions are the prompt.
         observed_last: False if the observed vision attention is meant not to be the last of its class that reaches
             the features, for example because the later ones attend within windows.
         text_only: may a sample of a batch hold no image.
@@ -55,10 +59,12 @@ class Case:
     pad_token: int
     first_word: int
     several_images: bool = True
+    images_beside_videos: bool = True
+    parts_are_units: bool = False
     video: Callable[[Any, list[Video]], dict[str, Tensor]] | None = None
     video_sizes: tuple[tuple[int, int, int], ...] = ()
     prompt: Callable[[Any, str, Unit, int], list[int]] | None = None
-    extra_inputs: Callable[[Any, dict[str, Tensor]], dict[str, Tensor]] | None = None
+    extra_inputs: Callable[[Any, dict[str, Tensor], int], dict[str, Tensor]] | None = None
     observed_last: bool = True
     text_only: bool = True
     recurrent: Mapping[str, Mixer] = field(default_factory=dict)

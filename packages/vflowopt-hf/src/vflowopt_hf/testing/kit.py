@@ -1,9 +1,10 @@
 """All checks of a family, and the decorator that runs them as ordinary tests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 
+from vflowopt.errors import InputError
 from vflowopt.testing import BoundCheck, Check, as_tests
 from vflowopt_hf.testing.case import Case
 from vflowopt_hf.testing.checks import (
@@ -65,6 +66,7 @@ def conformance(
     *cases: Case,
     expected_failures: Mapping[str, str] | None = None,
     attention: Sequence[str] = ("eager", "sdpa"),
+    only: Collection[str] | None = None,
 ) -> pytest.MarkDecorator:
     """Prove a family right: one test per check, in the order from simple to composed.
 
@@ -78,10 +80,15 @@ def conformance(
         cases: families with tiny random models.
         expected_failures: reason by name of a check, or by id of a single test; such a test must fail.
         attention: implementations to run the model with.
+        only: names of the checks to make, by default all; for a second model type of a family that passes all.
 
     Raises:
-        InputError: an expected failure names no check.
+        InputError: an expected failure or ``only`` names no check.
     """
+    known = [check.name for check in (*GEOMETRY, *RUNTIME)]
+    unknown = sorted(set(only or ()) - set(known))
+    if unknown:
+        raise InputError(f"no checks are called {', '.join(unknown)}; the checks are {', '.join(known)}")
     bound = []
     for case in cases:
         prefix = f"{case.name or case.family.name}-" if len(cases) > 1 else ""
@@ -89,6 +96,6 @@ def conformance(
             subject = Subject(case, implementation)
             for check in (*GEOMETRY, *RUNTIME) if number == 0 else RUNTIME:
                 name = check.name if check in GEOMETRY else f"{check.name}-{implementation}"
-                if check.applies(subject):
+                if check.applies(subject) and (only is None or check.name in only):
                     bound.append(BoundCheck(check, subject, f"{prefix}{name}"))
     return as_tests(bound, expected_failures)

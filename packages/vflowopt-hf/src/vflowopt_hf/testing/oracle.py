@@ -52,7 +52,10 @@ class Oracle:
         more = sequences.shape[1] - inputs["input_ids"].shape[1]
         mask = torch.cat([inputs["attention_mask"], inputs["attention_mask"].new_ones(len(sequences), more)], dim=1)
         longer = with_extra_inputs(
-            self.subject.case, model, {**self.batch.pixels, "input_ids": sequences, "attention_mask": mask}
+            self.subject.case,
+            model,
+            {**self.batch.pixels, "input_ids": sequences, "attention_mask": mask},
+            inputs["input_ids"].shape[1],
         )
         # Upstream's own positions, as generate makes them for the whole text at once.
         longer["position_ids"] = model._prepare_position_ids_for_generation(sequences, dict(longer))

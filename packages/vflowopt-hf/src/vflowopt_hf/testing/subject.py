@@ -61,7 +61,12 @@ class Subject:
         return Sample((picture(self.case.video_sizes[index], seed=20 + index),), seed=7 + index)
 
     def mixed(self) -> Sample:
-        """A prompt with a video after an image and, if the family can have several images, before another."""
+        """A prompt with a video after an image and, if the family can have several images, before another.
+
+        Or of two videos, if upstream takes none beside images.
+        """
+        if not self.case.images_beside_videos:
+            return Sample((*self.video(-1).media, *self.video().media), seed=4)
         after = self.image(-1).media if self.case.several_images else ()
         return Sample((*self.image(0).media, *self.video().media, *after), seed=4)
 

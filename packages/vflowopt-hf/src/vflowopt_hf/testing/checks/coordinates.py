@@ -16,6 +16,7 @@ from vflowopt.testing import fail, require
 from vflowopt_hf.testing.batches import Media, Sample, noise
 from vflowopt_hf.testing.probe import embed, without_mixing
 from vflowopt_hf.testing.subject import Subject
+from vflowopt_hf.vision.unit_joining import join
 
 STRIPS = 24
 Places = npt.NDArray[np.float64]
@@ -30,7 +31,7 @@ def coordinates(subject: Subject) -> None:
     media += [(f"video {' x '.join(map(str, size))}", size) for size in case.video_sizes]
     for what, shape in media:
         source = noise(shape, seed=1)
-        position = subject.batch(Sample((source,))).placed[0].unit.layout.position
+        position = join([placed.unit for placed in subject.batch(Sample((source,))).placed]).layout.position
         for view in np.unique(position[position[:, 0] >= 0, 0]):
             _check_grid(what, position, int(view))
         for axis, name, end in ((1, "row", "top"), (2, "column", "left")):

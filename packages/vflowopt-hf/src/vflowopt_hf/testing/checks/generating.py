@@ -60,7 +60,10 @@ def conversation(subject: Subject) -> None:
         turn = subject.batch(Sample(seed=3)).inputs["input_ids"]
         longer = torch.cat([first.sequences, turn], dim=1)
         text = with_extra_inputs(
-            subject.case, subject.model, {"input_ids": longer, "attention_mask": torch.ones_like(longer)}
+            subject.case,
+            subject.model,
+            {"input_ids": longer, "attention_mask": torch.ones_like(longer)},
+            batch.inputs["input_ids"].shape[1],
         )
         second = generate(subject, with_cache(subject.model, text, cache), 4)
     require_oracle_logits(Oracle(subject, batch, plans), second, "second turn")
@@ -92,7 +95,7 @@ def outside_the_block(subject: Subject) -> None:
         first = generate(subject, batch.inputs, 2)
         expected = generate(subject, batch.inputs, 4)
     answered = {"input_ids": first.sequences, "attention_mask": _seen(batch, first.sequences)}
-    answered = with_extra_inputs(subject.case, subject.model, answered)
+    answered = with_extra_inputs(subject.case, subject.model, answered, batch.inputs["input_ids"].shape[1])
     longer = with_cache(subject.model, answered, cache_from(first))
     with pytest.raises(PruningStateError):
         generate(subject, dict(longer), 2)

@@ -34,7 +34,7 @@ def several_images(subject: Subject) -> None:
 
 
 def video(subject: Subject) -> None:
-    """Videos, also beside images in one prompt, with and without recycling: as if pruned tokens were masked."""
+    """Videos, also beside images where these may stand beside videos, with and without recycling: as if masked."""
     _against_oracle(subject, subject.batch(subject.video()), _three_stages)
     _against_oracle(subject, subject.batch(subject.video(), subject.mixed()), _late)
 

@@ -3,7 +3,7 @@
 import torch
 
 from vflowopt.testing import ConformanceError, fail, require
-from vflowopt_hf.testing.batches import Batch, encoder_arguments, units_of, vocabulary
+from vflowopt_hf.testing.batches import Batch, encoder_arguments, units_of, vocabulary, with_extra_inputs
 from vflowopt_hf.testing.probe import embed, other_pixels
 from vflowopt_hf.testing.subject import Subject
 
@@ -81,8 +81,7 @@ def _accepted(subject: Subject, batch: Batch) -> str:
         for right in range(vocabulary(subject.model)):
             other = torch.where(ids == wrong, right, ids)
             changed = {**batch.inputs, "input_ids": other}
-            if subject.case.extra_inputs is not None:
-                changed |= subject.case.extra_inputs(subject.model, changed)
+            changed = with_extra_inputs(subject.case, subject.model, changed)
             try:
                 with torch.no_grad():
                     subject.model(**changed, use_cache=False)

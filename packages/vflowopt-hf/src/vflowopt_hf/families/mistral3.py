@@ -5,21 +5,17 @@ a view. Pixels are padded to the largest image of the call, ``image_sizes`` says
 follows each row of visual tokens; separators are text, and always retained.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch import nn
 
-from vflowopt import TokenLayout
 from vflowopt.errors import InputError
-from vflowopt_hf.adapter import TransformersAdapter
+from vflowopt_hf.families.pictures import picture_units
 from vflowopt_hf.family import Family, Unit
 from vflowopt_hf.feature_layer import last_used_layer
-from vflowopt_hf.pixels import PixelStatistics, image_entropy
+from vflowopt_hf.pixels import PixelStatistics
 
 
 class Mistral3(Family):
@@ -49,24 +45,18 @@ class Mistral3(Family):
         sizes = arguments.get("image_sizes")
         if sizes is None:
             raise InputError("image_sizes is missing; pass everything that the processor returned")
-        patch, merge = model.config.vision_config.patch_size, model.config.spatial_merge_size
-        return list(_units(patch, merge, arguments["pixel_values"], sizes))
+        patch = int(model.config.vision_config.patch_size)
+        real = zip(arguments["pixel_values"], torch.as_tensor(sizes).tolist(), strict=True)
+        pictures = (pixels[:, : height // patch * patch, : width // patch * patch] for pixels, (height, width) in real)
+        return picture_units(pictures, patch, int(model.config.spatial_merge_size))
 
 
-def _units(patch: int, merge: int, pixels: Tensor, sizes: Any) -> Iterator[Unit]:
-    for view, (height, width) in enumerate(torch.as_tensor(sizes).tolist()):
-        rows, columns = height // patch, width // patch
-        yield Unit(
-            views=slice(view, view + 1),
-            layout=TokenLayout(np.indices((1, rows // merge, columns // merge)).reshape(3, -1).T),
-            to_tokens=partial(_merge, merge, rows, columns),
-            entropy=partial(image_entropy, pixels[view : view + 1, :, : rows * patch, : columns * patch], patch),
-        )
+class LightOnOCR(Mistral3):
+    """LightOnOCR: the same with a Qwen3 decoder, and the tower's last layer always."""
 
+    name: ClassVar[str] = "lighton-ocr"
 
-def _merge(merge: int, rows: int, columns: int, patch_map: Tensor) -> Tensor:
-    """[1, patches] -> [N], the mean over the patches of each token."""
-    return avg_pool2d(patch_map.reshape(1, rows, columns), merge).flatten()
-
-
-mistral3 = TransformersAdapter(Mistral3())
+    def vision_attention(self, model: Any) -> nn.Module:
+        """Attention of the last tower layer."""
+        attention: nn.Module = model.model.vision_encoder.transformer.layers[-1].attention
+        return attention

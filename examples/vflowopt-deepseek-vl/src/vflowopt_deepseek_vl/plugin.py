@@ -11,9 +11,9 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
     """The family of this package."""
     return [
         AdapterDescriptor(
-            name="mistral3",
-            model_types=("mistral3",),
-            target="vflowopt_mistral3.family:mistral3",
-            summary="Mistral 3: images of any size, several images",
+            name="deepseek-vl",
+            model_types=("deepseek_vl",),
+            target="vflowopt_deepseek_vl.family:deepseek_vl",
+            summary="DeepSeek-VL: images of one view each, several images",
         )
     ]
