@@ -7,7 +7,7 @@ import pytest
 
 from core.ablation.bench import LAYERS, Asked, Silent, Stub
 from vflowopt import Strategy
-from vflowopt.ablation import MAIN_SET, PARTS, STUDIES, Ablation, Plan, run, studies_of
+from vflowopt.ablation import MAIN_SET, OBJECTIVES, PARTS, STUDIES, Ablation, Plan, run, studies_of
 from vflowopt.cli.evaluate import is_right
 from vflowopt.compare import UNPRUNED, Cell, Effort, Store, Subject
 from vflowopt.errors import JournalError
@@ -53,7 +53,9 @@ def test_every_row_has_every_seed_at_every_budget(whole):
         assert rows == expected
         assert all(len(row.able) == 2 and not row.cannot for row in table.rows[1:])
         assert all(result.on_budget for row in table.rows for result in row.results)
-    assert [len(table.study.lines) for table in tables.values()] == [1 + 2 * len(PARTS), 4, 2, 1 + 2 + 1, 3]
+    assert [len(table.study.lines) for table in tables.values()] == [
+        1 + 2 * len(PARTS), len(OBJECTIVES), 2, 1 + 2 + 1, 3
+    ]  # fmt: skip
 
 
 def test_what_studies_share_is_done_once(whole):
@@ -63,9 +65,8 @@ def test_what_studies_share_is_done_once(whole):
     assert stub.answered == (len(store.results) - 1) * 20
     assert len({table.study.lines[0].variant.name for table in tables.values()}) == 1
     encoded = [(samples, objective) for samples, objective, _ in stub.evaluators]
-    assert (
-        len(encoded) == len({str(one) for one in encoded}) == 1 + 3 + 1 + 2
-    )  # main, objectives, set 1, 2 and 6 samples
+    # By objective, of set 1, and of 2 and 6 samples.
+    assert len(encoded) == len({str(one) for one in encoded}) == len(OBJECTIVES) + 1 + 2
 
 
 def test_a_search_with_fewer_evaluations_is_the_beginning_of_the_longer_one(whole):
