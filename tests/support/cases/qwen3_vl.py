@@ -1,9 +1,15 @@
 """Qwen3-VL for the conformance kit: three depths of visual features, timestamps before each temporal slice."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import (
+    Cosmos3OmniConfig,
+    Cosmos3OmniForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from support.cases.qwen2_vl import PROMPTS, SIZES
 from support.tiny_qwen import EOS, IMAGE, LAYERS, MERGE, PAD, PATCH, SLICE, VIDEO, VOCABULARY, image_processor, ready
@@ -75,3 +81,20 @@ def prompt(model, modality, unit, placeholder):
 processor = partial(image_processor, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 CASE = Case(family=Qwen3VL(), model=tiny_qwen3_vl, image_processor=processor, prompt=prompt, **SIZES, **PROMPTS)
+
+
+def tiny_cosmos3_omni(attention: str = "sdpa") -> Cosmos3OmniForConditionalGeneration:
+    """A random model of the type that only its configuration tells from Qwen3-VL."""
+    torch.manual_seed(0)
+    config = Cosmos3OmniConfig(
+        vision_config=dict(VISION),
+        text_config=dict(TEXT),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        attn_implementation=attention,
+    )
+    return sharpened(Cosmos3OmniForConditionalGeneration(config))
+
+
+SIBLINGS = (replace(CASE, model=tiny_cosmos3_omni, name="cosmos3_omni"),)
+"""Other model types of the family."""

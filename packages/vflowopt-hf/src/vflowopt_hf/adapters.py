@@ -6,7 +6,7 @@ from vflowopt_hf.families.cohere2_vision import Cohere2Vision
 from vflowopt_hf.families.gemma3 import Gemma3
 from vflowopt_hf.families.glm4v import Glm4V
 from vflowopt_hf.families.idefics3 import Idefics3, SmolVLM
-from vflowopt_hf.families.internvl import InternVL
+from vflowopt_hf.families.internvl import InternVL, QianfanOCR
 from vflowopt_hf.families.kimi_k25 import KimiK25
 from vflowopt_hf.families.llava import Llava
 from vflowopt_hf.families.llava_next import LlavaNext
@@ -16,6 +16,7 @@ from vflowopt_hf.families.mistral3 import LightOnOCR, Mistral3
 from vflowopt_hf.families.ovis2 import Ovis2
 from vflowopt_hf.families.paddleocr_vl import PaddleOCRVL
 from vflowopt_hf.families.paligemma import PaliGemma
+from vflowopt_hf.families.vipllava import VipLlava
 
 llava = TransformersAdapter(Llava())
 llava_next = TransformersAdapter(LlavaNext())
@@ -24,6 +25,7 @@ llava_onevision = TransformersAdapter(LlavaOnevision())
 gemma3 = TransformersAdapter(Gemma3())
 internvl = TransformersAdapter(InternVL())
 idefics3 = TransformersAdapter(Idefics3())
+qianfan_ocr = TransformersAdapter(QianfanOCR())
 smolvlm = TransformersAdapter(SmolVLM())
 mistral3 = TransformersAdapter(Mistral3())
 lighton_ocr = TransformersAdapter(LightOnOCR())
@@ -33,4 +35,5 @@ kimi_k25 = TransformersAdapter(KimiK25())
 paligemma = TransformersAdapter(PaliGemma())
 aya_vision = TransformersAdapter(AyaVision())
 cohere2_vision = TransformersAdapter(Cohere2Vision())
+vipllava = TransformersAdapter(VipLlava())
 ovis2 = TransformersAdapter(Ovis2())

@@ -110,4 +110,16 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
             target="vflowopt_hf.adapters:ovis2",
             summary="Ovis2: tiled images, several images",
         ),
+        AdapterDescriptor(
+            name="vipllava",
+            model_types=("vipllava",),
+            target="vflowopt_hf.adapters:vipllava",
+            summary="ViP-LLaVA: images of one crop each, several images",
+        ),
+        AdapterDescriptor(
+            name="qianfan-ocr",
+            model_types=("qianfan_ocr",),
+            target="vflowopt_hf.adapters:qianfan_ocr",
+            summary="Qianfan-OCR: tiled images, several images",
+        ),
     ]

@@ -22,9 +22,9 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
         ),
         AdapterDescriptor(
             name="qwen3-vl",
-            model_types=("qwen3_vl", "qwen3_vl_moe"),
+            model_types=("qwen3_vl", "qwen3_vl_moe", "cosmos3_omni"),
             target="vflowopt_qwen.adapters:qwen3_vl",
-            summary="Qwen3-VL, dense and mixture of experts: images of any size, several images, video",
+            summary="Qwen3-VL, dense and mixture of experts, Cosmos 3 Omni: images of any size, several images, video",
         ),
         AdapterDescriptor(
             name="qwen3.5",

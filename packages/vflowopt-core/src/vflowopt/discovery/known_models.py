@@ -27,7 +27,10 @@ OFFICIAL_ADAPTERS = {
     "ovis2": "vflowopt-hf",
     "paddleocr_vl": "vflowopt-hf",
     "paligemma": "vflowopt-hf",
+    "qianfan_ocr": "vflowopt-hf",
     "smolvlm": "vflowopt-hf",
+    "vipllava": "vflowopt-hf",
+    "cosmos3_omni": "vflowopt-qwen",
     "qwen2_5_omni_thinker": "vflowopt-qwen",
     "qwen2_5_vl": "vflowopt-qwen",
     "qwen2_vl": "vflowopt-qwen",
@@ -42,7 +45,6 @@ OFFICIAL_ADAPTERS = {
 ADAPTERS_AWAY = {
     "cohere_compass": ("qwen3_vl", "flat patches, features at several depths"),
     "cosmos3_edge": ("qwen2_vl", "flat patches, a projector behind the tower"),
-    "cosmos3_omni": ("qwen3_vl", "the same parts under other names"),
     "deepseek_vl": ("paligemma", "SigLIP, every patch a visual token; examples/vflowopt-deepseek-vl has the adapter"),
     "deepseek_vl_hybrid": ("paligemma", "a second tower for fine detail beside SigLIP"),
     "ernie4_5_vl_moe": ("qwen2_vl", "flat patches, merged over space and time"),
@@ -60,12 +62,10 @@ ADAPTERS_AWAY = {
     "muse_glimmer": ("qwen2_5_vl", "flat patches, windows in the tower"),
     "muse_spark": ("qwen2_5_vl", "flat patches, windows in the tower"),
     "nemotron_h_omni": ("qwen3_5", "images of any size, pixel shuffle, a decoder with Mamba layers"),
-    "qianfan_ocr": ("internvl", "the same parts, other names"),
     "shieldgemma2": ("gemma3", "Gemma 3 that classifies"),
     "step3p7": ("internvl", "whole images and crops in two calls of the tower"),
     "video_llama_3": ("qwen2_vl", "flat patches, a merge size per image"),
     "video_llava": ("llava", "two towers, whose encoders take other arguments"),
-    "vipllava": ("llava", "features of several layers of the tower"),
 }
 """Model types for which nothing but an adapter is missing: the nearest supported type, and what is to be told."""
 

@@ -47,6 +47,22 @@ class InternVL(Family):
         return lengths
 
 
+class QianfanOCR(InternVL):
+    """Qianfan-OCR: the same with a Qwen3 decoder; the layers of its tower have another name."""
+
+    name: ClassVar[str] = "qianfan-ocr"
+
+    def vision_attention(self, model: Any) -> nn.Module:
+        """Attention of the tower layer that the projector uses.
+
+        Raises:
+            UnsupportedModelError: the projector uses the tower's embedding.
+        """
+        layers = model.model.vision_tower.layers
+        attention: nn.Module = last_used_layer(layers, model.config.vision_feature_layer).attention
+        return attention
+
+
 def _shuffle(model: Any, patch_map: Tensor) -> Tensor:
     """[1, patches] -> [N, members]."""
     side = round(patch_map.shape[1] ** 0.5)
