@@ -59,4 +59,4 @@ def test_an_unknown_type(kind, claimed, expected):
 
 
 def test_the_whole_omni_models_name_their_thinkers():
-    assert "prune its thinker (qwen2_5_omni_thinker), model.thinker" in refusal("qwen2_5_omni", {"llava"})
+    assert "its thinker (qwen2_5_omni_thinker): model.thinker" in refusal("qwen2_5_omni", {"llava"})

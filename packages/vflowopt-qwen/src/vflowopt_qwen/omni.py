@@ -1,7 +1,7 @@
 """The thinkers of Qwen2.5-Omni and Qwen3-Omni: Qwen2.5-VL and Qwen3-VL that listen, too; images, video, audio.
 
-Audio tokens are text to vflowopt: always retained. The whole model keeps its thinker as ``model.thinker``; pruning that
-is what to do while the model answers, in text or speech.
+Audio tokens are text to vflowopt: always retained. The whole model keeps its thinker as ``model.thinker``, which
+answers in text; the voice reads hidden states of the whole prompt, and pruning leaves some out.
 """
 
 from typing import Any, ClassVar
