@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from support.cases import qwen3_5
+from support.cases import lfm2_vl, qwen3_5
 from support.conversation import Conversation
 from vflowopt import GridRecycler, Progressive, Strategy
 from vflowopt.arrays import to_numpy
@@ -19,7 +19,7 @@ from vflowopt_hf.decoder.recurrent_cache import PrunedRecurrentLayer
 from vflowopt_hf.testing.batches import Sample
 from vflowopt_hf.testing.generation import generate
 from vflowopt_hf.testing.subject import Subject
-from vflowopt_hf.upstream import cache_from
+from vflowopt_hf.upstream import cache_from, with_cache
 
 STAGES = (0, 2, 3)
 
@@ -91,14 +91,14 @@ def test_a_step_is_compiled_once():
         for run in (model, step):
             cache = StaticCache(config=model.config.text_config, max_cache_len=200)
             output, mask, logits = (
-                model(**batch.inputs, cache=cache, use_cache=True),
+                model(**with_cache(model, batch.inputs, cache)),
                 batch.inputs["attention_mask"],
                 [],
             )
             for number in range(5):
                 logits.append(output.logits[:, -1])
                 mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
-                call = {"input_ids": logits[-1].argmax(-1, keepdim=True), "cache": cache, "use_cache": True}
+                call = with_cache(model, {"input_ids": logits[-1].argmax(-1, keepdim=True)}, cache)
                 call = model.prepare_inputs_for_generation(**call, attention_mask=mask)
                 call["position_ids"] = mask.sum(1, keepdim=True).expand(4, -1, -1) - 1
                 with torch.compiler.set_stance("default" if number < 2 else "fail_on_recompile"):
@@ -115,7 +115,7 @@ def test_a_refusal_outside_the_block_changes_no_state():
     with own.prune(own.strategy(batch, (3,))), torch.no_grad():
         cache = cache_from(own.model(**batch.inputs, use_cache=True))
         twin = copy.deepcopy(cache)
-        step = {"input_ids": torch.tensor([[7]]), "cache": cache, "use_cache": True}
+        step = with_cache(own.model, {"input_ids": torch.tensor([[7]])}, cache)
         before = states(cache)
     assert isinstance(cache.layers[0], PrunedRecurrentLayer)
     for tokens in ([[7]], [[7, 8, 9]]):
@@ -124,11 +124,11 @@ def test_a_refusal_outside_the_block_changes_no_state():
         assert same(states(cache), before)
     with own.prune(own.strategy(batch, (3,))), torch.no_grad():
         logits = own.model(**step).logits
-        assert torch.equal(own.model(**{**step, "cache": twin}).logits, logits)
+        assert torch.equal(own.model(**with_cache(own.model, step, twin)).logits, logits)
     assert not same(states(cache), before)
     cache.reset()
     with torch.no_grad():
-        own.model(input_ids=torch.tensor([[7, 8]]), cache=cache, use_cache=True)  # as new
+        own.model(**with_cache(own.model, {"input_ids": torch.tensor([[7, 8]])}, cache))  # as new
 
 
 def test_a_recurrent_state_is_cut_by_nobody():
@@ -142,6 +142,21 @@ def test_a_recurrent_state_is_cut_by_nobody():
         with pytest.raises(RuntimeError, match="does not track past states"):  # upstream's own answer
             cache.crop(-1)
     assert before == [int(layer.get_seq_length()) for layer in cache.layers if not hasattr(layer, "conv_states")]
+
+
+def test_a_convolution_is_cut_within_the_text_and_no_layer_before_a_refusal():
+    own = Subject(lfm2_vl.CASE, "sdpa")
+    batch = own.batch(own.image(1))
+    with own.prune(own.strategy(batch, STAGES)):
+        talk = Conversation(own, batch.inputs)
+        expected = talk.write([7, 8])
+        before = [layer.conv_states[0].clone() for layer in talk.cache.layers if hasattr(layer, "conv_states")]
+        with pytest.raises(UnsupportedOperationError, match="cannot remove 1000 tokens"):
+            talk.cut(1000)
+        left = [layer.conv_states[0] for layer in talk.cache.layers if hasattr(layer, "conv_states")]
+        assert same(left, before)
+        talk.cut(2)
+        assert (talk.write([7, 8]) - expected).abs().max() <= 1e-5
 
 
 def test_filler_is_kept_out_of_states_that_hold_something():
@@ -164,7 +179,7 @@ def test_a_cache_without_states_is_refused():
     batch = own.batch(own.image(1))
     refused = pytest.raises(UnsupportedOperationError, match="has nothing for layer 0, which is recurrent")
     with own.prune(own.strategy(batch, STAGES)), torch.no_grad(), refused:
-        own.model(**batch.inputs, cache=DynamicCache(), use_cache=True)
+        own.model(**with_cache(own.model, batch.inputs, DynamicCache()))
 
 
 class Layers:

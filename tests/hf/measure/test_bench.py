@@ -81,6 +81,10 @@ def test_flops_of_pruned_prefills_agree_with_torch(family, attention):
         assert row.work["LM prefill"].flops >= needed  # positions are a matrix product, too
 
 
+PACKED = ("minicpm_v4_6",)
+"""Whose pixels lie beside each other along the last axis, where a benchmark repeats samples along the first."""
+
+
 @pytest.mark.parametrize("module", [found.name for found in pkgutil.iter_modules(support.cases.__path__)])
 def test_the_formula_holds_for_every_family_without_experts_and_recurrences(module):
     case = importlib.import_module(f"support.cases.{module}").CASE
@@ -89,7 +93,7 @@ def test_the_formula_holds_for_every_family_without_experts_and_recurrences(modu
     strategy = Strategy.vflowopt(num_layers=layers, retention=(0.8, 0.7, 0.7), threshold=1.0, cell=2.0)
     bench = adapter.benchmark(
         subject.model, subject.batch(subject.image(-1)).inputs, {"mine": strategy}, parts=("LM prefill",), rounds=1,
-        batch=2, details=True,
+        batch=1 if module in PACKED else 2, details=True,
     )  # fmt: skip
     holds = "moe" not in module and not case.recurrent
     assert all((row.flops_by_torch == row.flops_all_pairs) == holds for row in bench.rows)

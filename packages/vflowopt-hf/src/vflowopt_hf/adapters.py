@@ -4,14 +4,17 @@ from vflowopt_hf.adapter import TransformersAdapter
 from vflowopt_hf.families.aya_vision import AyaVision
 from vflowopt_hf.families.cohere2_vision import Cohere2Vision
 from vflowopt_hf.families.gemma3 import Gemma3
+from vflowopt_hf.families.gemma4 import Gemma4
 from vflowopt_hf.families.glm4v import Glm4V
 from vflowopt_hf.families.idefics3 import Idefics3, SmolVLM
 from vflowopt_hf.families.internvl import InternVL, QianfanOCR
 from vflowopt_hf.families.kimi_k25 import KimiK25
+from vflowopt_hf.families.lfm2_vl import Lfm2VL
 from vflowopt_hf.families.llava import Llava
 from vflowopt_hf.families.llava_next import LlavaNext
 from vflowopt_hf.families.llava_next_video import LlavaNextVideo
 from vflowopt_hf.families.llava_onevision import LlavaOnevision
+from vflowopt_hf.families.minicpm_v4_6 import MiniCPMV46
 from vflowopt_hf.families.mistral3 import LightOnOCR, Mistral3
 from vflowopt_hf.families.ovis2 import Ovis2
 from vflowopt_hf.families.paddleocr_vl import PaddleOCRVL
@@ -23,6 +26,7 @@ llava_next = TransformersAdapter(LlavaNext())
 llava_next_video = TransformersAdapter(LlavaNextVideo())
 llava_onevision = TransformersAdapter(LlavaOnevision())
 gemma3 = TransformersAdapter(Gemma3())
+gemma4 = TransformersAdapter(Gemma4())
 internvl = TransformersAdapter(InternVL())
 idefics3 = TransformersAdapter(Idefics3())
 qianfan_ocr = TransformersAdapter(QianfanOCR())
@@ -37,3 +41,5 @@ aya_vision = TransformersAdapter(AyaVision())
 cohere2_vision = TransformersAdapter(Cohere2Vision())
 vipllava = TransformersAdapter(VipLlava())
 ovis2 = TransformersAdapter(Ovis2())
+lfm2_vl = TransformersAdapter(Lfm2VL())
+minicpm_v4_6 = TransformersAdapter(MiniCPMV46())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from vflowopt import Strategy, TokenLayout
@@ -30,6 +31,8 @@ class Unit:
         patch_order: int64 [patches], for towers that reorder the patches of a view before they attend: where each patch
             stands in the tower's sequence, not counting class tokens. All patch maps, attention included, are in the
             order of the pixel inputs.
+        real_patches: for towers that pad every view at its end to one length: how many of a view's patches are none of
+            that padding.
     """
 
     views: slice
@@ -37,6 +40,14 @@ class Unit:
     to_tokens: Callable[[Tensor], Tensor]
     entropy: Callable[[PixelStatistics], Tensor]
     patch_order: Tensor | None = None
+    real_patches: int | None = None
+
+    @property
+    def places(self) -> Tensor | None:
+        """Where each patch stands in the tower's sequence, int64 [patches]; ``None`` if all stand as in the inputs."""
+        if self.patch_order is None and self.real_patches is not None:
+            return torch.arange(self.real_patches)
+        return self.patch_order
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,4 +122,22 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
             target="vflowopt_hf.adapters:qianfan_ocr",
             summary="Qianfan-OCR: tiled images, several images",
         ),
+        AdapterDescriptor(
+            name="gemma4",
+            model_types=("gemma4",),
+            target="vflowopt_hf.adapters:gemma4",
+            summary="Gemma 4 26B-A4B and 31B: images of any shape, several images, video",
+        ),
+        AdapterDescriptor(
+            name="lfm2-vl",
+            model_types=("lfm2_vl",),
+            target="vflowopt_hf.adapters:lfm2_vl",
+            summary="LFM2-VL: convolutional decoder layers, images of any shape, several images",
+        ),
+        AdapterDescriptor(
+            name="minicpm-v-4.6",
+            model_types=("minicpmv4_6",),
+            target="vflowopt_hf.adapters:minicpm_v4_6",
+            summary="MiniCPM-V 4.6: recurrent decoder layers, sliced images, several images",
+        ),
     ]

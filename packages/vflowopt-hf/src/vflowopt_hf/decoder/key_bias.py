@@ -68,7 +68,9 @@ def require_carriable(config: Any, implementation: str) -> None:
     Raises:
         UnsupportedOperationError: it cannot.
     """
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layers = (config.per_layer_config[layer] for layer in range(config.num_hidden_layers))
+    sizes = (getattr(own, "head_dim", None) or own.hidden_size // own.num_attention_heads for own in layers)
+    size = max(sizes)
     if "flash" in implementation and size + COLUMNS > LARGEST:
         why = f"heads of {size} leave no room for it in {LARGEST}"
     elif getattr(config, "attn_logit_softcapping", None) is not None:

@@ -47,9 +47,10 @@ def setting(family: Family, model: Any) -> Setting:
     """What the model's times depend on besides its input."""
     config: Any = family.decoder(model).config
     layers, dtype = num_layers(family, model), str(model.dtype).removeprefix("torch.")
+    first = config.per_layer_config[0]
     sizes = (
         f"{layers} layers of {config.hidden_size}, MLP {getattr(config, 'intermediate_size', None)}, "
-        f"{config.num_attention_heads}/{getattr(config, 'num_key_value_heads', None)} heads, "
+        f"{config.num_attention_heads}/{getattr(first, 'num_key_value_heads', None)} heads, "
         f"{config._attn_implementation} attention"
     )
     device = device_name(model.device, model.dtype).removesuffix(f", {dtype}")

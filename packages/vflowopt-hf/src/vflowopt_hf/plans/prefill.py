@@ -105,14 +105,12 @@ def place_units(
         for sample in range(0, batch, copies):
             rows = np.flatnonzero(ids[sample] == placeholders[encoding.modality])
             for unit in take_units(parts, len(rows), encoding.tokens_per_unit(ids[sample])):
-                attention = encoding.attention.views(unit.views, unit.patch_order)
-                class_rows = encoding.class_rows.views(unit.views, unit.patch_order)
+                attention = encoding.attention.views(unit.views, unit.places)
+                class_rows = encoding.class_rows.views(unit.views, unit.places)
                 own, rows = np.split(rows, [unit.layout.tokens])
                 texts = _texts_after(own, textual[sample], present[sample], following)
                 taken, prompt = (partial(_take, embeddings, sample, some) for some in (own, texts))
-                layers = {
-                    number: source.views(unit.views, unit.patch_order) for number, source in encoding.layers.items()
-                }
+                layers = {number: source.views(unit.views, unit.places) for number, source in encoding.layers.items()}
                 context = UnitContext(unit, attention, class_rows, layers, statistics, taken, prompt)
                 placed.extend(PlacedUnit(context, sample + copy, own, texts) for copy in range(copies))
             if len(rows):

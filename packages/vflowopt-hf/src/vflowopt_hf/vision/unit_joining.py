@@ -55,4 +55,6 @@ def join(parts: Sequence[Unit]) -> Unit:
         return torch.cat([part.entropy(statistics) for part in parts])
 
     whole = slice(parts[0].views.start, parts[-1].views.stop)
-    return Unit(whole, TokenLayout(np.concatenate(positions)), to_tokens, entropy, parts[0].patch_order)
+    return Unit(
+        whole, TokenLayout(np.concatenate(positions)), to_tokens, entropy, parts[0].patch_order, parts[0].real_patches
+    )

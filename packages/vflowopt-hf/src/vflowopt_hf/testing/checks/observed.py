@@ -60,7 +60,7 @@ def attention_weights(subject: Subject) -> None:
         everything = _unpacked([view for call in weights for view in call], batch, contexts, first)
         for number, (entry, context) in enumerate(zip(batch.placed, contexts, strict=True)):
             views = [view[:, first:, first:].mean(dim=0) for view in everything[entry.unit.views]]
-            order = entry.unit.patch_order
+            order = entry.unit.places
             _compare(context, views if order is None else [view[order][:, order] for view in views], first, number)
 
 

@@ -1,0 +1,80 @@
+"""Gemma 4 (26B-A4B, 31B): padded views of any shape, pooled by position; decoder with sliding windows; images, video.
+
+Layers with full attention have heads of another size than those with a window. A video is one unit, though a time
+stands before each of its frames in the prompt.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from vflowopt.errors import UnsupportedModelError
+from vflowopt_hf.families.merged_patches import merged_layout
+from vflowopt_hf.family import Family, Unit
+from vflowopt_hf.pixels import PixelStatistics, image_entropy
+
+
+class Gemma4(Family):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "gemma4"
+    pixel_statistics: ClassVar[PixelStatistics] = PixelStatistics(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+    def decoder(self, model: Any) -> nn.Module:
+        """The text decoder.
+
+        Raises:
+            UnsupportedModelError: its layers take embeddings of their own, or keys of other layers (E2B, E4B).
+        """
+        text = model.config.text_config
+        if text.hidden_size_per_layer_input or text.num_kv_shared_layers:
+            raise UnsupportedModelError(
+                "decoder layers of this Gemma 4 take embeddings of their own or the keys of earlier layers (E2B, E4B), "
+                "which cannot be pruned; use Gemma 4 26B-A4B or 31B, or Gemma 3"
+            )
+        return super().decoder(model)
+
+    def vision_attention(self, model: Any) -> nn.Module:
+        """Attention of the last tower layer."""
+        attention: nn.Module = model.model.vision_tower.encoder.layers[-1].self_attn
+        return attention
+
+    def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:
+        """One unit per image, or per video of several frames."""
+        video = modality == "video"
+        pixels = arguments["pixel_values_videos" if video else "pixel_values"]
+        frames = arguments["num_frames_per_video"].tolist() if video else [1] * len(pixels)
+        return list(_units(model, pixels, arguments[f"{modality}_position_ids"], frames))
+
+
+def _units(model: Any, pixels: Tensor, positions: Tensor, frames: Sequence[int]) -> Iterator[Unit]:
+    vision, pooler, view = model.config.vision_config, model.model.vision_tower.pooler, 0
+    for count in frames:
+        views, own = slice(view, view + count), positions[view]
+        patches = int((own != -1).all(dim=-1).sum())
+        columns, rows = (own.amax(dim=0) + 1).tolist()
+        yield Unit(
+            views=views,
+            layout=merged_layout(count, rows, columns, int(vision.pooling_kernel_size)),
+            to_tokens=partial(_pool, pooler, own[None, :patches], int(vision.pooling_kernel_size)),
+            entropy=partial(image_entropy, _picture(pixels[views, :patches], rows, columns), int(vision.patch_size)),
+            real_patches=patches,
+        )
+        view += count
+
+
+def _pool(pooler: Any, positions: Tensor, side: int, patch_map: Tensor) -> Tensor:
+    """[views, patches] -> [N] through upstream's pooling."""
+    places = positions.to(patch_map.device).expand(len(patch_map), -1, -1)
+    pooled, _ = pooler._avg_pool_by_positions(patch_map[..., None], places, patch_map.shape[1] // side**2)
+    tokens: Tensor = pooled.flatten()
+    return tokens
+
+
+def _picture(patches: Tensor, rows: int, columns: int) -> Tensor:
+    """Flat patches row by row, [views, patches, side * side * 3] -> [views, 3, height, width]."""
+    side = round((patches.shape[-1] // 3) ** 0.5)
+    grid = patches.reshape(len(patches), rows, columns, side, side, 3).permute(0, 5, 1, 3, 2, 4)
+    return grid.reshape(len(patches), 3, rows * side, columns * side)
