@@ -23,12 +23,12 @@ def test_the_demo_writes_what_it_promises(tmp_path):
         torch.set_num_threads(threads)
     assert result.exit_code == 0, result.stderr
     figures = json.loads(result.stdout)
-    assert [row["strategy"] for row in figures["outcomes"]] == ["unpruned", "50 %", "25 %", "10 %"]
-    for row, budget in zip(figures["outcomes"], (1, 0.5, 0.25, 0.1), strict=True):
+    assert [row["strategy"] for row in figures["outcomes"]] == ["unpruned", "50 %", "25 %", "10 %", "5 %"]
+    for row, budget in zip(figures["outcomes"], (1, 0.5, 0.25, 0.1, 0.05), strict=True):
         assert row["retention"] == pytest.approx(budget, abs=0.01)
     sizes = [row["kv_cache_bytes"] for row in figures["benchmark"]["rows"]]
     assert sizes == sorted(sizes, reverse=True)
-    for budget in (50, 25, 10):
+    for budget in (50, 25, 10, 5):
         strategy = Strategy.load(tmp_path / f"reference-{budget}.json")
         assert strategy.average_retention(9) == pytest.approx(budget / 100)
     assert (tmp_path / "reference-25.png").stat().st_size > 10_000
