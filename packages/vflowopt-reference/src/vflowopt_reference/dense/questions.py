@@ -15,10 +15,10 @@ KINDS: Final = (
     "value_by_color",
     "number_by_both",
     "color_of_highest",
+    "color_by_value",
 )
 """The kinds the model is measured on."""
 COUNTING: Final = frozenset({"count_by_color", "count_by_shape"})
-UNMEASURED: Final = COUNTING | {"color_by_value"}
 """Trained as well, not measured: they were not learned in the time there was."""
 MOST: Final = 6
 """Objects that are counted: of what there is more, nobody asks how many."""
