@@ -13,6 +13,7 @@ from transformers import CLIPVisionConfig, LlavaOnevisionConfig, LlavaOnevisionF
 from support.cases.internvl import CASE as INTERNVL
 from support.cases.llava_onevision import CASE as ONEVISION
 from support.cases.qwen2_vl import CASE as QWEN
+from support.cases.qwen3_5 import CASE as QWEN35
 from support.cases.qwen3_vl import CASE as QWEN3
 from support.tiny import sharpen, tiny_onevision
 from vflowopt import TokenLayout
@@ -305,6 +306,9 @@ MISTAKES = {
     "images joined": Mistake(replace(INTERNVL, family=ImagesTogether()), "counts", "of several|visual tokens, but"),
     "wrong decoder": Mistake(replace(ONEVISION, family=WrongDecoder()), "visual tokens", "never calls|inputs_embeds"),
     "a token too few": Mistake(onevision(one_token_short), "counts", "upstream makes"),
+    "no reference of a recurrent layer": Mistake(
+        replace(QWEN35, recurrent={}), "image-sdpa", r"name one of its modules \(linear_attn, "
+    ),
     "positions re-indexed": Mistake(replace(ONEVISION, model=reindexed), "image-sdpa", "Were positions re-indexed"),
 }
 

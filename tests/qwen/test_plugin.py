@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from support.cases import qwen2_5_vl, qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe
+from support.cases import qwen2_5_vl, qwen3_5, qwen3_vl, qwen3_vl_moe
 from support.tiny import random_image
 from support.tiny_qwen import IMAGE, LAYERS, image_processor, tiny_qwen2_vl
 from vflowopt import Strategy, prune
@@ -31,7 +31,7 @@ def test_the_adapter_is_found_by_model_type():
         (qwen3_vl.CASE, adapters.qwen3_vl),
         (qwen3_vl_moe.CASE, adapters.qwen3_vl),
         (qwen3_5.CASE, adapters.qwen3_5),
-        (qwen3_5_moe.CASE, adapters.qwen3_5),
+        (qwen3_5.SIBLINGS[0], adapters.qwen3_5),
     ],
 )
 def test_successors_are_found_by_model_type(case, adapter):

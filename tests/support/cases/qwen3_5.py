@@ -1,7 +1,14 @@
 """Qwen3.5 for the conformance kit: two of five decoder layers attend, the others are gated delta nets."""
 
+from dataclasses import replace
+
 import torch
-from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+from transformers import (
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
+)
 
 from support.cases.qwen2_vl import PROMPTS, SIZES
 from support.cases.qwen3_vl import TEXT as QWEN3_TEXT
@@ -24,6 +31,13 @@ TEXT = QWEN3_TEXT | {
     "rope_parameters": QWEN3_TEXT["rope_parameters"] | {"partial_rotary_factor": 1.0},
 }
 
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+}
+
 
 def tiny_qwen3_5(attention: str = "sdpa", *, seed: int = 0, **text) -> Qwen3_5ForConditionalGeneration:
     """A random model, whose decoder may be another."""
@@ -36,6 +50,20 @@ def tiny_qwen3_5(attention: str = "sdpa", *, seed: int = 0, **text) -> Qwen3_5Fo
         attn_implementation=attention,
     )
     return remembering(sharpened(Qwen3_5ForConditionalGeneration(config)))
+
+
+def tiny_qwen3_5_moe(attention: str = "sdpa", *, seed: int = 0) -> Qwen3_5MoeForConditionalGeneration:
+    """A random model with experts in every layer."""
+    torch.manual_seed(seed)
+    text = {name: value for name, value in TEXT.items() if name != "intermediate_size"}
+    config = Qwen3_5MoeConfig(
+        vision_config=dict(VISION),
+        text_config=text | EXPERTS,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        attn_implementation=attention,
+    )
+    return remembering(sharpened(Qwen3_5MoeForConditionalGeneration(config)))
 
 
 def remembering(model):
@@ -58,3 +86,5 @@ CASE = Case(
     **SIZES,
     **PROMPTS,
 )
+
+SIBLINGS = (replace(CASE, model=tiny_qwen3_5_moe, name="qwen3_5_moe"),)
