@@ -98,12 +98,13 @@ def test_no_strategy_takes_more_bytes_and_a_flat_one_nearly_as_many(worst, share
         assert 0 <= left < units * LAYERS * ROW
 
 
-def test_one_image_is_met_to_within_a_token_per_layer():
+def test_a_flat_strategy_of_one_image_is_within_one_and_a_half_tokens_per_layer():
+    """One that the bound leaves for stages that retain less than a token, half of one by rounding down."""
     evaluator = Sized(sides=((20,),))
     for limit in range(150_000, 230_000, 7_777):
         retention = KVCacheBytes(limit).retention(Workload.of(evaluator), space_of(evaluator, 1.0))
         (used,) = used_bytes(evaluator, flat(evaluator, retention))
-        assert limit - LAYERS * ROW < used <= limit
+        assert limit - 1.5 * LAYERS * ROW <= used <= limit
 
 
 @pytest.mark.parametrize("limit", [100, 300, 10_000])
