@@ -17,7 +17,7 @@ ABLATED = [
     "ablate", "--model", "reference", "--budget", "0.5", "--study", "search", "--study", "objective", "--seeds", "1",
     "--limit", "2", "--samples", "2", "--initial", "2", "--iterations", "1",
 ]  # fmt: skip
-CELLS = 1 + 3 + 4 - 1
+CELLS = 1 + 3 + 6 - 1
 """Unpruned, search methods, objectives; one search is of both."""
 
 
@@ -35,13 +35,14 @@ def whole(tmp_path_factory):
 
 def test_every_search_has_a_row_a_journal_and_a_strategy_file(whole):
     out, told = whole
-    assert len(told) == 1 + 3 + 1 + 4
+    assert len(told) == 1 + 3 + 1 + 6
     with (out / "ablate.csv").open() as file:
         assert [line["method"] for line in csv.DictReader(file)] == [cell["method"] for cell in told]
     assert [len(lines) for lines in evaluations(out).values()] == [EVALUATIONS] * (CELLS - 1)
     found = [Strategy.load(path) for path in (out / "strategies").glob("*.json")]
     assert sorted(strategy.provenance.objective for strategy in found) == [
-        "first-token", "last-token", "last-token", "last-token", "mean-pooling", "top-3-tokens",
+        "centred-last-token", "first-token", "last-token", "last-token", "last-token", "mean-pooling", "next-token",
+        "top-3-tokens",
     ]  # fmt: skip
     for cell in told:
         assert cell["on_budget"]

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 LIMIT = 3
 COMPARED = [
     "compare", "--model", "reference", "--method", "mean-attention", "--method", "random", "--method", "fastv",
-    "--method", "fitprune", "--method", "searched,diversity=0.5", "--budget", "0.5", "--budget", "0.1", "--seeds", "2",
-    "--limit", LIMIT, "--samples", "2", "--initial", "2", "--iterations", "1", "--no-latency",
+    "--method", "fitprune", "--method", "searched,scorer=calibrated-attention,diversity=0.5",
+    "--budget", "0.5", "--budget", "0.1", "--seeds", "2", "--limit", LIMIT, "--samples", "2", "--initial", "2", "--iterations", "1", "--no-latency",
 ]  # fmt: skip
 CELLS = 1 + 2 * (1 + 2 + 2 + 1 + 1)
 
@@ -51,8 +51,9 @@ def test_every_cell_is_there_and_meets_its_budget(whole):
 
 def test_searches_keep_what_is_fixed(whole):
     out, _ = whole
-    found = sorted(path.name for path in (out / "strategies").glob("reference-diversity*.json"))
-    assert found == [f"reference-diversity-0.5-{budget}-{seed}.json" for budget in (0.1, 0.5) for seed in (0, 1)]
+    found = sorted(path.name for path in (out / "strategies").glob("reference-scorer*.json"))
+    fixed = "reference-scorer-calibrated-attention-diversity-0.5"
+    assert found == [f"{fixed}-{budget}-{seed}.json" for budget in (0.1, 0.5) for seed in (0, 1)]
     assert all(Strategy.load(out / "strategies" / name).scorer.diversity == 0.5 for name in found)
 
 
