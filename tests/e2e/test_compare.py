@@ -19,7 +19,8 @@ LIMIT = 3
 COMPARED = [
     "compare", "--model", "reference", "--method", "mean-attention", "--method", "random", "--method", "fastv",
     "--method", "fitprune", "--method", "searched,scorer=calibrated-attention,diversity=0.5",
-    "--budget", "0.5", "--budget", "0.1", "--seeds", "2", "--limit", LIMIT, "--samples", "2", "--initial", "2", "--iterations", "1", "--no-latency",
+    "--budget", "0.5", "--budget", "0.1", "--seeds", "2", "--limit", LIMIT, "--samples", "2", "--initial", "2",
+    "--iterations", "1", "--no-latency",
 ]  # fmt: skip
 CELLS = 1 + 2 * (1 + 2 + 2 + 1 + 1)
 

@@ -33,9 +33,11 @@ def heading(title: str, subtitle: str) -> Image.Image | None:
 
 def legend(plans: Sequence[PruningPlan]) -> Image.Image:
     """A swatch, a name and a number of tokens for everything that occurs in an image or video."""
-    fate = np.concatenate([token_fates(plan)[~plan.structural] for plan in plans])
+    every = np.concatenate([token_fates(plan) for plan in plans])
+    apart = np.concatenate([plan.structural for plan in plans])
+    fate, separator_fate = every[~apart], every[apart]
     shown = [(value, text, count) for value, text in _names(plans[0]) if (count := int((fate == value).sum()))]
-    separators = sum(int(plan.structural.sum()) for plan in plans)
+    separators = len(separator_fate)
     canvas = Image.new("RGB", (WIDTH, 34 * -(-len(shown) // 2) + (30 if separators else 0)), PAPER)
     draw = ImageDraw.Draw(canvas)
     sample = np.full((24, 36, 3), 0.0) + np.linspace(150, 235, 36)[None, :, None] * np.array([1.0, 0.86, 0.62])
@@ -47,7 +49,8 @@ def legend(plans: Sequence[PruningPlan]) -> Image.Image:
         draw.text((x + 48, y + 1), f"{text}: {count}", INK, font(17))
     if separators:
         what = "1 separator" if separators == 1 else f"{separators} separators"
-        note = f"Beside these: {what} without a place in the image, always kept."
+        left = int(((separator_fate == KEPT) | (separator_fate == RECYCLED)).sum())
+        note = f"Beside these: {what} without a place in the image, {left} kept to the end."
         draw.text((0, canvas.height - 24), note, FAINT, font(15))
     return canvas
 
