@@ -61,7 +61,7 @@ def test_qwen_alone_brings_what_it_needs_and_nothing_more():
     package = REPOSITORY / "packages" / "vflowopt-qwen"
     requirements = project(package)["dependencies"]
     names = {re.match(r"[\w.-]+", requirement)[0] for requirement in requirements}
-    assert names == {"numpy", "torch", "transformers", "vflowopt-core", "vflowopt-hf"}
+    assert names == {"torch", "transformers", "vflowopt-core", "vflowopt-hf"}
     assert imported(package) == set(map(module, requirements))
     assert not project(package).get("optional-dependencies")
 

@@ -53,7 +53,8 @@ def test_the_strategy_found_keeps_to_the_budget(worst, dtype):
         recycler=result.strategy.recycler,
     )
     used = [cache_bytes(model, inputs, flat) for inputs in data]
-    assert limit - row * LAYERS < (max(used) if worst else sum(used) / len(used)) <= limit
+    # Per layer: the token that the bound leaves for stages that retain less than one, half of one by rounding down.
+    assert limit - 1.5 * row * LAYERS <= (max(used) if worst else sum(used) / len(used)) <= limit
     requested = result.strategy.provenance.requested
     best = [cache_bytes(model, inputs, result.strategy) for inputs in data]
     assert requested.used == pytest.approx(max(best) if worst else sum(best) / len(best))

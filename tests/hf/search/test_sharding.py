@@ -37,7 +37,7 @@ def directory(tmp_path_factory, serial):
     directory = tmp_path_factory.mktemp("sharded")
     search(serial, **sharded_search.SETTINGS, iterations=0, journal=directory / "serial.jsonl")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"}
     script = Path(sharded_search.__file__)
     done = subprocess.run(
         [*command, str(script), str(directory)], env=environment, capture_output=True, text=True, timeout=120

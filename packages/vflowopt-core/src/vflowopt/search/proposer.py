@@ -118,7 +118,7 @@ class Improvement(MeanPluginExpectedImprovement):  # type: ignore[misc]  # Emuki
 
     def __init__(self, model: Slice) -> None:
         super().__init__(model)
-        self._least = model.Y.min(axis=0)
+        self._least: Floats = model.Y.min(axis=0)
 
     def _get_y_minimum(self) -> Floats:
         return self._least

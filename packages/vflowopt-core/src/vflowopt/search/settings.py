@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from vflowopt.adapter import Evaluator
 from vflowopt.budgets.requests import RequestBudget, Workload
@@ -135,8 +135,9 @@ def _listed(name: str, values: Iterable[Item]) -> tuple[Item, ...]:
         raise InputError(f"{name} must be a sequence, got {shown(values)}") from None
 
 
-def _budgets(budget: object) -> tuple[float, ...]:
-    if isinstance(budget, str) or not isinstance(budget, Iterable):
+def _budgets(budget: Any) -> tuple[float, ...]:
+    several = isinstance(budget, Iterable) and not isinstance(budget, str)
+    if not several:
         return (check_budget(budget),)
     budgets = tuple(sorted(map(check_budget, budget), reverse=True))
     if not budgets or len(set(budgets)) < len(budgets):

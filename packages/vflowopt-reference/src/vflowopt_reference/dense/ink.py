@@ -51,7 +51,8 @@ def draw_digit(rng: np.random.Generator, draw: ImageDraw.ImageDraw, digit: str, 
 def noisy(rng: np.random.Generator, image: Image.Image) -> NDArray[np.uint8]:
     """With the noise of a sensor."""
     noise = rng.standard_normal((image.height, image.width, 3), dtype=np.float32) * 4
-    return np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _tuple(values: NDArray[np.floating]) -> tuple[int, int, int]:

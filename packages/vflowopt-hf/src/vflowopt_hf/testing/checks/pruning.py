@@ -1,6 +1,7 @@
 """Staged pruning against upstream itself: exact where nothing is dropped, equal to masking where something is."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -59,8 +60,7 @@ def separators(subject: Subject) -> None:
     has_some = any(placed.unit.layout.structural.any() for placed in batch.placed)
     for treatment in get_args(Separators) if has_some else (SEPARATORS,):
         for strategy_for in (_scarce, _late):
-            changed = strategy_for(subject, batch).model_copy(update={"separators": treatment})
-            _against_oracle(subject, batch, lambda _subject, _batch, changed=changed: changed)
+            _against_oracle(subject, batch, partial(_treating, treatment, strategy_for))
 
 
 def kv_cache(subject: Subject) -> None:
@@ -141,6 +141,12 @@ def _weighed_inside(subject: Subject, batch: Batch) -> Strategy:
 
 def _late(subject: Subject, batch: Batch) -> Strategy:
     return subject.strategy(batch, (2, 3), cell=None, entropy_weight=0.0, threshold=1.5)
+
+
+def _treating(
+    treatment: Separators, strategy_for: Callable[[Subject, Batch], Strategy], subject: Subject, batch: Batch
+) -> Strategy:
+    return strategy_for(subject, batch).model_copy(update={"separators": treatment})
 
 
 def _against_oracle(subject: Subject, batch: Batch, strategy_for: Callable[[Subject, Batch], Strategy]) -> None:
