@@ -17,8 +17,10 @@ from vflowopt_reference.scenes import Scenes
 from vflowopt_reference.seeds import stream
 from vflowopt_reference.task import IGNORE
 from vflowopt_reference.train import main
+from vflowopt_reference.training import run
 from vflowopt_reference.training.examples import make_batch
 from vflowopt_reference.training.export import export
+from vflowopt_reference.training.measure import patch_accuracy
 from vflowopt_reference.training.objective import PatchNames, answer_scores, visual_tokens
 from vflowopt_reference.training.optimiser import Optimiser, share
 from vflowopt_reference.training.phases import phase_batch, phase_groups, phase_losses, train_step
@@ -35,13 +37,32 @@ TRAININGS = {
 }
 
 
-@pytest.mark.parametrize(("architecture", "phase"), TRAININGS.values(), ids=TRAININGS)
-def test_a_few_steps_on_one_batch_lower_the_loss(architecture: Architecture, phase: Phase) -> None:
+def losses_on_one_batch(architecture: Architecture, phase: Phase, steps: int) -> list[float]:
     model, names = architecture.build(), PatchNames()
     prepare_tower(architecture, model, seed=0, scenes=20)
     batch = make_batch(architecture, "train", 0, 0, phase.scenes, (112, 112), phase.branches)
-    optimiser = Optimiser(phase_groups(phase, model, names))
-    losses = [train_step(architecture, phase, model, names, optimiser, batch, 0.5)["total"] for _ in range(6)]
+    optimiser = Optimiser(phase_groups(phase, model, names), phase.muon)
+    return [train_step(architecture, phase, model, names, optimiser, batch, 0.5)["total"] for _ in range(steps)]
+
+
+@pytest.mark.parametrize(("architecture", "phase"), TRAININGS.values(), ids=TRAININGS)
+def test_a_few_steps_on_one_batch_lower_the_loss(architecture: Architecture, phase: Phase) -> None:
+    """With AdamW for everything: Muon multiplies in bfloat16, which takes most processors seconds per step."""
+    losses = losses_on_one_batch(architecture, replace(phase, muon=False), 3)
+    assert torch.isfinite(torch.tensor(losses)).all()
+    assert losses[-1] < losses[0]
+
+
+WITH_MUON = [
+    pytest.param(*training, id=name, marks=() if name == "reference-tower" else pytest.mark.slow)
+    for name, training in TRAININGS.items()
+    if training[1].muon
+]
+
+
+@pytest.mark.parametrize(("architecture", "phase"), WITH_MUON)
+def test_so_do_a_few_steps_of_muon(architecture: Architecture, phase: Phase) -> None:
+    losses = losses_on_one_batch(architecture, phase, 6 if phase.decoder_rate else 3)
     assert torch.isfinite(torch.tensor(losses)).all()
     assert losses[-1] < losses[0]
 
@@ -116,8 +137,9 @@ def test_schedule_rises_then_falls() -> None:
     assert shares[9] > shares[50] > shares[-1] > 0.02
 
 
-def test_a_run_can_be_stopped_and_resumed(tmp_path: Path) -> None:
+def test_a_run_can_be_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps, a stop, and the rest end exactly where an uninterrupted run ends."""
+    monkeypatch.setattr(run, "patch_accuracy", lambda *arguments: patch_accuracy(*arguments[:-1], scenes=4))
     phases = tuple(replace(p, steps=2) for p in shortened(TINY[:1], 1.0))
     quiet = {"seed": 1, "every": 1, "first_look": 20, "log": lambda line: None}
     whole = train(Run(ONEVISION, tmp_path / "whole", phases, **quiet))  # type: ignore[arg-type]

@@ -35,10 +35,11 @@ def test_generation_stops_by_itself(name: str) -> None:
 
 
 @every_model
-def test_held_out_questions_are_answered(name: str) -> None:
-    counts = accuracy(load_model(name), load_processor(name), held_out(60, seed=1, model=name))
+@pytest.mark.parametrize("count", [16, pytest.param(60, marks=pytest.mark.slow)])
+def test_held_out_questions_are_answered(count: int, name: str) -> None:
+    counts = accuracy(load_model(name), load_processor(name), held_out(count, seed=1, model=name))
     right, asked = (sum(c[i] for c in counts.values()) for i in (0, 1))
-    assert asked == 60
+    assert asked == count
     assert right / asked >= FLOOR
 
 
@@ -51,9 +52,10 @@ def test_answers_of_two_words() -> None:
     assert said.split()[1].isdigit()
 
 
-def test_fewer_visual_tokens_cost_accuracy() -> None:
+@pytest.mark.parametrize("count", [16, pytest.param(40, marks=pytest.mark.slow)])
+def test_fewer_visual_tokens_cost_accuracy(count: int) -> None:
     model = load_model(attn_implementation={"vision_config": "eager", "text_config": "sdpa"})
-    result = curve(model, load_processor(), held_out(40, seed=2), (0.1,))
+    result = curve(model, load_processor(), held_out(count, seed=2), (0.1,))
     assert result["blind"][0.0] < 0.35
     assert result["random"][0.1] < result["unpruned"][1.0]
     assert result["unpruned"][1.0] >= FLOOR - 0.05
