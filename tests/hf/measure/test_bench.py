@@ -81,8 +81,8 @@ def test_flops_of_pruned_prefills_agree_with_torch(family, attention):
         assert row.work["LM prefill"].flops >= needed  # positions are a matrix product, too
 
 
-PACKED = ("minicpm_v4_6",)
-"""Whose pixels lie beside each other along the last axis, where a benchmark repeats samples along the first."""
+PACKED = ("minicpm_v4_6", "molmo2")
+"""Whose inputs a benchmark cannot repeat along the first axis: pixels lie along the last, or patches have numbers."""
 
 
 @pytest.mark.parametrize("module", [found.name for found in pkgutil.iter_modules(support.cases.__path__)])

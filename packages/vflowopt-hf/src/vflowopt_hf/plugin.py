@@ -140,4 +140,10 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
             target="vflowopt_hf.adapters:minicpm_v4_6",
             summary="MiniCPM-V 4.6: recurrent decoder layers, sliced images, several images",
         ),
+        AdapterDescriptor(
+            name="molmo2",
+            model_types=("molmo2",),
+            target="vflowopt_hf.adapters:molmo2",
+            summary="Molmo2: images in overlapping crops, several images, video",
+        ),
     ]

@@ -130,10 +130,15 @@ def attention_function(modules: Sequence[nn.Module], function: Any) -> Iterator[
 
 @contextmanager
 def without_mixing(subject: Subject) -> Iterator[None]:
-    """Vision attention that returns zeros: every visual token then depends on nothing but its own pixels."""
+    """Vision attention that returns zeros: every visual token then depends on nothing but its own pixels.
 
-    def silent(_module: nn.Module, query: Tensor, _key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
+    Attention to keys that are not its queries goes on: it pools the patches of a token.
+    """
+
+    def silent(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         views, heads, positions, _dim = query.shape
+        if key.shape[2] != positions:
+            return _eager(module)(module, query, key, value, *args, **kwargs)
         return query.new_zeros(views, positions, heads, value.shape[-1]), None
 
     with attention_function(list(vision_attentions(subject).values()), silent):
@@ -143,7 +148,7 @@ def without_mixing(subject: Subject) -> Iterator[None]:
 @contextmanager
 def recorded_weights(module: nn.Module) -> Iterator[list[Tensor]]:
     """Let a module use upstream's eager attention, and collect its weights [views, heads, queries, keys] per call."""
-    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward")  # noqa: B009
+    eager = _eager(module)
     weights: list[Tensor] = []
 
     def record(*args: Any, **kwargs: Any) -> Any:
@@ -153,3 +158,8 @@ def recorded_weights(module: nn.Module) -> Iterator[list[Tensor]]:
 
     with attention_function([module], record):
         yield weights
+
+
+def _eager(module: nn.Module) -> Any:
+    """Upstream's eager attention, which every modeling file has of its own."""
+    return getattr(sys.modules[type(module).__module__], "eager_attention_forward")  # noqa: B009
