@@ -139,7 +139,7 @@ def test_schedule_rises_then_falls() -> None:
 
 def test_a_run_can_be_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps, a stop, and the rest end exactly where an uninterrupted run ends."""
-    monkeypatch.setattr(run, "patch_accuracy", lambda *arguments: patch_accuracy(*arguments[:-1], scenes=4))
+    monkeypatch.setattr(run, "patch_accuracy", lambda *given: patch_accuracy(given[0], given[1], given[2], given[3], 4))
     phases = tuple(replace(p, steps=2) for p in shortened(TINY[:1], 1.0))
     quiet = {"seed": 1, "every": 1, "first_look": 20, "log": lambda line: None}
     whole = train(Run(ONEVISION, tmp_path / "whole", phases, **quiet))  # type: ignore[arg-type]
