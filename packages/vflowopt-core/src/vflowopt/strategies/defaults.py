@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from vflowopt.strategies.specification import specification, specified
 from vflowopt.strategies.strategy import Strategy
 
-GENERAL_METHOD = "divprune"
-"""The method where nothing better is known of a model's family, as ``SCORER[,OPTION=VALUE...]``."""
+GENERAL_METHOD = "divprune,mass=0.5"
+"""The method where nothing better is known of a model's family, as ``SCORER[,OPTION=VALUE...]``.
+
+Half of the full mass: on three trained models at 10 and 25 % it gained up to 8 points and lost at most half a one; all
+of the mass may lose more.
+"""
 
 
 def general_strategy(budget: float, num_layers: int) -> Strategy:
