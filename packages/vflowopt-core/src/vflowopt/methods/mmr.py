@@ -25,8 +25,7 @@ from pydantic import Field
 
 from vflowopt.arrays import Array, asarray_like, descending_order, namespace, normalised
 from vflowopt.components import Score, Scorer, ScoringContext
-from vflowopt.methods.ordering import by_order
-from vflowopt.methods.saliency import Source, need, saliency
+from vflowopt.methods.saliency import Source, by_salient_order, need
 
 
 class MMR(Scorer):
@@ -55,14 +54,11 @@ class MMR(Scorer):
 
     def score_retaining(self, context: ScoringContext, count: int) -> Score:
         """See :meth:`Scorer.score_retaining`."""
-        attention, features = saliency(context, self.source), context.features
-        xp = namespace(features)
 
-        def choose(tokens: Array, steps: int) -> Array:
-            own, vectors = xp.take(attention, tokens), xp.take(features, tokens, axis=0)
-            return relevant_order(own, vectors, self.relevance, steps)
+        def order(attention: Array, features: Array, steps: int) -> Array:
+            return relevant_order(attention, features, self.relevance, steps)
 
-        return Score(by_order(context.layout, count, features, choose), {})
+        return by_salient_order(context, self.source, count, order)
 
 
 def relevant_order(attention: Array, features: Array, relevance: float, steps: int) -> Array:

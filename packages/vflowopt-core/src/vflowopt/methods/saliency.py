@@ -1,9 +1,11 @@
 """What stands out to the vision tower: the attention that methods weigh against diversity or coverage."""
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
-from vflowopt.arrays import Array
-from vflowopt.components.contract import ScoringContext
+from vflowopt.arrays import Array, namespace
+from vflowopt.components.contract import Score, ScoringContext
+from vflowopt.methods.ordering import by_order
 
 Source: TypeAlias = Literal["auto", "class", "mean"]
 """Whose attention: that of the class token, the mean over all patches, or the first where there is one."""
@@ -24,3 +26,24 @@ def saliency(context: ScoringContext, source: Source) -> Array:
         return context.to_tokens(context.class_attention)
     received = context.attention.received()
     return context.to_tokens(received / received.shape[-1])
+
+
+def by_salient_order(
+    context: ScoringContext, source: Source, count: int, order: Callable[[Array, Array, int], Array]
+) -> Score:
+    """Importance from an order of what stands out: see :func:`vflowopt.methods.ordering.by_order`.
+
+    Args:
+        context: the unit.
+        source: whose attention.
+        count: at most so many tokens are retained.
+        order: is given attention float32 [tokens] and features float32 [tokens, D] of the tokens with a patch, and how
+            many of them have to be put in order; returns their order, int64 [tokens].
+    """
+    attention, features = saliency(context, source), context.features
+    xp = namespace(features)
+
+    def choose(tokens: Array, steps: int) -> Array:
+        return order(xp.take(attention, tokens), xp.take(features, tokens, axis=0), steps)
+
+    return Score(by_order(context.layout, count, features, choose), {})

@@ -27,8 +27,7 @@ from pydantic import Field
 
 from vflowopt.arrays import Array, asarray_like, descending_order, device_of, namespace, normalised, to_numpy
 from vflowopt.components import Score, Scorer, ScoringContext
-from vflowopt.methods.ordering import by_order
-from vflowopt.methods.saliency import Source, need, saliency
+from vflowopt.methods.saliency import Source, by_salient_order, need
 
 _TOGETHER = 16
 """Gains that are computed at once on a CPU."""
@@ -60,14 +59,11 @@ class SCOPE(Scorer):
 
     def score_retaining(self, context: ScoringContext, count: int) -> Score:
         """See :meth:`Scorer.score_retaining`."""
-        attention, features = saliency(context, self.source), context.features
-        xp = namespace(features)
 
-        def choose(tokens: Array, steps: int) -> Array:
-            own, vectors = xp.take(attention, tokens), xp.take(features, tokens, axis=0)
-            return covering_order(own**self.alpha, vectors, steps)
+        def order(attention: Array, features: Array, steps: int) -> Array:
+            return covering_order(attention**self.alpha, features, steps)
 
-        return Score(by_order(context.layout, count, features, choose), {})
+        return by_salient_order(context, self.source, count, order)
 
 
 def covering_order(saliency: Array, features: Array, steps: int) -> Array:

@@ -30,8 +30,7 @@ from pydantic import Field
 
 from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace, normalised
 from vflowopt.components import Score, Scorer, ScoringContext
-from vflowopt.methods.ordering import by_order
-from vflowopt.methods.saliency import Source, need, saliency
+from vflowopt.methods.saliency import Source, by_salient_order, need
 
 _PER_ROUND = 8
 """Tokens that one round removes."""
@@ -65,14 +64,11 @@ class VisPruner(Scorer):
 
     def score_retaining(self, context: ScoringContext, count: int) -> Score:
         """See :meth:`Scorer.score_retaining`."""
-        attention, features = saliency(context, self.source), context.features
-        xp = namespace(features)
 
-        def choose(tokens: Array, steps: int) -> Array:
-            own, vectors = xp.take(attention, tokens), xp.take(features, tokens, axis=0)
-            return chosen_order(own, vectors, steps, math.floor(self.important * steps))
+        def order(attention: Array, features: Array, steps: int) -> Array:
+            return chosen_order(attention, features, steps, math.floor(self.important * steps))
 
-        return Score(by_order(context.layout, count, features, choose), {})
+        return by_salient_order(context, self.source, count, order)
 
 
 def chosen_order(attention: Array, features: Array, count: int, important: int) -> Array:
