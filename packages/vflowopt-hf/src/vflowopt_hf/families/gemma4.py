@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from vflowopt.errors import UnsupportedModelError
-from vflowopt_hf.families.merged_patches import merged_layout
+from vflowopt_hf.families.merged_patches import merge_views, merged_layout
 from vflowopt_hf.family import Family, Unit
 from vflowopt_hf.pixels import PixelStatistics, image_entropy
 
@@ -50,27 +51,20 @@ class Gemma4(Family):
 
 
 def _units(model: Any, pixels: Tensor, positions: Tensor, frames: Sequence[int]) -> Iterator[Unit]:
-    vision, pooler, view = model.config.vision_config, model.model.vision_tower.pooler, 0
+    vision, view = model.config.vision_config, 0
+    merge = int(vision.pooling_kernel_size)
+    patches_of, sides_of = (positions != -1).all(dim=-1).sum(dim=1, keepdim=True), positions.amax(dim=1) + 1
+    sizes = torch.cat([patches_of, sides_of], dim=1).tolist()  # of all views at once: it waits for the device
     for count in frames:
-        views, own = slice(view, view + count), positions[view]
-        patches = int((own != -1).all(dim=-1).sum())
-        columns, rows = (own.amax(dim=0) + 1).tolist()
+        views, (patches, columns, rows) = slice(view, view + count), sizes[view]
         yield Unit(
             views=views,
-            layout=merged_layout(count, rows, columns, int(vision.pooling_kernel_size)),
-            to_tokens=partial(_pool, pooler, own[None, :patches], int(vision.pooling_kernel_size)),
+            layout=merged_layout(count, rows, columns, merge),
+            to_tokens=merge_views(merge, rows, columns),
             entropy=partial(image_entropy, _picture(pixels[views, :patches], rows, columns), int(vision.patch_size)),
             real_patches=patches,
         )
         view += count
-
-
-def _pool(pooler: Any, positions: Tensor, side: int, patch_map: Tensor) -> Tensor:
-    """[views, patches] -> [N] through upstream's pooling."""
-    places = positions.to(patch_map.device).expand(len(patch_map), -1, -1)
-    pooled, _ = pooler._avg_pool_by_positions(patch_map[..., None], places, patch_map.shape[1] // side**2)
-    tokens: Tensor = pooled.flatten()
-    return tokens
 
 
 def _picture(patches: Tensor, rows: int, columns: int) -> Tensor:

@@ -22,13 +22,22 @@ def merge_rows(merge: int, rows: int, columns: int) -> partial[Tensor]:
     return partial(_merge_rows, merge, rows, columns)
 
 
+def merge_views(merge: int, rows: int, columns: int) -> partial[Tensor]:
+    """``to_tokens`` where patches lie row by row in views that have tokens of their own: [views, patches] -> [N]."""
+    return partial(_merge_views, merge, rows, columns)
+
+
 def merge_blocks(merge: int) -> partial[Tensor]:
     """``to_tokens`` where the patches of a token follow each other, token by token: [views, patches] -> [N]."""
     return partial(_merge_blocks, merge)
 
 
 def _merge_rows(merge: int, rows: int, columns: int, patch_map: Tensor) -> Tensor:
-    return avg_pool2d(patch_map.reshape(-1, rows, columns).mean(dim=0, keepdim=True), merge).flatten()
+    return _merge_views(merge, rows, columns, patch_map.reshape(-1, rows, columns).mean(dim=0, keepdim=True))
+
+
+def _merge_views(merge: int, rows: int, columns: int, patch_map: Tensor) -> Tensor:
+    return avg_pool2d(patch_map.reshape(-1, rows, columns), merge).flatten()
 
 
 def _merge_blocks(merge: int, patch_map: Tensor) -> Tensor:
