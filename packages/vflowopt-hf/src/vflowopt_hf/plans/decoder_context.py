@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from vflowopt import TokenLayout
 from vflowopt.arrays import HostInts
 from vflowopt.components.stage_scoring import Heads
 from vflowopt_hf.plans.decoder_attention import AttentionCall
+from vflowopt_hf.plans.prompt_text import last_row, text_rows
 from vflowopt_hf.plans.rows import BatchRows, StageRows, token_states
 
 
@@ -44,15 +44,12 @@ class DecoderContext:
     @property
     def last(self) -> HostInts:
         """Position of the prompt's last token."""
-        present = np.flatnonzero(self.table.present[self._sample])
-        return present[max(0, len(present) - 1 - self.table.following) :][:1]
+        return last_row(self.table.present[self._sample], self.table.following)
 
     @property
     def text(self) -> HostInts:
         """Positions of the prompt's text tokens after the unit."""
-        texts = np.flatnonzero(self.table.textual[self._sample])
-        after = texts[(texts > self.visual[-1]) & (texts <= self.last)]
-        return after if len(after) else self.last
+        return text_rows(self.visual, self.table.textual[self._sample], self.last)
 
     @property
     def visual(self) -> HostInts:

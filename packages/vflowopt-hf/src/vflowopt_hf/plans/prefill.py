@@ -16,6 +16,7 @@ from vflowopt.errors import InputError, UnsupportedOperationError
 from vflowopt.plans.planning import PlanDraft, check_importance
 from vflowopt.plans.sharing import counts_of
 from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.plans.prompt_text import last_row, text_rows
 from vflowopt_hf.plans.rows import PlacedPlan
 from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.vision.encoders import Encoding
@@ -108,7 +109,7 @@ def place_units(
                 attention = encoding.attention.views(unit.views, unit.places)
                 class_rows = encoding.class_rows.views(unit.views, unit.places)
                 own, rows = np.split(rows, [unit.layout.tokens])
-                texts = _texts_after(own, textual[sample], present[sample], following)
+                texts = text_rows(own, textual[sample], last_row(present[sample], following))
                 taken, prompt = (partial(_take, embeddings, sample, some) for some in (own, texts))
                 layers = {number: source.views(unit.views, unit.places) for number, source in encoding.layers.items()}
                 context = UnitContext(unit, attention, class_rows, layers, statistics, taken, prompt)
@@ -134,15 +135,6 @@ def require_no_placeholders(placeholders: Mapping[str, int], input_ids: Tensor) 
                 f"the prompt holds {found} {modality} tokens, but neither pixels nor features came with it; pass all "
                 f"that the processor returned"
             )
-
-
-def _texts_after(unit: HostInts, textual: HostBools, present: HostBools, following: int) -> HostInts:
-    """Rows of a prompt's text after the rows of a unit, or of the prompt's last token: int64 [texts]."""
-    rows = np.flatnonzero(present)
-    last = rows[max(0, len(rows) - 1 - following) :][:1]
-    texts = np.flatnonzero(textual)
-    texts = texts[(texts > unit[-1]) & (texts <= last)]
-    return texts if len(texts) else last
 
 
 def _take(embeddings: Tensor, sample: int, rows: HostInts) -> Tensor:
