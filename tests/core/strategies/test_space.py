@@ -12,7 +12,8 @@ from vflowopt import CalibratedAttention, GridRecycler, Progressive, Strategy
 from vflowopt.errors import BudgetError, InputError, StrategyError
 from vflowopt.search.starts import known_good
 from vflowopt.strategies.choices import means_something
-from vflowopt.strategies.space import FLOOR, PAPER, SearchSpace
+from vflowopt.strategies.rescaling import LEAST
+from vflowopt.strategies.space import PAPER, SearchSpace
 from vflowopt.strategies.strategy import preset_names
 from vflowopt.strategies.variables import (
     MAX_CELL,
@@ -159,7 +160,7 @@ def test_the_whole_polytope_is_reached():
     draws = np.random.default_rng(0).uniform(size=(4000, 2))
     k1, k2 = draws[:, 0], draws.prod(axis=1)
     k3 = (0.25 * 28 - 9 * k1 - 9 * k2) / 10
-    feasible = (k3 >= FLOOR) & (k3 <= k2)
+    feasible = (k3 >= LEAST) & (k3 <= k2)
     assert feasible.sum() > 100
     for cumulative in np.stack([k1, k2, k3], axis=1)[feasible]:
         strategy = Strategy(
@@ -272,7 +273,7 @@ def test_rescaling_keeps_the_shape_and_meets_the_budget(case, data):
     fitted = np.array(space.fit(shape))
     retention = (space.stages[0] + fitted @ space.widths) / space.num_layers
     assert abs(retention - space.budget) <= 1e-9
-    free = (fitted > FLOOR) & (fitted < 1.0)
+    free = (fitted > LEAST) & (fitted < 1.0)
     np.testing.assert_allclose((fitted / shape)[free], (fitted / shape)[free].max(initial=0.0), rtol=1e-9)
 
 

@@ -11,7 +11,8 @@ from vflowopt.budgets.lengths import SampleSize
 from vflowopt.budgets.requests import RequestBudget, Workload, require_positive
 from vflowopt.components import Schedule
 from vflowopt.errors import CostError, shown
-from vflowopt.strategies.space import FLOOR, SearchSpace
+from vflowopt.strategies.rescaling import LEAST
+from vflowopt.strategies.space import SearchSpace
 
 SEARCHED = Kind(scorer="calibrated-attention", recycler="grid", needs=("attention", "entropy", "features"))
 """The dearest strategy that a search proposes."""
@@ -89,7 +90,7 @@ def _rows(size: SampleSize, split: Sequence[float], space: SearchSpace) -> list[
 
 def _corners(retention: float, space: SearchSpace) -> Iterator[tuple[float, ...]]:
     """Corners of the splits of a retention: some first stages keep all, some last ones the least, the others share."""
-    widths, floor = space.widths, FLOOR
+    widths, floor = space.widths, LEAST
     target = retention * space.num_layers - space.stages[0]
     for whole, shared in itertools.combinations(range(len(widths) + 1), 2):
         left = target - sum(widths[:whole]) - floor * sum(widths[shared:])

@@ -12,9 +12,7 @@ LEAST = 1e-6
 """Least cumulative retention of a stage. A stage that has any tokens keeps one at least, whatever its share."""
 
 
-def at_budget(
-    strategy: Strategy, budget: float, num_layers: int, stages: Sequence[int] | None = None, *, least: float = LEAST
-) -> Strategy:
+def at_budget(strategy: Strategy, budget: float, num_layers: int, stages: Sequence[int] | None = None) -> Strategy:
     """The strategy with an average retention of ``budget``, by a common factor on its cumulative retentions.
 
     The shape of its split survives; what the factor would bring above 1 is clipped, and the other stages make up for
@@ -26,7 +24,6 @@ def at_budget(
         num_layers: decoder layers L.
         stages: decoder layers before which to prune; by default the strategy's own, or, if it was made for a decoder
             of another depth and prunes at that one's default stages, the default ones of this depth.
-        least: least cumulative retention of a stage.
 
     Raises:
         BudgetError: the budget is outside (0, 1], or less than the layers before the first stage use alone.
@@ -40,13 +37,11 @@ def at_budget(
     origin = (strategy.provenance and strategy.provenance.num_layers) or num_layers
     chosen = tuple(stages) if stages is not None else _stages_at(schedule.stages, origin, num_layers)
     shape = _shape_at(schedule, origin, chosen, num_layers)
-    fitted = Progressive.from_cumulative(chosen, proportional(shape, check_budget(budget), chosen, num_layers, least))
+    fitted = Progressive.from_cumulative(chosen, proportional(shape, check_budget(budget), chosen, num_layers))
     return strategy.model_copy(update={"schedule": fitted, "provenance": None})
 
 
-def proportional(
-    shape: Sequence[float], budget: float, stages: Sequence[int], num_layers: int, least: float = LEAST
-) -> tuple[float, ...]:
+def proportional(shape: Sequence[float], budget: float, stages: Sequence[int], num_layers: int) -> tuple[float, ...]:
     """Cumulative retentions proportional to a non-increasing ``shape`` > 0, clipped, that meet the budget.
 
     Raises:
@@ -55,16 +50,16 @@ def proportional(
     """
     widths, weights = np.asarray(stage_widths(stages, num_layers)), np.asarray(shape, dtype=np.float64)
     target = budget * num_layers - stages[0]
-    if target < least * widths.sum() - 1e-9:
+    if target < LEAST * widths.sum() - 1e-9:
         raise BudgetError(
             f"an average retention of {budget:g} cannot be met with stages {tuple(stages)} of {num_layers} layers: "
             f"layers before the first stage run unpruned and use {stages[0] / num_layers:.4f} already"
         )
     # What a factor retains in all is piecewise linear in it, with a bend where a stage meets a clip.
-    bends = np.sort(np.concatenate([least / weights, 1.0 / weights]))
-    retained = np.clip(bends[:, None] * weights, least, 1.0) @ widths
+    bends = np.sort(np.concatenate([LEAST / weights, 1.0 / weights]))
+    retained = np.clip(bends[:, None] * weights, LEAST, 1.0) @ widths
     factor = np.interp(target, retained, bends)
-    return tuple(np.clip(factor * weights, least, 1.0).tolist())
+    return tuple(np.clip(factor * weights, LEAST, 1.0).tolist())
 
 
 def _stages_at(stages: tuple[int, ...], origin: int, num_layers: int) -> tuple[int, ...]:

@@ -34,9 +34,6 @@ from vflowopt.strategies.variables import (
 Point = tuple[float, ...]
 """A point of the unit cube."""
 
-FLOOR = LEAST
-"""Least cumulative retention of the last stage. Whatever it is, a unit keeps at least one token."""
-
 PAPER: Mapping[str, Setting] = {
     "scorer": "calibrated-attention", "diversity": 0.0, "mass": 0.0, "separators": "keep",
 }  # fmt: skip
@@ -118,7 +115,7 @@ class SearchSpace:
     @property
     def smallest_budget(self) -> float:
         """Average retention if every stage keeps the least."""
-        return (self.stages[0] + FLOOR * sum(self.widths)) / self.num_layers
+        return (self.stages[0] + LEAST * sum(self.widths)) / self.num_layers
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -177,10 +174,10 @@ class SearchSpace:
         stage, widths = len(chosen), self.widths
         above = chosen[-1] if chosen else 1.0
         left = self._target - sum(k * width for k, width in zip(chosen, widths, strict=False))
-        low = min(above, max(FLOOR, left / sum(widths[stage:])))
+        low = min(above, max(LEAST, left / sum(widths[stage:])))
         if above - low < ROUNDING:
             return above, above  # flat retention stays flat to the last bit, and with it its counts
-        return low, max(low, min(above, (left - FLOOR * sum(widths[stage + 1 :])) / widths[stage]))
+        return low, max(low, min(above, (left - LEAST * sum(widths[stage + 1 :])) / widths[stage]))
 
     def to_strategy(self, unit: npt.ArrayLike) -> Strategy:
         """The strategy at a point of the cube.
@@ -225,9 +222,9 @@ class SearchSpace:
         retention = schedule.average_retention(self.num_layers)
         if abs(retention - self.budget) > 1e-9:
             raise StrategyError(f"the strategy's average retention {retention} is not the budget {self.budget}")
-        if schedule.cumulative[-1] < FLOOR - 1e-9:
+        if schedule.cumulative[-1] < LEAST - 1e-9:
             raise StrategyError(
-                f"the last stage retains {schedule.cumulative[-1]:g} of the tokens; the search covers {FLOOR:g} to 1"
+                f"the last stage retains {schedule.cumulative[-1]:g} of the tokens; the search covers {LEAST:g} to 1"
             )
         check_values(values)
         for name, value in self.fixed.items():
@@ -250,11 +247,11 @@ class SearchSpace:
             StrategyError: other components.
         """
         values_of(strategy)  # other components are refused
-        return at_budget(strategy, self.budget, self.num_layers, self.stages, least=FLOOR)
+        return at_budget(strategy, self.budget, self.num_layers, self.stages)
 
     def fit(self, shape: Sequence[float]) -> tuple[float, ...]:
         """Cumulative retentions proportional to a non-increasing ``shape`` > 0, clipped, that meet the budget."""
-        return proportional(shape, self.budget, self.stages, self.num_layers, FLOOR)
+        return proportional(shape, self.budget, self.stages, self.num_layers)
 
 
 def _is_same(one: Setting, other: Setting) -> bool:
