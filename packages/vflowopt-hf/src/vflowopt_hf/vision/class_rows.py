@@ -1,7 +1,6 @@
 """The class token's attention in vision layers before the observed one: a row per layer and view, no query and key."""
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from vflowopt.errors import StrategyError
 from vflowopt_hf.family import Family
 from vflowopt_hf.feature_layer import layers_up_to
 from vflowopt_hf.vision.capture import TorchAttention
+from vflowopt_hf.vision.earlier_layers import LayerRecorder
 from vflowopt_hf.vision.observing import attention_calls
 
 
@@ -56,8 +56,8 @@ class ClassRows:
         return torch.stack([*(torch.stack(layer).to(observed.device) for layer in earlier), observed])
 
 
-class ClassRowCapture(threading.local):
-    """Receives the class token's attention in some layers while a recording is open, which every thread has its own of.
+class ClassRowCapture(LayerRecorder[Tensor]):
+    """Keeps one row per view, float32 [patches]; query and key are not kept.
 
     Args:
         depth: vision layers up to the observed one.
@@ -66,33 +66,12 @@ class ClassRowCapture(threading.local):
     """
 
     def __init__(self, depth: int, layers: int, class_tokens: int) -> None:
-        self.depth, self._layers, self._class_tokens = depth, layers, class_tokens
-        self._rows: list[list[Tensor]] | None = None
+        super().__init__(range(layers), class_tokens)
+        self.depth = depth
 
-    @contextmanager
-    def recording(self) -> Iterator[list[list[Tensor]]]:
-        """The list of each layer fills with one row per view inside the block, float32 [patches]."""
-        self._rows = [[] for _ in range(self._layers)]
-        try:
-            yield self._rows
-        finally:
-            self._rows = None
-
-    def note(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        _value: Tensor,
-        scaling: float,
-        mask: object,
-        options: Mapping[str, Any],
-    ) -> None:
-        """Record one call of a layer's attention function: query and key are not kept."""
-        if self._rows is not None:
-            bounds = options.get("cu_seq_lens_q")
-            source = TorchAttention.of_call(query, key, scaling, bounds, mask, self._class_tokens)
-            self._rows[layer].extend(source.class_rows())
+    def kept(self, source: TorchAttention) -> Iterable[Tensor]:
+        """See :meth:`vflowopt_hf.vision.earlier_layers.LayerRecorder.kept`."""
+        return source.class_rows()
 
 
 def vision_depth(family: Family, model: Any) -> int:

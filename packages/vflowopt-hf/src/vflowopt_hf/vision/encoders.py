@@ -197,7 +197,7 @@ def _observed(
                     f"vision layer {number} attends within windows, so it has no attention over whole views; choose "
                     f"another layer"
                 )
-        for seen in (sum(map(len, calls)), *map(len, rows)):
+        for seen in (sum(map(len, calls)), *map(len, rows.values())):
             if seen != views:
                 raise UnsupportedOperationError(
                     f"the observed vision attention saw {seen} views in one call of {original.__name__}, not the "
@@ -205,7 +205,8 @@ def _observed(
                 )
         if calls and not isinstance(output, tuple):
             told = functools.partial(family.tokens_per_unit, model, modality)
-            joined, class_rows = TorchAttention.joined(calls), ClassRows(earlier.depth, tuple(map(tuple, rows)))
+            joined = TorchAttention.joined(calls)
+            class_rows = ClassRows(earlier.depth, tuple(map(tuple, rows.values())))
             layers = {number: TorchAttention.joined(source) for number, source in sources.items()}
             tap.add(Encoding(modality, units, joined, class_rows, layers, Features.of(output), told))
         return output

@@ -1,56 +1,24 @@
 """The attention of vision layers before the observed one, query and key whole: for components that name them."""
 
-import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
-
-from torch import Tensor
 
 from vflowopt.errors import StrategyError
 from vflowopt_hf.family import Family
 from vflowopt_hf.vision.capture import TorchAttention
 from vflowopt_hf.vision.class_rows import vision_layers
+from vflowopt_hf.vision.earlier_layers import LayerRecorder
 from vflowopt_hf.vision.observing import attention_calls
 
 
-class LayerCapture(threading.local):
-    """Receives the attention of some layers while a recording is open, which every thread has its own of.
+class LayerCapture(LayerRecorder[TorchAttention]):
+    """Keeps one source per call."""
 
-    Args:
-        layers: their numbers.
-        class_tokens: leading positions of a view that are no patches.
-    """
-
-    def __init__(self, layers: Collection[int], class_tokens: int) -> None:
-        self._layers, self._class_tokens = tuple(layers), class_tokens
-        self._calls: dict[int, list[TorchAttention]] | None = None
-
-    @contextmanager
-    def recording(self) -> Iterator[Mapping[int, list[TorchAttention]]]:
-        """The list of each layer fills with one source per call of its attention function inside the block."""
-        self._calls = {layer: [] for layer in self._layers}
-        try:
-            yield self._calls
-        finally:
-            self._calls = None
-
-    def note(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        _value: Tensor,
-        scaling: float,
-        mask: object,
-        options: Mapping[str, Any],
-    ) -> None:
-        """Record one call of a layer's attention function."""
-        if self._calls is not None:
-            bounds = options.get("cu_seq_lens_q")
-            source = TorchAttention.of_call(query, key, scaling, bounds, mask, self._class_tokens)
-            self._calls[layer].append(source)
+    def kept(self, source: TorchAttention) -> Iterable[TorchAttention]:
+        """See :meth:`vflowopt_hf.vision.earlier_layers.LayerRecorder.kept`."""
+        return (source,)
 
 
 @contextmanager

@@ -1,0 +1,55 @@
+"""Records the attention of vision layers before the observed one: what is kept of a call, its recorder says."""
+
+import threading
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from vflowopt_hf.vision.capture import TorchAttention
+
+Kept = TypeVar("Kept")
+
+
+class LayerRecorder(threading.local, Generic[Kept]):
+    """Receives the attention of some layers while a recording is open, which every thread has its own of.
+
+    Args:
+        layers: their numbers.
+        class_tokens: leading positions of a view that are no patches.
+    """
+
+    def __init__(self, layers: Collection[int], class_tokens: int) -> None:
+        self._layers, self._class_tokens = tuple(layers), class_tokens
+        self._recorded: dict[int, list[Kept]] | None = None
+
+    @abstractmethod
+    def kept(self, source: TorchAttention) -> Iterable[Kept]:
+        """What is kept of one call."""
+
+    @contextmanager
+    def recording(self) -> Iterator[Mapping[int, list[Kept]]]:
+        """The list of each layer fills inside the block, call by call of its attention function."""
+        self._recorded = {layer: [] for layer in self._layers}
+        try:
+            yield self._recorded
+        finally:
+            self._recorded = None
+
+    def note(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        _value: Tensor,
+        scaling: float,
+        mask: object,
+        options: Mapping[str, Any],
+    ) -> None:
+        """Record one call of a layer's attention function."""
+        if self._recorded is not None:
+            bounds = options.get("cu_seq_lens_q")
+            source = TorchAttention.of_call(query, key, scaling, bounds, mask, self._class_tokens)
+            self._recorded[layer].extend(self.kept(source))
