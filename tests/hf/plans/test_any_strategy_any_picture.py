@@ -10,12 +10,15 @@ import torch
 from support.cases.llava_next import tiny_llava_next
 from support.tiny import tiny_onevision
 from support.tiny_qwen import tiny_qwen2_vl
-from vflowopt import GridRecycler, Progressive, Strategy
+from vflowopt import GridRecycler, Progressive, Strategy, TokenLayout
 from vflowopt.components.baselines import RandomTokens
 from vflowopt.methods import DensityPeaks
 from vflowopt.testing import require_valid_plan
+from vflowopt_hf.families.anyres import grid_positions
+from vflowopt_hf.families.crops import crop_units
 from vflowopt_hf.families.llava_next import LlavaNext
 from vflowopt_hf.families.llava_onevision import LlavaOnevision
+from vflowopt_hf.vision.unit_joining import join
 from vflowopt_qwen.qwen2_vl import Qwen2VL
 
 LAYOUTS, STRATEGIES = 2000, 200
@@ -29,15 +32,36 @@ def anyres(family, model, rng, count):
     return family.units(model, "image", {"pixel_values": pixels, "image_sizes": sizes, "batch_num_images": alone})
 
 
+def crops(rng, count):
+    """Images of one to nine square crops, each a part of its own."""
+    for _ in range(count):
+        side, parts = int(rng.integers(1, 9)), int(rng.integers(1, 10))
+        pixels = torch.zeros(parts, 3, 2 * side, 2 * side)
+        yield join(list(crop_units(pixels, 1, lambda patches: patches.reshape(-1, 4))))
+
+
+def wholes_and_crops(rng, count):
+    """Images seen as a whole and, in a second grid, more closely."""
+    for _ in range(count):
+        grids = [(number, *rng.integers(1, 9, 2).tolist()) for number in (0, 1)]
+        yield TokenLayout(np.concatenate([grid_positions(*grid) for grid in grids]))
+
+
 def layouts(rng):
-    """Of LLaVA-NeXT and LLaVA-OneVision images, LLaVA-OneVision videos, Qwen2-VL images."""
+    """Of every geometry that families have.
+
+    Tiled images with a separator after every row (LLaVA-NeXT and -OneVision), videos that end in one (LLaVA-OneVision),
+    grids of merged patches (Qwen2-VL, and all that have one view per image), crops joined to images (InternVL,
+    Idefics3 and their like), a whole and its crops (Molmo2).
+    """
     onevision = tiny_onevision()
-    units = [*anyres(LlavaNext(), tiny_llava_next(), rng, 800), *anyres(LlavaOnevision(), onevision, rng, 800)]
+    units = [*anyres(LlavaNext(), tiny_llava_next(), rng, 640), *anyres(LlavaOnevision(), onevision, rng, 640)]
     for frames in range(1, 21):
         units += LlavaOnevision().units(onevision, "video", {"pixel_values_videos": torch.zeros(1, frames, 3, 1, 1)})
-    grid = torch.from_numpy(np.stack([np.ones(380, dtype=np.int64), *(2 * rng.integers(1, 12, (2, 380)))], axis=1))
+    grid = torch.from_numpy(np.stack([np.ones(300, dtype=np.int64), *(2 * rng.integers(1, 12, (2, 300)))], axis=1))
     units += Qwen2VL().units(tiny_qwen2_vl(), "image", {"pixel_values": torch.zeros(1, 1), "image_grid_thw": grid})
-    return [unit.layout for unit in units]
+    units += crops(rng, 200)
+    return [*(unit.layout for unit in units), *wholes_and_crops(rng, 200)]
 
 
 def strategies(rng):
