@@ -60,4 +60,36 @@ def test_the_tower_computes_the_same_and_is_left_as_found(attention):
     if attention == "eager":  # the only implementation that can tell its weights
         with torch.no_grad():
             weights = model.model.vision_tower(pixels, output_attentions=True).attentions[-1]
-        torch.testing.assert_close(calls[0].received(), weights.mean(1).sum(1), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            TorchAttention.of_calls(calls).received(), weights.mean(1).sum(1), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_units_of_one_call_are_computed_together():
+    """A unit's total is a part of that of all; so is what several compute together, whatever the order of patches."""
+    source, matrix = random_attention()
+    orders = torch.stack([torch.randperm(50, generator=torch.Generator().manual_seed(view)) for view in range(3)])
+    units = [source.views(slice(0, 1), orders[0]), source.views(slice(1, 3))]
+    first, second = (unit.received() for unit in units)
+    assert second.untyped_storage().data_ptr() == source.received().untyped_storage().data_ptr()
+    torch.testing.assert_close(first.double(), matrix.sum(1)[:1, orders[0]], rtol=1e-6, atol=1e-6)
+    chosen = torch.rand(3, 50, generator=torch.Generator().manual_seed(1)) < 0.3
+    inner = chosen.clone()
+    inner[0, orders[0]] = chosen[0]
+    expected = torch.einsum("vij,vi->vj", matrix, inner.double())
+    expected[0] = expected[0, orders[0]]
+    together = TorchAttention.together(units)
+    torch.testing.assert_close(together.received(), torch.cat([first, second]), rtol=0, atol=0)
+    for most in (None, int(chosen.sum(1).max())):
+        torch.testing.assert_close(together.received(chosen, most).double(), expected, rtol=1e-6, atol=1e-6)
+    swapped = TorchAttention.together(units[::-1])
+    torch.testing.assert_close(swapped.received(), torch.cat([second, first]), rtol=1e-6, atol=1e-6)
+
+
+def test_patches_that_an_order_leaves_out_are_seen_by_nobody():
+    generator = torch.Generator().manual_seed(3)
+    query, key = (torch.randn(2, 4, 30, 8, generator=generator) for _ in range(2))
+    real = TorchAttention(query, key, 0.3).views(slice(0, 2), torch.arange(20))
+    alone = TorchAttention(query[:, :, :20], key[:, :, :20], 0.3)
+    torch.testing.assert_close(real.received(), alone.received(), rtol=1e-6, atol=1e-6)
+    assert [view.shape for view in real.keys] == [(4, 20, 8)] * 2

@@ -223,9 +223,10 @@ def test_the_search_objective_knows_all_layers_and_holds_rows_only():
     rows = unit.context.class_rows
     assert rows.depth == DEPTH
     assert len(rows.earlier) == DEPTH - 1
-    for row in (row for layer in rows.earlier for row in layer):
-        assert row.shape == (SIDE * SIDE,)
-        assert row.untyped_storage().nbytes() <= 4 * (SIDE * SIDE + 1)
+    for layer in rows.earlier:
+        assert all(row.shape == (SIDE * SIDE,) for row in layer)
+        storages = {row.untyped_storage().data_ptr(): row.untyped_storage().nbytes() for row in layer}
+        assert sum(storages.values()) <= 4 * len(layer) * (SIDE * SIDE + 1)
     for scorer in (VTCCLS(), VTCCLS(depth=1.0)):
         chosen, states = strategy_of(scorer), []
         hidden, _ = evaluator.pruned_hidden(evaluator.samples[0], chosen)

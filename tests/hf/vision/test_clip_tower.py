@@ -11,7 +11,7 @@ from support.tiny import CROP, LAYERS, PATCH, SIDE
 from vflowopt import Strategy, prune
 from vflowopt.errors import UnsupportedModelError
 from vflowopt_hf.families.llava import Llava
-from vflowopt_hf.vision.capture import capture_attention
+from vflowopt_hf.vision.capture import TorchAttention, capture_attention
 
 MODELS = {"llava": tiny_llava, "llava-next": tiny_llava_next, "llava-next-video": tiny_llava_next_video}
 STRATEGY = Strategy.vflowopt(num_layers=LAYERS, retention=(0.5,), stages=(0,), threshold=1.2)
@@ -30,7 +30,7 @@ def test_the_class_token_is_left_out_of_rows_and_columns(attention):
     model = tiny_llava(attention)
     with capture_attention(family.vision_attention(model), family.class_tokens) as capture, capture.recording() as seen:
         model.model.get_image_features(pixels)
-    (source,) = seen
+    source = TorchAttention.of_calls(seen, family.class_tokens)
     patches = weights[:, 1:, 1:]
     assert patches.shape == (2, SIDE * SIDE, SIDE * SIDE)
     torch.testing.assert_close(source.received(), patches.sum(1), rtol=1e-5, atol=1e-5)

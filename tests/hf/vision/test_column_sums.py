@@ -12,19 +12,19 @@ from vflowopt_hf.vision.capture import TorchAttention
 from vflowopt_hf.vision.column_sums import column_sums
 
 
-def query_and_key(heads=6, key_heads=6, rows=50, positions=40, dtype=torch.float32, device="cpu"):
+def query_and_key(views=2, heads=6, key_heads=6, rows=50, positions=40, dtype=torch.float32):
     """As attention functions get them: heads are a transposed axis."""
     generator = torch.Generator().manual_seed(5)
-    query = 3 * torch.randn(rows, heads, 8, generator=generator)
-    key = 3 * torch.randn(positions, key_heads, 8, generator=generator)
-    return tuple(states.to(device, dtype).transpose(0, 1) for states in (query, key))
+    query = 3 * torch.randn(views, rows, heads, 8, generator=generator)
+    key = 3 * torch.randn(views, positions, key_heads, 8, generator=generator)
+    return tuple(states.to(dtype).transpose(1, 2) for states in (query, key))
 
 
 def definition(query, key, scaling, weight=None):
     """All weights at once, in float64."""
-    key = key.double().repeat_interleave(len(query) // len(key), dim=0)
-    attention = (query.double() @ key.mT * scaling).softmax(-1).mean(0)
-    return attention.sum(0) if weight is None else weight.double() @ attention
+    key = key.double().repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    attention = (query.double() @ key.mT * scaling).softmax(-1).mean(1)
+    return attention.sum(1) if weight is None else torch.einsum("vi,vij->vj", weight.double(), attention)
 
 
 @pytest.mark.parametrize(("per_core", "rows"), [(1, 1), (1, 7), (40 * 20, 3), (40 * 50 * 4, 1), (1 << 18, 256)])
@@ -33,7 +33,7 @@ def definition(query, key, scaling, weight=None):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_blocks_of_rows_and_heads_do_not_show(per_core, rows, key_heads, weighted, dtype, monkeypatch):
     query, key = query_and_key(key_heads=key_heads, dtype=dtype)
-    weight = torch.rand(50, generator=torch.Generator().manual_seed(2)) if weighted else None
+    weight = torch.rand(2, 50, generator=torch.Generator().manual_seed(2)) if weighted else None
     monkeypatch.setattr(module, "_PER_CPU_CORE", per_core)
     monkeypatch.setattr(module, "_ROWS", rows)
     found = column_sums(query, key, 0.3, weight)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vflowopt_hf.vision.capture import TorchAttention, VisionCapture, packed_lengths
+from support.waiting import Waits
+from vflowopt_hf.vision.capture import AttentionCall, TorchAttention, VisionCapture, packed_lengths
 
 
 def blocks(*lengths):
@@ -62,9 +63,41 @@ def test_captured_views_weigh_as_the_mask_confines_them():
     mask, capture = additive(blocks(4, 3, 2)), VisionCapture(class_tokens=0)
     with capture.recording() as calls:
         capture.note(query, key, key, 0.7, None, mask)
-    (source,) = calls
+    source = TorchAttention.of_calls(calls)
     weights = ((query.double() @ key.double().transpose(2, 3)) * 0.7 + mask).softmax(-1)[0].mean(0)
     assert len(source) == 3
     for view, columns in enumerate(weights.sum(0).split([4, 3, 2])):
         found: TorchAttention = source.views(slice(view, view + 1))
         torch.testing.assert_close(found.received()[0].double(), columns, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bounds", [None, torch.tensor([0, 4, 7, 11])])
+def test_what_the_host_knows_of_packed_views_is_not_read_from_the_device(bounds):
+    """A call of three views, then one of two: lengths come from the units, and equal neighbours stay together."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 1, 4, 18, 8, generator=generator)
+    lengths = [4, 3, 4, 4, 3]
+    calls = [
+        AttentionCall(query[:, :, :11], key[:, :, :11], 0.7, bounds, None if bounds is not None else blocks(4, 3, 4)),
+        AttentionCall(query[:, :, 11:], key[:, :, 11:], 0.7, None, blocks(4, 3)),
+    ]
+    with Waits() as waits:
+        waits.recording = True
+        known = TorchAttention.of_calls(calls, packed=lengths)
+    assert waits.found == []
+    assert len(known) == 5
+    read = TorchAttention.of_calls(calls)
+    for view in range(5):
+        one = slice(view, view + 1)
+        assert torch.equal(known.views(one).received(), read.views(one).received())
+    pair = known.views(slice(2, 4)).received()
+    assert torch.equal(pair[:1], read.views(slice(2, 3)).received())
+
+
+@pytest.mark.parametrize("packed", [[4, 4], [4, 3, 4, 1], [11], [5, 3, 3]])
+def test_lengths_that_do_not_fit_are_not_believed(packed):
+    query, key = torch.randn(2, 1, 4, 11, 8, generator=torch.Generator().manual_seed(0))
+    call = AttentionCall(query, key, 0.7, torch.tensor([0, 4, 7, 9, 11]))
+    source = TorchAttention.of_calls([call], packed=packed)
+    assert len(source) == 4
+    assert [len(keys[0]) for keys in source.keys] == [4, 3, 2, 2]

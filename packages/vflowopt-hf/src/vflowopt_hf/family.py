@@ -33,6 +33,8 @@ class Unit:
             order of the pixel inputs.
         real_patches: for towers that pad every view at its end to one length: how many of a view's patches are none of
             that padding.
+        packed_patches: for towers that put all views one after another into one sequence: how many patches a view has,
+            so that nobody waits for the device to read it from there.
     """
 
     views: slice
@@ -41,6 +43,7 @@ class Unit:
     entropy: Callable[[PixelStatistics], Tensor]
     patch_order: Tensor | None = None
     real_patches: int | None = None
+    packed_patches: int | None = None
 
     @property
     def places(self) -> Tensor | None:

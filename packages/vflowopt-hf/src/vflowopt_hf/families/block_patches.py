@@ -42,5 +42,6 @@ def _units(vision: Any, modality: str, arguments: Mapping[str, Any]) -> Iterator
                 frames=int(vision.temporal_patch_size),
                 shown=int(vision.temporal_patch_size) if modality == "video" else 1,  # one copy of an image says all
             ),
+            packed_patches=rows * columns,
         )
         view += slices

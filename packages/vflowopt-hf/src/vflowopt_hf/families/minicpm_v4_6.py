@@ -67,6 +67,7 @@ def _units(side: int, merged: int, merge: int, pixels: Tensor, sizes: Sequence[S
             layout=merged_layout(1, rows, columns, merge),
             to_tokens=merge_rows(merge, rows, columns),
             entropy=partial(image_entropy, _picture(pixels[..., start:end], height, width), side * merged),
+            packed_patches=rows * columns,
         )
         start = end
 

@@ -28,4 +28,5 @@ def _unit(view: int, picture: Tensor, patch: int, merge: int) -> Unit:
         layout=merged_layout(1, rows, columns, merge),
         to_tokens=merge_rows(merge, rows, columns),
         entropy=partial(image_entropy, picture[None], patch),
+        packed_patches=rows * columns,
     )

@@ -28,10 +28,11 @@ def row_units(side: int, merge: int, modality: str, arguments: Mapping[str, Any]
 
 
 def _units(side: int, merge: int, modality: str, arguments: Mapping[str, Any]) -> Iterator[Unit]:
-    for view, (patches, (_, rows, columns)) in enumerate(read_patches(modality, arguments)):
+    for view, (patches, (frames, rows, columns)) in enumerate(read_patches(modality, arguments)):
         yield Unit(
             views=slice(view, view + 1),
             layout=merged_layout(1, rows, columns, merge),
             to_tokens=merge_rows(merge, rows, columns),
             entropy=partial(flat_entropy, patches, side),
+            packed_patches=frames * rows * columns,
         )

@@ -105,7 +105,7 @@ class UnitContext:
 
     def fresh(self) -> "UnitContext":
         """The same unit with nothing computed yet, to measure what scoring costs."""
-        return replace(self, attention=self.attention.views(slice(None)))
+        return replace(self, attention=self.attention.fresh())
 
     def without_pixels(self) -> "UnitContext":
         """The same unit with its entropy computed and its pixels forgotten."""

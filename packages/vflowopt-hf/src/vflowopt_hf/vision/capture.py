@@ -3,13 +3,15 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vflowopt.errors import StrategyError
-from vflowopt_hf.vision.column_sums import column_sums
+from vflowopt_hf.vision.equal_views import EqualViews
 from vflowopt_hf.vision.observing import attention_calls
 
 NO_CLASS_TOKEN = (
@@ -26,15 +28,71 @@ NOT_CAPTURED = (
 """Why something that a strategy would have got is not there."""
 
 
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What an attention function was called with; nothing is computed yet, and nothing waited for.
+
+    Attributes:
+        query: [views, heads, positions, head_dim]; views may be packed along the positions.
+        key: [views, key heads, positions, head_dim].
+        scaling: factor of the scores.
+        bounds: see :func:`packed_lengths`.
+        mask: the same.
+        value: as ``key``; ``None`` if nobody asks for it.
+    """
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    bounds: Tensor | None = None
+    mask: object = None
+    value: Tensor | None = None
+
+    def views(self, class_tokens: int = 0, expected: Sequence[int] = ()) -> list[EqualViews]:
+        """The views of the call, neighbours of one length together.
+
+        Args:
+            class_tokens: of each view.
+            expected: positions of its views, and of those of later calls, where the host knows them. If they are empty,
+                or do not fit the shapes, bounds or mask are read, which waits for the device.
+        """
+        states = [self.query.detach(), self.key.detach()]
+        states += [] if self.value is None else [self.value.detach()]
+        lengths = self._fitting(expected) or packed_lengths(self.bounds, self.mask)
+        if lengths is None:
+            return [_equal_views(states, self.scaling, class_tokens)]
+        found, start = [], 0
+        for length, equal in groupby(lengths):
+            views = len(list(equal))
+            packed = slice(start, start + views * length)
+            own = [state[0, :, packed].unflatten(1, (views, length)).transpose(0, 1) for state in states]
+            found.append(_equal_views(own, self.scaling, class_tokens))
+            start = packed.stop
+        return found
+
+    def _fitting(self, expected: Sequence[int]) -> list[int] | None:
+        """As many of the lengths as fill the call; without bounds or mask it is one view, whatever would fit."""
+        positions, ends = self.query.shape[2], list(accumulate(expected))
+        if len(self.query) > 1 or positions not in ends or (self.bounds is None and _square(self.mask) is None):
+            return None
+        lengths = list(expected[: ends.index(positions) + 1])
+        return lengths if self.bounds is None or len(self.bounds) == len(lengths) + 1 else None
+
+
+def _equal_views(states: Sequence[Tensor], scaling: float, class_tokens: int) -> EqualViews:
+    query, key, *value = states
+    return EqualViews(query, key, scaling, class_tokens, *value)
+
+
 class TorchAttention:
-    """Streams attention received per patch from query and key.
+    """Attention received per patch, summed up from query and key while it is computed.
 
     See :class:`vflowopt.components.attention.AttentionSource`. Views may differ in their number of positions;
-    :meth:`received` needs views of one size.
+    :meth:`received` needs views of one size. Sources that :meth:`views` takes from one share what is computed: the
+    first that is asked for its total has that of all views computed, in one pass.
 
     Args:
-        query: [views, heads, positions, head_dim], after any rotary embedding, or one such tensor per view without the
-            first axis.
+        query: [views, heads, positions, head_dim], after any rotary embedding.
         key: the same with [views, key heads, positions, head_dim].
         scaling: factor of the scores.
         class_tokens: leading positions that are no patches: seen by the softmax, excluded from the result.
@@ -42,84 +100,89 @@ class TorchAttention:
     """
 
     def __init__(
-        self,
-        query: Tensor | Sequence[Tensor],
-        key: Tensor | Sequence[Tensor],
-        scaling: float,
-        class_tokens: int = 0,
-        value: Tensor | Sequence[Tensor] | None = None,
+        self, query: Tensor, key: Tensor, scaling: float, class_tokens: int = 0, value: Tensor | None = None
     ) -> None:
-        self._query = tuple(view.detach() for view in query)
-        self._key = tuple(view.detach() for view in key)
-        self._value = None if value is None else tuple(view.detach() for view in value)
-        self._scaling, self._class_tokens = scaling, class_tokens
-        self._known: dict[str, Tensor] = {}  # maps that scorers ask for again and again
+        self._parts = AttentionCall(query, key, scaling, value=value).views(class_tokens)
+        self._order: Tensor | None = None  # int64 [views, patches]: where each patch stands in query and key
 
     @classmethod
-    def of_call(
-        cls,
-        query: Tensor,
-        key: Tensor,
-        scaling: float,
-        bounds: Tensor | None,
-        mask: object,
-        class_tokens: int = 0,
-        value: Tensor | None = None,
+    def _of(cls, parts: list[EqualViews], order: Tensor | None) -> "TorchAttention":
+        source = cls.__new__(cls)
+        source._parts, source._order = parts, order
+        return source
+
+    @classmethod
+    def of_calls(
+        cls, calls: Iterable[AttentionCall], class_tokens: int = 0, packed: Sequence[int] = ()
     ) -> "TorchAttention":
-        """The source behind one call of an attention function.
+        """One source over the views of all calls of one attention module.
 
         Args:
-            query: [views, heads, positions, head_dim]; views may be packed along the positions.
-            key: [views, key heads, positions, head_dim].
-            scaling: factor of the scores.
-            bounds: see :func:`packed_lengths`.
-            mask: the same.
+            calls: at least one.
             class_tokens: of each view.
-            value: as ``key``, if it is asked for.
+            packed: positions of all their views, for towers that pack views into one sequence; see
+                :meth:`AttentionCall.views`.
         """
-        lengths = packed_lengths(bounds, mask)
-        if lengths is None:
-            return cls(query, key, scaling, class_tokens, value)
-        values = None if value is None else value[0].split(lengths, dim=1)
-        return cls(query[0].split(lengths, dim=1), key[0].split(lengths, dim=1), scaling, class_tokens, values)
+        parts: list[EqualViews] = []
+        for call in calls:
+            parts += call.views(class_tokens, packed[sum(map(len, parts)) :])
+        equal = groupby(parts, lambda part: (part.query.shape[1:], part.key.shape[1:]))
+        return cls._of([EqualViews.joined(list(neighbours)) for _, neighbours in equal], None)
 
     @classmethod
-    def joined(cls, sources: Iterable["TorchAttention"]) -> "TorchAttention":
-        """One source over the views of several of one attention module; at least one."""
-        first, *others = sources
-        query = [*first._query, *(view for source in others for view in source._query)]
-        key = [*first._key, *(view for source in others for view in source._key)]
-        value = None
-        if first._value is not None:
-            value = [*first._value, *(view for source in others for view in source._value or ())]
-        return cls(query, key, first._scaling, first._class_tokens, value)
+    def together(cls, sources: "Sequence[TorchAttention]") -> "TorchAttention":
+        """One source over the views of several, to compute something for all of them at once.
+
+        Its views are those of the first, then those of the second, and so on; :meth:`received` takes queries, and gives
+        results, for all of them: [all views, patches]. Neighbours of one parent cost nothing to join, others a copy.
+
+        Args:
+            sources: at least one; all of their views have the same number of patches.
+        """
+        order = None
+        if any(source._order is not None for source in sources):
+            order = torch.cat([source._places for source in sources])
+        return cls._of([EqualViews.joined([part for source in sources for part in source._parts])], order)
+
+    @property
+    def _places(self) -> Tensor:
+        if self._order is not None:
+            return self._order
+        return torch.arange(self._parts[0].patches, device=self.device).expand(len(self), -1)
 
     def __len__(self) -> int:
-        return len(self._query)
+        return sum(map(len, self._parts))
 
     def views(self, rows: slice, patch_order: Tensor | None = None) -> "TorchAttention":
-        """The source of some of the views, patch i of which is now what was patch ``patch_order[i]``."""
-        query, key = self._query[rows], self._key[rows]
-        value = None if self._value is None else self._value[rows]
+        """The source of some of the views, patch i of which is now what was patch ``patch_order[i]``.
+
+        Patches that the order leaves out are as if they had never been there.
+        """
+        wanted, parts, start = range(len(self))[rows], [], 0
+        for part in self._parts:
+            own = slice(max(wanted.start - start, 0), min(wanted.stop - start, len(part)))
+            parts += [part.part(own)] if own.start < own.stop else []
+            start += len(part)
+        order = None if self._order is None else self._order[rows]
         if patch_order is not None:
-            first, order = self._class_tokens, patch_order.to(self.device)
-            order = torch.cat([torch.arange(first, device=self.device), order + first])
-            query, key = tuple(view[:, order] for view in query), tuple(view[:, order] for view in key)
-            value = None if value is None else tuple(view[:, order] for view in value)
-        return TorchAttention(query, key, self._scaling, self._class_tokens, value)
+            new = patch_order.to(self.device, non_blocking=True).expand(len(wanted), -1)
+            order = new if order is None else order.gather(1, new)
+        if order is not None and order.shape[1] < parts[0].patches:
+            return TorchAttention._of([EqualViews.joined(parts).with_patches(order)], None)
+        return TorchAttention._of(parts, order)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "TorchAttention":
         """The same source with query and key changed, for example moved; both share what they compute and remember."""
-        query, key = [change(view) for view in self._query], [change(view) for view in self._key]
-        value = None if self._value is None else [change(view) for view in self._value]
-        source = TorchAttention(query, key, self._scaling, self._class_tokens, value)
-        source._known = self._known
-        return source
+        return TorchAttention._of([part.mapped(change) for part in self._parts], self._order)
+
+    def fresh(self) -> "TorchAttention":
+        """The same source with nothing computed yet."""
+        return TorchAttention._of([part.fresh() for part in self._parts], self._order)
 
     @property
     def keys(self) -> tuple[Tensor, ...]:
         """Keys of the patches of each view, [key heads, patches, head_dim]."""
-        return tuple(view[:, self._class_tokens :] for view in self._key)
+        return self._of_patches([part.key for part in self._parts])
 
     @property
     def values(self) -> tuple[Tensor, ...]:
@@ -128,14 +191,25 @@ class TorchAttention:
         Raises:
             StrategyError: they were not captured.
         """
-        if self._value is None:
+        values = [part.value for part in self._parts if part.value is not None]
+        if not values:
             raise StrategyError(f"values of the vision tower are read, but {NOT_CAPTURED}")
-        return tuple(view[:, self._class_tokens :] for view in self._value)
+        return self._of_patches(values)
+
+    def _of_patches(self, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        views = [view[:, self._class_tokens :] for part in states for view in part]
+        if self._order is None:
+            return tuple(views)
+        return tuple(view[:, order] for view, order in zip(views, self._order, strict=True))
 
     @property
     def device(self) -> torch.device:
         """Where query and key are."""
-        return self._query[0].device
+        return self._parts[0].query.device
+
+    @property
+    def _class_tokens(self) -> int:
+        return self._parts[0].class_tokens
 
     @property
     def has_class_token(self) -> bool:
@@ -144,7 +218,12 @@ class TorchAttention:
 
     def received(self, queries: Tensor | None = None, at_most: int | None = None) -> Tensor:
         """See :meth:`vflowopt.components.attention.AttentionSource.received`; never holds heads x patches x patches."""
-        return self._total if queries is None else self._sums(queries, at_most)
+        if queries is None:
+            return self._in_order([part.received for part in self._parts])
+        if self._order is not None:
+            queries = torch.empty_like(queries).scatter(1, self._order, queries)
+        own = queries.split([len(part) for part in self._parts])
+        return self._in_order([part.received_from(some, at_most) for part, some in zip(self._parts, own, strict=True)])
 
     @property
     def of_class_token(self) -> Tensor:
@@ -153,9 +232,8 @@ class TorchAttention:
         Raises:
             StrategyError: the vision tower has no class token.
         """
-        if "class" not in self._known:
-            self._known["class"] = torch.stack(self.class_rows())
-        return self._known["class"]
+        self._require_class_token()
+        return self._in_order([part.of_class_token for part in self._parts])
 
     def class_rows(self) -> list[Tensor]:
         """Attention that the class token, the first position, pays to each patch of each view: float32 [patches].
@@ -163,30 +241,18 @@ class TorchAttention:
         Raises:
             StrategyError: the vision tower has no class token.
         """
+        self._require_class_token()
+        rows = [row for part in self._parts for row in part.of_class_token]
+        return rows if self._order is None else [row[order] for row, order in zip(rows, self._order, strict=True)]
+
+    def _require_class_token(self) -> None:
         if not self._class_tokens:
             raise StrategyError(f"class attention is needed, but {NO_CLASS_TOKEN}")
-        views = zip(self._query, self._key, strict=True)
-        return [column_sums(query[:, :1], key, self._scaling)[self._class_tokens :] for query, key in views]
 
-    @property
-    def _total(self) -> Tensor:
-        """Over all queries: the first pass of every calibration."""
-        if "total" not in self._known:
-            self._known["total"] = self._sums(None, None)
-        return self._known["total"]
-
-    def _sums(self, queries: Tensor | None, at_most: int | None) -> Tensor:
-        first = self._class_tokens
-        query = [view[:, first:] for view in self._query]
-        weight = None if queries is None else queries.float()
-        if weight is not None and at_most is not None and at_most < query[0].shape[1]:
-            # The selected rows come first in this order, so the first `at_most` rows hold them all.
-            rows = weight.argsort(dim=-1, descending=True, stable=True)[:, : max(at_most, 1)]
-            weight = weight.gather(1, rows)
-            query = [view[:, chosen] for view, chosen in zip(query, rows, strict=True)]
-        weights = [None] * len(query) if weight is None else weight
-        views = zip(query, self._key, weights, strict=True)
-        return torch.stack([column_sums(rows, key, self._scaling, own)[first:] for rows, key, own in views])
+    def _in_order(self, results: Sequence[Tensor]) -> Tensor:
+        """One result, float32 [views, patches], of one for each part."""
+        whole = results[0] if len(results) == 1 else torch.cat(list(results))
+        return whole if self._order is None else whole.gather(1, self._order)
 
 
 class VisionCapture(threading.local):
@@ -195,7 +261,7 @@ class VisionCapture(threading.local):
     def __init__(self, class_tokens: int, *, values: bool = False) -> None:
         self.class_tokens = class_tokens
         self._values = values
-        self._calls: list[TorchAttention] | None = None
+        self._calls: list[AttentionCall] | None = None
 
     @property
     def is_recording(self) -> bool:
@@ -203,12 +269,12 @@ class VisionCapture(threading.local):
         return self._calls is not None
 
     @contextmanager
-    def recording(self) -> Iterator[list[TorchAttention]]:
-        """The list fills with one source per call of its attention function inside the block.
+    def recording(self) -> Iterator[list[AttentionCall]]:
+        """The list fills with the calls of its attention function inside the block.
 
         A module may call it once for all views, in a batch or packed into one sequence, or once per view.
         """
-        calls: list[TorchAttention] = []
+        calls: list[AttentionCall] = []
         self._calls = calls
         try:
             yield calls
@@ -218,10 +284,9 @@ class VisionCapture(threading.local):
     def note(
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, bounds: Tensor | None, mask: object
     ) -> None:
-        """Record one call of the attention function, see :meth:`TorchAttention.of_call`."""
+        """Record one call of the attention function, see :class:`AttentionCall`."""
         if self._calls is not None:
-            kept = value if self._values else None
-            self._calls.append(TorchAttention.of_call(query, key, scaling, bounds, mask, self.class_tokens, kept))
+            self._calls.append(AttentionCall(query, key, scaling, bounds, mask, value if self._values else None))
 
 
 @contextmanager
@@ -261,11 +326,19 @@ def packed_lengths(bounds: Tensor | None, mask: object) -> list[int] | None:
     if bounds is not None:
         lengths: list[int] = bounds.diff().tolist()
         return lengths
-    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[:2] != (1, 1) or mask.shape[2] != mask.shape[3]:
+    square = _square(mask)
+    if square is None:
         return None
-    seen = mask[0, 0] if mask.dtype == torch.bool else mask[0, 0] == 0
+    seen = square if square.dtype == torch.bool else square == 0
     first = seen.byte().argmax(dim=1)  # the first position that each one sees: that of its view
     if (first.diff() < 0).any() or not torch.equal(seen, first[:, None] == first):
         return None
     counted: list[int] = first.unique_consecutive(return_counts=True)[1].tolist()
     return counted
+
+
+def _square(mask: object) -> Tensor | None:
+    """[positions, positions] of a mask that says who sees whom in one sequence; ``None`` for any other."""
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[:2] != (1, 1) or mask.shape[2] != mask.shape[3]:
+        return None
+    return mask[0, 0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vflowopt.errors import StrategyError
 from vflowopt_hf.family import Family
 from vflowopt_hf.feature_layer import layers_up_to
-from vflowopt_hf.vision.capture import TorchAttention
+from vflowopt_hf.vision.capture import AttentionCall, TorchAttention
 from vflowopt_hf.vision.earlier_layers import LayerRecorder
 from vflowopt_hf.vision.observing import attention_calls
 
@@ -66,12 +66,12 @@ class ClassRowCapture(LayerRecorder[Tensor]):
     """
 
     def __init__(self, depth: int, layers: int, class_tokens: int) -> None:
-        super().__init__(range(layers), class_tokens)
-        self.depth = depth
+        super().__init__(range(layers))
+        self.depth, self._class_tokens = depth, class_tokens
 
-    def kept(self, source: TorchAttention) -> Iterable[Tensor]:
+    def kept(self, call: AttentionCall) -> Iterable[Tensor]:
         """See :meth:`vflowopt_hf.vision.earlier_layers.LayerRecorder.kept`."""
-        return source.class_rows()
+        return TorchAttention.of_calls([call], self._class_tokens).class_rows()
 
 
 def vision_depth(family: Family, model: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from vflowopt_hf.vision.capture import TorchAttention
+from vflowopt_hf.vision.capture import AttentionCall
 
 Kept = TypeVar("Kept")
 
@@ -18,15 +18,14 @@ class LayerRecorder(threading.local, Generic[Kept]):
 
     Args:
         layers: their numbers.
-        class_tokens: leading positions of a view that are no patches.
     """
 
-    def __init__(self, layers: Collection[int], class_tokens: int) -> None:
-        self._layers, self._class_tokens = tuple(layers), class_tokens
+    def __init__(self, layers: Collection[int]) -> None:
+        self._layers = tuple(layers)
         self._recorded: dict[int, list[Kept]] | None = None
 
     @abstractmethod
-    def kept(self, source: TorchAttention) -> Iterable[Kept]:
+    def kept(self, call: AttentionCall) -> Iterable[Kept]:
         """What is kept of one call."""
 
     @contextmanager
@@ -50,6 +49,5 @@ class LayerRecorder(threading.local, Generic[Kept]):
     ) -> None:
         """Record one call of a layer's attention function."""
         if self._recorded is not None:
-            bounds = options.get("cu_seq_lens_q")
-            source = TorchAttention.of_call(query, key, scaling, bounds, mask, self._class_tokens)
-            self._recorded[layer].extend(self.kept(source))
+            call = AttentionCall(query, key, scaling, options.get("cu_seq_lens_q"), mask)
+            self._recorded[layer].extend(self.kept(call))

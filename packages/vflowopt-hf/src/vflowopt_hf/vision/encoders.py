@@ -191,24 +191,31 @@ def _observed(
         with capture.recording() as calls, earlier.recording() as rows, others.recording() as sources:
             output = original(*args, **kwargs)
         views = max((unit.views.stop for unit in units), default=0)
-        for number, source in sources.items():
-            if sum(map(len, source)) != views:
+        read = functools.partial(TorchAttention.of_calls, class_tokens=family.class_tokens, packed=_packed(units))
+        layers = {number: read(own) for number, own in sources.items() if own}
+        for number in sources:
+            if number not in layers or len(layers[number]) != views:
                 raise UnsupportedOperationError(
                     f"vision layer {number} attends within windows, so it has no attention over whole views; choose "
                     f"another layer"
                 )
-        for seen in (sum(map(len, calls)), *map(len, rows.values())):
+        attention = read(calls) if calls else ()
+        for seen in map(len, (attention, *rows.values())):
             if seen != views:
                 raise UnsupportedOperationError(
                     f"the observed vision attention saw {seen} views in one call of {original.__name__}, not the "
                     f"{views} of its inputs"
                 )
-        if calls and not isinstance(output, tuple):
+        if attention and not isinstance(output, tuple):
             told = functools.partial(family.tokens_per_unit, model, modality)
-            joined = TorchAttention.joined(calls)
             class_rows = ClassRows(earlier.depth, tuple(map(tuple, rows.values())))
-            layers = {number: TorchAttention.joined(source) for number, source in sources.items()}
-            tap.add(Encoding(modality, units, joined, class_rows, layers, Features.of(output), told))
+            tap.add(Encoding(modality, units, attention, class_rows, layers, Features.of(output), told))
         return output
 
     return encode
+
+
+def _packed(units: Sequence[Unit]) -> list[int]:
+    """Positions of each view, where all units tell."""
+    told = [unit.packed_patches for unit in units for _ in range(unit.views.stop - unit.views.start)]
+    return [patches for patches in told if patches is not None] if None not in told else []

@@ -7,18 +7,18 @@ from typing import Any
 
 from vflowopt.errors import StrategyError
 from vflowopt_hf.family import Family
-from vflowopt_hf.vision.capture import TorchAttention
+from vflowopt_hf.vision.capture import AttentionCall
 from vflowopt_hf.vision.class_rows import vision_layers
 from vflowopt_hf.vision.earlier_layers import LayerRecorder
 from vflowopt_hf.vision.observing import attention_calls
 
 
-class LayerCapture(LayerRecorder[TorchAttention]):
-    """Keeps one source per call."""
+class LayerCapture(LayerRecorder[AttentionCall]):
+    """Keeps the calls as they are."""
 
-    def kept(self, source: TorchAttention) -> Iterable[TorchAttention]:
+    def kept(self, call: AttentionCall) -> Iterable[AttentionCall]:
         """See :meth:`vflowopt_hf.vision.earlier_layers.LayerRecorder.kept`."""
-        return (source,)
+        return (call,)
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def capture_layers(family: Family, model: Any, layers: Collection[int]) -> Itera
             f"{len(stack) - 1} up to the one whose output they use"
         )
     earlier = sorted(set(layers) - {len(stack) - 1})
-    capture = LayerCapture(earlier, family.class_tokens)
+    capture = LayerCapture(earlier)
     with ExitStack() as observers:
         for layer in earlier:
             observers.enter_context(attention_calls(stack[layer], partial(capture.note, layer)))

@@ -1,0 +1,117 @@
+"""Query and key of views that have one length, and the passes over them, each made once and for all of them."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from vflowopt_hf.vision.column_sums import column_sums
+
+
+class EqualViews:
+    """Query and key of one attention module over views that have the same number of positions.
+
+    Args:
+        query: [views, heads, positions, head_dim], after any rotary embedding.
+        key: [views, key heads, positions, head_dim].
+        scaling: factor of the scores.
+        class_tokens: leading positions that are no patches: seen by the softmax, excluded from every result.
+        value: as ``key``; ``None`` if nobody asks for it.
+    """
+
+    def __init__(
+        self, query: Tensor, key: Tensor, scaling: float, class_tokens: int = 0, value: Tensor | None = None
+    ) -> None:
+        self.query, self.key, self.value = query, key, value
+        self.scaling, self.class_tokens = scaling, class_tokens
+        self._known: dict[str, Tensor] = {}  # by the method that computes it
+        self._whole, self._place = self, slice(0, len(query))  # the views that these are some of
+
+    @classmethod
+    def joined(cls, parts: "Sequence[EqualViews]") -> "EqualViews":
+        """The views of several, at least one; they are copied unless they follow each other in one whole."""
+        first, last = parts[0], parts[-1]
+        if all(one._whole is other._whole and one._place.stop == other._place.start for one, other in pairwise(parts)):
+            return first._whole.part(slice(first._place.start, last._place.stop))
+        query, key = torch.cat([part.query for part in parts]), torch.cat([part.key for part in parts])
+        value = None
+        if first.value is not None:
+            value = torch.cat([part.value for part in parts if part.value is not None])
+        return cls(query, key, first.scaling, first.class_tokens, value)
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    @property
+    def patches(self) -> int:
+        """Of each view."""
+        return self.query.shape[2] - self.class_tokens
+
+    def part(self, views: slice) -> "EqualViews":
+        """Some of the views; what is computed for them is computed for all, if these know their whole, and shared."""
+        own = range(len(self))[views]
+        if len(own) == len(self):
+            return self
+        part = self._with(lambda states: states[views])
+        start = self._place.start
+        part._whole, part._place = self._whole, slice(start + own.start, start + own.stop)
+        return part
+
+    def with_patches(self, places: Tensor) -> "EqualViews":
+        """The same views if they had only some patches, by where these are: int64 [views, patches]."""
+        leading = torch.arange(self.class_tokens, device=places.device).expand(len(self), -1)
+        positions = torch.cat([leading, places + self.class_tokens], dim=1)[:, None, :, None]
+        return self._with(lambda states: states.take_along_dim(positions, dim=2))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "EqualViews":
+        """The same with its tensors changed, for example moved; both share what they know."""
+        mapped = self._with(change)
+        mapped._known = self._known
+        return mapped
+
+    def fresh(self) -> "EqualViews":
+        """The same with nothing computed."""
+        return self._with(lambda states: states)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "EqualViews":
+        value = None if self.value is None else change(self.value)
+        return EqualViews(change(self.query), change(self.key), self.scaling, self.class_tokens, value)
+
+    @property
+    def received(self) -> Tensor:
+        """Attention that each patch receives from all patches: float32 [views, patches]."""
+        return self._once("received", EqualViews._received)
+
+    @property
+    def of_class_token(self) -> Tensor:
+        """Attention that the first position, the class token, pays to each patch: float32 [views, patches]."""
+        return self._once("of_class_token", EqualViews._of_class_token)
+
+    def received_from(self, queries: Tensor, at_most: int | None = None) -> Tensor:
+        """Attention that each patch receives from some patches: float32 [views, patches].
+
+        Args:
+            queries: bool [views, patches].
+            at_most: no view has more of them.
+        """
+        first, query = self.class_tokens, self.query[:, :, self.class_tokens :]
+        if at_most is not None and at_most < self.patches:
+            # The selected rows come first in this order, so the first `at_most` rows hold them all.
+            rows = queries.float().argsort(dim=-1, descending=True, stable=True)[:, : max(at_most, 1)]
+            queries, views = queries.gather(1, rows), torch.arange(len(rows), device=rows.device)[:, None]
+            query = query.transpose(1, 2)[views, rows].transpose(1, 2)
+        return column_sums(query, self.key, self.scaling, queries.float())[:, first:]
+
+    def _received(self) -> Tensor:
+        first = self.class_tokens
+        return column_sums(self.query[:, :, first:], self.key, self.scaling)[:, first:]
+
+    def _of_class_token(self) -> Tensor:
+        return column_sums(self.query[:, :, :1], self.key, self.scaling)[:, self.class_tokens :]
+
+    def _once(self, name: str, compute: Callable[["EqualViews"], Tensor]) -> Tensor:
+        if name not in self._known:
+            own = self._whole is self
+            self._known[name] = compute(self) if own else self._whole._once(name, compute)[self._place]
+        return self._known[name]
