@@ -3,18 +3,9 @@
 import pytest
 import torch
 
-from support.cases import gemma4, minicpm_v4_6
-from vflowopt.errors import InputError, UnsupportedModelError, UnsupportedOperationError
+from support.cases import minicpm_v4_6
+from vflowopt.errors import InputError, UnsupportedOperationError
 from vflowopt_hf.testing.subject import Subject
-
-
-@pytest.mark.parametrize("text", [{"hidden_size_per_layer_input": 8}, {"num_kv_shared_layers": 2}])
-def test_gemma_4_with_inputs_or_keys_of_its_own_in_layers_is_refused(text):
-    own = Subject(gemma4.CASE, "sdpa")
-    model = gemma4.tiny_gemma4(vocab_size_per_layer_input=gemma4.VOCABULARY, **text)
-    strategy = own.strategy(own.batch(own.image(0)))
-    with pytest.raises(UnsupportedModelError, match=r"E2B, E4B.*use Gemma 4 26B-A4B or 31B"):
-        own.adapter.prune(model, strategy)
 
 
 def test_minicpm_takes_no_videos_and_no_sizes_of_other_pixels():

@@ -12,7 +12,7 @@ from vflowopt_hf.testing.batches import Sample, picture
 from vflowopt_hf.testing.subject import Subject
 
 FAMILIES = [module.name for module in pkgutil.iter_modules(support.cases.__path__)]
-BATCHED = {"gemma3": 1, "gemma4": 1, "qwen3_omni": 1, "qwen3_vl": 1, "qwen3_vl_moe": 1}
+BATCHED = {"gemma3": 1, "gemma4": 1, "gemma4_e2b": 1, "qwen3_omni": 1, "qwen3_vl": 1, "qwen3_vl_moe": 1}
 """Samples per batch where it is not two: decoders called with masks or embeddings that nothing generic can join."""
 
 

@@ -75,7 +75,7 @@ SPARSE = "decoder layers whose indexer chooses which keys a query sees"
 CHUNKED = "decoder layers with chunked attention, whose chunks would have to count unpruned tokens"
 FOREIGN = "a vision tower outside transformers' attention functions"
 RESAMPLED = "importance where a visual token is no patch, but what a resampler asks for"
-SHARED = "decoder layers that reuse the keys of earlier ones, and inputs of their own for each layer"
+STREAMS = "a decoder whose hidden states are several streams"
 WITHIN = "a way to look at images that are encoded inside the embedding layer, not by get_image_features"
 DENOISED = "pruning under answers that are denoised in blocks, in several passes over prompt and answer"
 
@@ -86,7 +86,7 @@ CAPABILITIES_AWAY = {
     "diffusion_gemma": ("gemma3", DENOISED),
     "dots3_note": ("qwen2_vl", SPARSE),
     "fast_vlm": ("llava", FOREIGN),
-    "gemma3n": ("gemma3", f"{SHARED}; and {FOREIGN}"),
+    "gemma3n": ("gemma3", f"{STREAMS}; and {FOREIGN}"),
     "glm5_next": ("glm4v", SPARSE),
     "got_ocr2": ("internvl", FOREIGN),
     "granite4_vision": ("llava_next", RESAMPLED),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vflowopt_hf.decoder.conversion import first_pruned, hold_whole, layer_of, require_readable
-from vflowopt_hf.decoder.layer_kinds import has_keys, is_recurrent
+from vflowopt_hf.decoder.layer_kinds import is_recurrent, stores_keys
 from vflowopt_hf.decoder.recurrent_cache import guard_states, require_states
 from vflowopt_hf.plans.stage_plan import StagePlan
 
@@ -24,7 +24,7 @@ def enter_prefill(cache: Any, plan: StagePlan, config: Any, depth: int) -> None:
     for index in range(depth):
         if is_recurrent(config, index):
             require_states(cache, index, even=plan.is_even)
-        elif index >= plan.boundaries[0] and has_keys(config, index):
+        elif index >= plan.boundaries[0] and stores_keys(config, index):
             require_readable(layer_of(cache, index), str(config._attn_implementation))
     for index in range(plan.boundaries[0]):
         hold_whole(cache, index, plan.table.queries - plan.table.tail)

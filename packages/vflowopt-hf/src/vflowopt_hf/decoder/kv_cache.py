@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vflowopt.budgets.kv_cache import CacheShape
-from vflowopt_hf.decoder.layer_kinds import has_keys, reuses_keys
+from vflowopt_hf.decoder.layer_kinds import has_keys, stores_keys
 from vflowopt_hf.decoder.windows import sliding_window
 from vflowopt_hf.family import Family
 
@@ -27,7 +27,7 @@ def cache_shape(family: Family, model: Any) -> CacheShape:
 
 def _row_values(config: Any, layer: int) -> int:
     """How many numbers a layer stores of one row."""
-    if not has_keys(config, layer) or reuses_keys(config, layer):
+    if not stores_keys(config, layer):
         return 0
     own = config.per_layer_config[layer]
     rank = getattr(own, "kv_lora_rank", None)

@@ -13,7 +13,7 @@ WITHOUT_KEYS = RECURRENT | {"mlp", "moe"}
 
 
 def has_keys(config: Any, layer: int) -> bool:
-    """Whether a decoder layer keeps keys and values of each token.
+    """Whether a decoder layer attends to keys and values of each token, its own or those of an earlier layer.
 
     A layer that does not is a function of the rows that it gets, in their order: a token that is dropped before it has
     never been there. So stages may begin before such layers and between them.
@@ -30,10 +30,20 @@ def is_recurrent(config: Any, layer: int) -> bool:
     return _kind(config, layer) in RECURRENT
 
 
-def reuses_keys(config: Any, layer: int) -> bool:
-    """Whether a decoder layer attends to keys that an earlier layer has stored."""
+def keys_of(config: Any, layer: int) -> int:
+    """The decoder layer whose keys a layer attends to: itself, or the last one of its kind that hands its keys on."""
     modes = getattr(config, "kv_sharing_modes", None)
-    return modes is not None and modes[layer] == "reuse"
+    if modes is None or modes[layer] != "reuse":
+        return layer
+    kind = _kind(config, layer)
+    return next(
+        earlier for earlier in reversed(range(layer)) if modes[earlier] == "store" and _kind(config, earlier) == kind
+    )
+
+
+def stores_keys(config: Any, layer: int) -> bool:
+    """Whether a decoder layer has keys in the cache, and does not reuse those of an earlier one."""
+    return has_keys(config, layer) and keys_of(config, layer) == layer
 
 
 def _kind(config: Any, layer: int) -> str | None:
@@ -42,7 +52,7 @@ def _kind(config: Any, layer: int) -> str | None:
 
 
 def attending_layers(config: Any, layers: Sequence[int], scorer: str = "the scorer") -> dict[int, int]:
-    """Whose attention decides stages: where a layer has none, the nearest one before it that has.
+    """Whose attention decides stages: where a layer stores no keys, that of the nearest one before it that does.
 
     Args:
         config: a text configuration.
@@ -53,18 +63,20 @@ def attending_layers(config: Any, layers: Sequence[int], scorer: str = "the scor
         The first layer of each stage, by the layer that is observed for it.
 
     Raises:
-        StrategyError: no layer before a stage has attention, or none between it and the stage before.
+        StrategyError: no layer before a stage stores keys, or none between it and the stage before.
     """
     found: dict[int, int] = {}
     for before in layers:
-        observed = next((layer for layer in range(before, -1, -1) if has_keys(config, layer)), None)
+        observed = next((layer for layer in range(before, -1, -1) if stores_keys(config, layer)), None)
         first = max(found.values(), default=0)
         if observed is None or observed < first:
-            following = next((layer for layer in range(before, len(config.layer_types)) if has_keys(config, layer)), -1)
+            depth = len(config.layer_types)
+            following = next((layer for layer in range(before, depth) if stores_keys(config, layer)), -1)
             remedy = "use another scorer" if following < 0 else f"let the stage begin at layer {following + 1} or later"
+            reuse, none = "reuse the keys of earlier ones", f"have none ({_kind(config, before)})"
             raise StrategyError(
                 f"{scorer} ranks by the attention before layer {before + 1}, but decoder layers {first} to {before} "
-                f"have none ({_kind(config, before)}); {remedy}"
+                f"{reuse if has_keys(config, before) else none}; {remedy}"
             )
         found[observed] = before + 1
     return found

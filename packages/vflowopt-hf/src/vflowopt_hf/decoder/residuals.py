@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from vflowopt_hf.family import LayerResiduals
-from vflowopt_hf.plans.rows import PlacedPlan, StageRows, merge_rows, take_rows
+from vflowopt_hf.plans.rows import PlacedPlan, StageRows, rows_of_stage
 
 
 def residuals_after(
     residuals: LayerResiduals, layer: int, plans: Sequence[PlacedPlan], stage: StageRows | None
 ) -> Tensor | None:
     """What to add to the output of a decoder layer.
-
-    A recycled token stands for its members at every depth: its row is the mean of theirs, with the weights that
-    merged their embeddings or hidden states (paper Eq. 7).
 
     Args:
         residuals: of the forward.
@@ -34,6 +31,4 @@ def residuals_after(
     full = values.new_zeros(*rows.shape, values.shape[-1]).masked_scatter(rows[..., None], values)
     if stage is None:
         return full
-    for number in range(plans[0].plan.boundaries.index(stage.boundary) + 1):
-        full = merge_rows(full, plans, number)
-    return take_rows(full, stage.logical)
+    return rows_of_stage(full, plans, plans[0].plan.boundaries.index(stage.boundary), stage)

@@ -15,17 +15,18 @@ from vflowopt.errors import UnsupportedModelError
 from vflowopt_hf.decoder.cache_entry import enter_prefill
 from vflowopt_hf.decoder.conversion import convert, pruned_layer
 from vflowopt_hf.decoder.key_bias import attend_with_bias, carrying_layers, require_carriable, require_carried
-from vflowopt_hf.decoder.layer_kinds import attending_layers, has_keys, is_recurrent
+from vflowopt_hf.decoder.layer_kinds import attending_layers, has_keys, is_recurrent, keys_of
 from vflowopt_hf.decoder.layer_views import Views
 from vflowopt_hf.decoder.recurrent_cache import PrunedRecurrentLayer
 from vflowopt_hf.decoder.residuals import residuals_after
+from vflowopt_hf.decoder.shared_keys import ReusedKeys, SharedKeys, last_rows_suffice, require_reusable
 from vflowopt_hf.decoder.windows import sliding_window
 from vflowopt_hf.family import LayerResiduals
 from vflowopt_hf.hooks.compiling import eagerly, require_step, unwrapped
 from vflowopt_hf.hooks.installing import Installed, at_end, claimed
 from vflowopt_hf.hooks.running import Forward, Running
 from vflowopt_hf.plans.decoder_attention import AttentionCall, attention_module, observe_attention, require_masks
-from vflowopt_hf.plans.rows import merge_rows, take_rows
+from vflowopt_hf.plans.rows import has_row_per_token, merge_rows, rows_of_stage, take_rows
 from vflowopt_hf.plans.stage_plan import AttentionUse, StagePlan
 from vflowopt_hf.upstream import cache_in, require_cache_arguments
 
@@ -46,9 +47,12 @@ class DecoderForward(Forward):
         bias: float32 [batch, slots], what the layer that runs adds to the attention logits of its keys, where its mask
             does not hold it; ``None`` if nothing.
         states: layers of the cache that are open for this forward.
+        reused: the keys that later layers reuse.
+        last: how many rows at the end are asked for; 0 for all.
     """
 
     views: Views
+    reused: ReusedKeys
     plan: StagePlan | None = None
     residuals: LayerResiduals | None = None
     entered: Tensor | None = None
@@ -56,6 +60,7 @@ class DecoderForward(Forward):
     attention: AttentionCall | None = None
     bias: Tensor | None = None
     states: list[PrunedRecurrentLayer] = field(default_factory=list)
+    last: int = 0
 
 
 class StagedDecoder(Installed):
@@ -86,6 +91,9 @@ class StagedDecoder(Installed):
         self._begin, self._take_residuals = begin, take_residuals
         self._observed, self._biased = attending_layers(self._decoder.config, use.observed), use.biased
         self._layers: list[nn.Module] = list(decoder.layers)  # type: ignore[arg-type]
+        self._keys_of = [keys_of(self._decoder.config, index) for index in range(len(self._layers))]
+        self._reusing = [index for index, layer in enumerate(self._keys_of) if layer != index]
+        self._sharing = {self._keys_of[index] for index in self._reusing}
         self._running: Running[DecoderForward] = Running()
 
     @classmethod
@@ -161,7 +169,7 @@ class StagedDecoder(Installed):
         queries = 0 if tokens is None else tokens.shape[1]
         carriers = carrying_layers(self._biased, self._decoder.config, len(self._layers))
         require_carried(cache_in(kwargs), carriers, len(self._layers), self._implementation)
-        forward = self._running.enter(DecoderForward(module, Views(queries, self._implementation)))
+        forward = self._running.enter(DecoderForward(module, Views(queries, self._implementation), ReusedKeys(queries)))
         if torch.compiler.is_compiling():
             require_step(tokens)
             return None
@@ -171,12 +179,17 @@ class StagedDecoder(Installed):
         arguments = dict(kwargs)
         forward.plan, forward.entered, forward.residuals = plan, entered, self._take_residuals(arguments)
         self._require_layers(plan, forward)
+        forward.last = arguments.get("logits_to_keep") or 0
+        if forward.last and not last_rows_suffice(plan, self._reusing, forward.last):
+            arguments["logits_to_keep"] = 0
         self._see_cache(forward, kwargs)
         return args, arguments
 
-    def _leave(self, module: nn.Module, *_: Any) -> None:
+    def _leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         forward = self._running.leave(module)
         if forward is not None:
+            if forward.last and output is not None:  # what has fewer rows than the prompt, the model does not cut
+                output.last_hidden_state = output.last_hidden_state[:, -forward.last :]
             for state in forward.states:
                 state.close()
 
@@ -191,6 +204,8 @@ class StagedDecoder(Installed):
         for index in range(plan.boundaries[0], depth):
             if has_keys(self._decoder.config, index):
                 self._window(index)
+            if plan.stage_at(index) != plan.stage_at(self._keys_of[index]):
+                require_reusable(self._implementation, index)
 
     def _see_cache(self, forward: DecoderForward, kwargs: dict[str, Any]) -> None:
         """The decoder was given a cache, or has made one for its layers."""
@@ -216,12 +231,55 @@ class StagedDecoder(Installed):
     def _staged(
         self, forward: DecoderForward, index: int, hidden: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]] | None:
-        number = None if forward.plan is None else self._stage(forward, forward.plan, index, hidden)
-        if forward.plan is None or number is None:
-            return self._continue(forward, index, hidden, kwargs)
-        plan, stage = forward.plan, forward.plan.stages[number]
-        if stage.boundary == index:
-            hidden = take_rows(merge_rows(hidden, plan.plans, number, plan.before(number)), stage.gather)
+        plan = forward.plan
+        number = None if plan is None else self._stage(forward, plan, index, hidden)
+        if plan is not None and number is not None:
+            hidden = self._entering(forward, plan, number, index, hidden)
+        if index in self._reusing:
+            return self._reuse(forward, index, number, hidden, kwargs)
+        if plan is None or number is None:
+            found = self._continue(forward, index, hidden, kwargs)
+        else:
+            found = self._pruned(forward, plan, number, index, hidden, kwargs)
+        if index in self._sharing:
+            given = kwargs.get("attention_mask")
+            mask = given if found is None else found[1].get("attention_mask", given)
+            changed, cache = mask is not given, cache_in(kwargs)
+            forward.reused.share(index, SharedKeys(number, hidden.shape[1], mask, changed, forward.bias, cache))
+        return found
+
+    def _entering(self, forward: DecoderForward, plan: StagePlan, number: int, index: int, hidden: Tensor) -> Tensor:
+        """Hidden states of the stage's rows, or of the last of them, if upstream runs no others."""
+        stage, before = plan.stages[number], plan.before(number)
+        whole = forward.views.queries if before is None else before.logical.shape[1]
+        if stage.boundary != index or hidden.shape[1] < whole:
+            return hidden
+        return take_rows(merge_rows(hidden, plan.plans, number, before), stage.gather)
+
+    def _reuse(
+        self, forward: DecoderForward, index: int, number: int | None, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]] | None:
+        """For a layer that attends to the keys of an earlier one."""
+        stages = () if forward.plan is None else forward.plan.stages
+        tables = kwargs.get("position_embeddings")
+        view = forward.reused.view(self._keys_of[index], stages, number, hidden, tables)
+        if view is None:
+            return None
+        forward.bias = view.bias
+        changes = {"attention_mask": view.mask, "position_embeddings": view.embeddings}
+        return hidden, _those_given(changes if number is None else changes | {"position_ids": None}, kwargs)
+
+    def _pruned(
+        self,
+        forward: DecoderForward,
+        plan: StagePlan,
+        number: int,
+        index: int,
+        hidden: Tensor,
+        kwargs: dict[str, Any],
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """For a layer of a stage."""
+        stage = plan.stages[number]
         if not has_keys(self._decoder.config, index):
             # All that such a layer asks is which rows are filler; there is no padding any more.
             valid = None if stage.valid is None else stage.valid.to(hidden.device)
@@ -238,6 +296,15 @@ class StagedDecoder(Installed):
         # Gaps in positions read as packed sequences to flash attention; rotary embeddings carry them already.
         changes = {"attention_mask": view.mask, "position_embeddings": view.embeddings, "position_ids": None}
         return hidden, _those_given(changes, kwargs)
+
+    def of_stage(self, index: int, argument: Any) -> Any:
+        """A further argument of one decoder layer, reduced to the rows of its stage if it has one per token."""
+        forward = self._running.innermost
+        plan = None if forward is None else forward.plan
+        number = None if plan is None else plan.stage_at(index)
+        if plan is None or number is None or not has_row_per_token(argument, plan.table):
+            return argument
+        return rows_of_stage(argument, plan.plans, number, plan.stages[number])
 
     def _open_state(self, forward: DecoderForward, index: int, kwargs: dict[str, Any]) -> None:
         """Let a recurrent layer go on with its state in a cache that may lack tokens of earlier forwards."""
@@ -304,6 +371,10 @@ class _LayerHook(Installed):
         if found is None:
             return None
         hidden, changed = found
-        if args:
-            return (hidden, *args[1:]), kwargs | changed
-        return args, kwargs | changed | {"hidden_states": hidden}
+        changed = changed if args else {**changed, "hidden_states": hidden}
+        positional = tuple(self._staged.of_stage(self._index, value) for value in args[1:])
+        named = {
+            name: changed[name] if name in changed else self._staged.of_stage(self._index, value)
+            for name, value in kwargs.items()
+        }
+        return ((hidden, *positional) if args else args), named

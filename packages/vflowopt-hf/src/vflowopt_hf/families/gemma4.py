@@ -1,7 +1,8 @@
-"""Gemma 4 (26B-A4B, 31B): padded views of any shape, pooled by position; decoder with sliding windows; images, video.
+"""Gemma 4: padded views of any shape, pooled by position; decoder with sliding windows; images, video.
 
-Layers with full attention have heads of another size than those with a window. A video is one unit, though a time
-stands before each of its frames in the prompt.
+Layers with full attention have heads of another size than those with a window. In E2B and E4B each decoder layer takes
+inputs of its own, and the last ones reuse keys of earlier layers. A video is one unit, though a time stands before each
+of its frames in the prompt.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vflowopt.errors import UnsupportedModelError
 from vflowopt_hf.families.merged_patches import merge_views, merged_layout
 from vflowopt_hf.family import Family, Unit
 from vflowopt_hf.pixels import PixelStatistics, image_entropy
@@ -22,20 +22,6 @@ class Gemma4(Family):
 
     name: ClassVar[str] = "gemma4"
     pixel_statistics: ClassVar[PixelStatistics] = PixelStatistics(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-
-    def decoder(self, model: Any) -> nn.Module:
-        """The text decoder.
-
-        Raises:
-            UnsupportedModelError: its layers take embeddings of their own, or keys of other layers (E2B, E4B).
-        """
-        text = model.config.text_config
-        if text.hidden_size_per_layer_input or text.num_kv_shared_layers:
-            raise UnsupportedModelError(
-                "decoder layers of this Gemma 4 take embeddings of their own or the keys of earlier layers (E2B, E4B), "
-                "which cannot be pruned; use Gemma 4 26B-A4B or 31B, or Gemma 3"
-            )
-        return super().decoder(model)
 
     def vision_attention(self, model: Any) -> nn.Module:
         """Attention of the last tower layer."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -194,6 +195,31 @@ def merge_rows(hidden: Tensor, plans: Sequence[PlacedPlan], number: int = 0, bef
         retained = placed.plan.kept[number].to(hidden.device)
         hidden[placed.sample, rows[retained]] = merged[retained].to(hidden.dtype)
     return hidden
+
+
+def has_row_per_token(value: Any, table: BatchRows) -> bool:
+    """Whether something is a tensor [batch, queries, features] of a forward that is not pruned yet."""
+    return isinstance(value, Tensor) and value.ndim == 3 and value.shape[:2] == table.present.shape
+
+
+def rows_of_stage(full: Tensor, plans: Sequence[PlacedPlan], number: int, stage: StageRows) -> Tensor:
+    """A stage's rows of what has a row per token of the unpruned forward.
+
+    A recycled token stands for its members at every depth: its row is the mean of theirs, with the weights that merged
+    their embeddings or hidden states (paper Eq. 7).
+
+    Args:
+        full: [batch, queries, features].
+        plans: the units of the batch.
+        number: of the stage.
+        stage: its rows.
+
+    Returns:
+        [batch, rows, features].
+    """
+    for earlier in range(number + 1):
+        full = merge_rows(full, plans, earlier)
+    return take_rows(full, stage.logical)
 
 
 def token_states(hidden: Tensor, sample: int, rows: Tensor, before: StageRows | None, tokens: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vflowopt import PruningPlan
 from vflowopt.arrays import to_numpy
 from vflowopt.testing import fail
-from vflowopt_hf.decoder.layer_kinds import has_keys, is_recurrent
+from vflowopt_hf.decoder.layer_kinds import has_keys, is_recurrent, keys_of
 from vflowopt_hf.hooks.installing import inserted
 from vflowopt_hf.testing.batches import Batch, PlacedMedia, with_extra_inputs
 from vflowopt_hf.testing.recurrent import mixer_of, with_present_tokens
@@ -152,13 +152,22 @@ class _LayerHook:
             )
         batch, positions, _ = hidden.shape
         subject = self._oracle.subject
-        if has_keys(subject.family.decoder(subject.model).config, self._index):
-            pruned = self._oracle.hidden_keys(self._index, (batch, positions))
+        config: Any = subject.family.decoder(subject.model).config
+        if has_keys(config, self._index):
+            keys = keys_of(config, self._index)  # they are those that the layer stored which had them first
+            pruned = self._oracle.hidden_keys(keys, (batch, positions))
             inside["attention_mask"] = _without(inside["attention_mask"], pruned)
-            bias = self._oracle.key_bias(self._index, (batch, positions))
+            bias = self._oracle.key_bias(keys, (batch, positions))
             if bias is not None:
                 inside["attention_mask"] = _with_bias(inside["attention_mask"], bias)
-        return (self._oracle.merged(hidden, range(self._index, self._index + 1)), *args[1:]), inside
+        others = (self._merged_rows(value, (batch, positions)) for value in args[1:])
+        return (self._oracle.merged(hidden, range(self._index, self._index + 1)), *others), inside
+
+    def _merged_rows(self, value: Any, shape: tuple[int, int]) -> Any:
+        """What else a layer takes of every token is merged like the embeddings, at every depth."""
+        if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[:2] != shape:
+            return value
+        return self._oracle.merged(value, range(self._index + 1))
 
 
 def _without(mask: Tensor | None, pruned: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from vflowopt.components.mass import LogMass
 from vflowopt.plans.competitors import SEPARATORS, Separators
 from vflowopt.testing import fail, require, require_valid_plan
 from vflowopt_hf.decoder.contents import key_value_bytes, state_bytes
-from vflowopt_hf.decoder.layer_kinds import has_keys
+from vflowopt_hf.decoder.layer_kinds import stores_keys
 from vflowopt_hf.testing.batches import Batch
 from vflowopt_hf.testing.generation import EXACT, generate, require_control, require_oracle_logits
 from vflowopt_hf.testing.oracle import Oracle
@@ -207,7 +207,7 @@ def _stored_lengths(subject: Subject, batch: Batch, plans: list[PruningPlan]) ->
 def _require_cache(subject: Subject, cache: Any, prompt: int, lengths: tuple[int, ...]) -> None:
     config: Any = subject.family.decoder(subject.model).config
     for index, (layer, length) in enumerate(zip(cache.layers, lengths, strict=True)):
-        if not has_keys(config, index):
+        if not stores_keys(config, index):
             continue
         stored, logical = layer.keys.shape[-2], layer.get_seq_length()
         windowed = getattr(layer, "is_sliding", False)
