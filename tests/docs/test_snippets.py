@@ -18,6 +18,7 @@ NEEDS = {
     "write-a-component.md": "onevision",
     GUIDE: "deepseek_vl",
     "reference-model.md": "reference",
+    "why-not-faster.md": "reference",
 }
 
 NO_RUN = {

@@ -142,8 +142,8 @@ def test_a_benchmark_decodes_on_the_cache_of_its_prefill(model, inputs, strategy
     candidate, prompt = Candidate(subject, "it", strategy), inputs["input_ids"].shape[1]
     with torch.no_grad():
         candidate.fill_cache()
-        assert cache_from(candidate.decode_step()).get_seq_length() == prompt + 1
-        output = candidate.task("decode per token")()
+        assert cache_from(candidate.once("decode per token")()).get_seq_length() == prompt + 1
+        output = candidate.run("decode per token")()
         assert cache_from(output).get_seq_length() == prompt + 1 + DECODE_STEPS
         cache, _ = candidate.decode_prompt()
     assert {layer.get_seq_length() for layer in cache.layers} == {prompt}

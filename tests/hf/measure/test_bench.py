@@ -173,7 +173,7 @@ def test_gathers_leave_the_rows_that_the_last_stage_keeps(model, inputs):
     (plan,) = pruning.plan
     it = candidate(model, inputs, plain)
     with torch.no_grad():
-        hidden = it.task("gathers")()
+        hidden = it.run("gathers")()
     entered = it._subject.observed.call["inputs_embeds"]
     ids = inputs["input_ids"][0].numpy()
     rows = np.flatnonzero(ids == tiny.IMAGE)
@@ -189,8 +189,8 @@ def test_capture_is_timed_without_entropy_and_scores_the_same(model, inputs):
     object.__setattr__(known, "unit", None)  # pixels are out of reach
     assert torch.equal(known.fresh().entropy, context.entropy)
     with torch.no_grad():
-        (score,) = it.task("attention capture")()
-        (entropy,) = it.task("entropy")()
+        (score,) = it.run("attention capture")()
+        (entropy,) = it.run("entropy")()
     assert torch.equal(score.importance, scored.score.importance)
     assert torch.equal(entropy, context.entropy)
 

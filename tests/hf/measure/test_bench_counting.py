@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from support import tiny
 from vflowopt.errors import InputError
 from vflowopt_hf.adapters import llava_onevision
 from vflowopt_hf.measure.bench.inputs import lengthened, repeated, text_length
 from vflowopt_hf.measure.bench.memory import MemoryMeter
-from vflowopt_hf.measure.bench.work import counted
+from vflowopt_hf.measure.bench.work import FORMULAS, counted
 
 PLACEHOLDERS = {"image": tiny.IMAGE, "video": tiny.VIDEO}
 FLOAT = 4
@@ -48,6 +50,29 @@ def test_looking_up_reads_what_it_finds():
 def test_fused_attention_is_counted_on_the_cpu():
     query, key = torch.ones(1, 4, 10, 8), torch.ones(1, 4, 12, 8)
     run = counted(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, key))
+    assert run.flops == 2 * (2 * 4 * 10 * 12 * 8)
+
+
+@pytest.mark.parametrize(
+    "kind", ["flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu"]
+)
+@pytest.mark.parametrize("key_heads", [6, 2, 1])
+def test_fused_attention_of_grouped_keys_is_counted_by_its_query_heads(kind, key_heads):
+    """Every operator that scaled-dot-product attention may choose, on tensors without numbers."""
+    query, key = torch.empty(2, 6, 10, 8, device="meta"), torch.empty(2, key_heads, 12, 8, device="meta")
+    value = torch.empty(2, key_heads, 12, 16, device="meta")
+    operator = getattr(torch.ops.aten, f"_scaled_dot_product_{kind}")
+    more = {"efficient_attention": (None, False), "cudnn_attention": (None, False)}.get(kind, ())
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        operator(query, key, value, *more)
+    assert counter.get_total_flops() == 2 * (2 * 6 * 10 * 12) * (8 + 16)
+
+
+@pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
+def test_attention_of_grouped_keys_is_counted_whichever_kernel_runs(backend):
+    query, key = torch.ones(1, 4, 10, 8), torch.ones(1, 2, 12, 8)
+    with sdpa_kernel(backend):
+        run = counted(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, key, enable_gqa=True))
     assert run.flops == 2 * (2 * 4 * 10 * 12 * 8)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
-from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Growth, Part
+from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Growth, Mode, Part
 from vflowopt.benchmark.flow import Flow
 from vflowopt.components.stage_scoring import ReceivedAttention
 from vflowopt.descriptors import AdapterDescriptor, Example, NamedModel
@@ -172,6 +172,8 @@ class Adapter(Protocol):
         batch: int = 1,
         text_tokens: int | None = None,
         details: bool = False,
+        generate: Sequence[int] = (),
+        modes: Sequence[Mode] = ("eager",),
     ) -> Benchmark:
         """Time strategies against the unpruned model, interleaved; ``on_task(done, total)`` follows each run.
 
@@ -186,7 +188,9 @@ class Adapter(Protocol):
             on_task: looks on.
             batch: how many copies of the input make the batch.
             text_tokens: text tokens that the prompt is lengthened to.
-            details: measure peak memory and count FLOPs and bytes of every part besides.
+            details: measure peak memory and count FLOPs and bytes of every part besides; on an accelerator, kernels.
+            generate: tokens of whole answers to time; the first token's time is added.
+            modes: how models run while they answer.
         """
         ...
 

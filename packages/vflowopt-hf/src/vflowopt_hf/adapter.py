@@ -7,7 +7,7 @@ from typing import Any
 
 from vflowopt import Strategy, TokenLayout
 from vflowopt.adapter import Inputs, LoadedModel, Pruning
-from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Growth, Part
+from vflowopt.benchmark import PARTS, Benchmark, BenchShape, Growth, Mode, Part
 from vflowopt.benchmark.flow import Flow
 from vflowopt.budgets.cost import CostModel, Kind, Setting
 from vflowopt.components.stage_scoring import ReceivedAttention
@@ -128,12 +128,16 @@ class TransformersAdapter:
         batch: int = 1,
         text_tokens: int | None = None,
         details: bool = False,
+        generate: Sequence[int] = (),
+        modes: Sequence[Mode] = ("eager",),
     ) -> Benchmark:
         """See :class:`vflowopt_hf.measure.bench.Bench`."""
         from vflowopt_hf.measure.bench import Bench
 
         bench = Bench(self.family, unwrap(model), inputs, self.statistics(processor), batch, text_tokens)
-        return bench.run(strategies, parts, rounds, planning_layout, on_task, details=details)
+        return bench.run(
+            strategies, parts, rounds, planning_layout, on_task, details=details, generate=generate, modes=modes
+        )
 
     def growth(
         self,

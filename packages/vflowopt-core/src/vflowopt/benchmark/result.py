@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from vflowopt.benchmark.generation import Generation, Mode
+from vflowopt.benchmark.kernels import Kernels
 from vflowopt.benchmark.timing import Spread, Timing
 
 Part = Literal[
@@ -97,6 +99,8 @@ class BenchRow:
         flops_by_torch: what torch's counter saw in the decoder's layers during one prefill; ``None`` if not counted.
         work: by part, if counted.
         memory: by part, if measured.
+        kernels: what an accelerator did, by part, if measured.
+        generation: whole answers, by mode, if measured.
     """
 
     name: str
@@ -112,6 +116,12 @@ class BenchRow:
     flops_by_torch: int | None = None
     work: Mapping[Part, Work] = field(default_factory=dict)
     memory: Mapping[Part, Memory] = field(default_factory=dict)
+    kernels: Mapping[Part, Kernels] = field(default_factory=dict)
+    generation: tuple[Generation, ...] = ()
+
+    def generated(self, mode: Mode) -> Generation | None:
+        """Whole answers in a mode, if measured."""
+        return next((one for one in self.generation if one.mode == mode), None)
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,13 @@ class Benchmark:
             return None
         full, own = self.unpruned.times[part], row.times[part]
         return full.cpu.over(own.cpu) if cpu else full.wall.over(own.wall)
+
+    def generation_speedups(self, row: BenchRow, mode: Mode, tokens: int) -> Spread | None:
+        """How many times faster an answer of so many tokens is than unpruned in the same mode, round by round."""
+        full, own = self.unpruned.generated(mode), row.generated(mode)
+        if full is None or own is None or tokens not in full.times or tokens not in own.times:
+            return None
+        return full.times[tokens].wall.over(own.times[tokens].wall)
 
     def time(self, row: BenchRow, part: Part) -> Timing | None:
         """Time of a part of a row; the vision tower's, which no strategy changes, is measured once for all rows."""

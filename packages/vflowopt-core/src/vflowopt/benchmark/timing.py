@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,6 +73,7 @@ def interleaved(
     rounds: int,
     after_task: Callable[[str], None] = lambda _: None,
     clock: Callable[[], Moment] = Moment.now,
+    within: Callable[[str], AbstractContextManager[object]] = lambda _: nullcontext(),
 ) -> dict[str, Timing]:
     """Time every task once per round, after one round of warming up.
 
@@ -83,14 +85,16 @@ def interleaved(
         rounds: measured rounds.
         after_task: called with the name after each run, warm-up included; not timed.
         clock: gives the time.
+        within: given a name, the block in which the task runs; entering and leaving it is not timed.
     """
     measured: dict[str, list[Moment]] = {name: [] for name in tasks}
     names = list(tasks)
     for turn in range(rounds + 1):
         for name in names if turn % 2 else reversed(names):
-            start = clock()
-            tasks[name]()
-            end = clock()
+            with within(name):
+                start = clock()
+                tasks[name]()
+                end = clock()
             if turn:
                 measured[name].append(Moment(end.wall - start.wall, end.cpu - start.cpu))
             after_task(name)

@@ -1,14 +1,14 @@
 """``vflowopt bench``: where the time of a prefill goes, and what pruning saves of it, against the unpruned model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, cast
 
 import typer
 
 from vflowopt.adapter import strategy_of
-from vflowopt.benchmark import Benchmark, Growth
+from vflowopt.benchmark import MODES, Benchmark, Growth, Mode
 from vflowopt.budgets.cost import COST_FILE
 from vflowopt.cli.bench_reports import claim_report, report, show, write
 from vflowopt.cli.bench_subjects import Subject, from_model, from_shape, growing, shapes
@@ -31,6 +31,8 @@ vflowopt bench --shape mid
 vflowopt bench -m reference --budgets 0.5,0.25 -s fastv@0.5 --out benched
 
 vflowopt bench --shape mid --batch 1,8,32 --text-tokens 32,512 --out benched
+
+vflowopt bench --shape llava-onevision-7b --generate 1,32,128 --modes eager,compiled --device cuda
 
 vflowopt bench --growth
 """
@@ -72,6 +74,14 @@ def bench(
     batch: Annotated[
         str, typer.Option(metavar="NUMBERS", help="Samples of a batch; several separated by commas.")
     ] = "1",
+    generate: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="Also time whole answers of so many tokens; several separated by commas."),
+    ] = None,
+    modes: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help=f"How models run for --generate, separated by commas: {', '.join(MODES)}."),
+    ] = "eager",
     limit: Annotated[
         float,
         typer.Option(min=0, metavar="SECONDS", help="Of --growth: leave out sizes that take longer for one run."),
@@ -102,6 +112,13 @@ def bench(
     visual: list[int | None] = [*_whole("--visual-tokens", visual_tokens)] or [None]
     text: list[int | None] = [*_whole("--text-tokens", text_tokens)] or [None]
     batches = _whole("--batch", batch)
+    answers, ways = _whole("--generate", generate), _modes(modes)
+    if ways != ["eager"] and not answers:
+        raise InputError(f"--modes {modes} goes with --generate, for example --generate 1,32: other parts run eagerly")
+    if "compiled" in ways and device == "cpu":
+        raise InputError("on the CPU generate compiles nothing: leave compiled out of --modes, or use --device cuda")
+    if answers and growth:
+        raise InputError("--generate goes with --model or --shape: --growth has no model that could answer")
     if [model is not None, shape is not None, growth].count(True) != 1:
         with working("importing adapters"):
             known = ", ".join(sorted(shapes())) or "none installed"
@@ -120,7 +137,7 @@ def bench(
         strategies |= {
             text: strategy_of(subject.adapter, subject.model, strategy_for) for text, strategy_for in further.items()
         }
-        runs = [_run(subject, strategies, rounds, *sizes) for sizes in product(visual, text, batches)]
+        runs = [_run(subject, strategies, rounds, answers, ways, *sizes) for sizes in product(visual, text, batches)]
         made = report(subject.name, subject.summary, tuple(runs))
         if claimed is not None:
             inputs = [subject.inputs(*sizes) for sizes in product(visual, text)]
@@ -159,6 +176,8 @@ def _run(
     subject: Subject,
     strategies: dict[str, Strategy],
     rounds: int,
+    answers: Sequence[int],
+    modes: Sequence[Mode],
     visual_tokens: int | None,
     text_tokens: int | None,
     batch: int,
@@ -178,6 +197,8 @@ def _run(
             batch=batch,
             text_tokens=text_tokens if subject.lengthen else None,
             details=True,
+            generate=answers,
+            modes=modes,
         )
 
 
@@ -199,6 +220,14 @@ def _budgets(text: str) -> list[float]:
     from vflowopt.components.schedule import check_budget
 
     return _numbers("--budgets", text, "numbers in (0, 1]", lambda part: check_budget(float(part)))
+
+
+def _modes(text: str) -> list[Mode]:
+    asked = list(dict.fromkeys(text.split(",")))
+    unknown = [name for name in asked if name not in MODES]
+    if unknown:
+        raise InputError(f"--modes takes names separated by commas, of {', '.join(MODES)}; there is no {unknown[0]!r}")
+    return cast(list[Mode], asked)
 
 
 def _whole(option: str, text: str | None) -> list[int]:

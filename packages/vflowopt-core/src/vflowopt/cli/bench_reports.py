@@ -12,7 +12,8 @@ from rich.console import Console
 
 from vflowopt.benchmark import Benchmark, BenchReport, Growth
 from vflowopt.benchmark.report import FORMAT
-from vflowopt.cli.bench_tables import Table, growth, sweep, tables
+from vflowopt.cli.bench_cells import Table
+from vflowopt.cli.bench_tables import growth, sweeps, tables
 from vflowopt.cli.tables import print_table
 from vflowopt.files.output import FileKind, Output, claim_folder, make_folder
 from vflowopt.picture.png import PNG_FILE, png
@@ -37,7 +38,7 @@ def show(made: BenchReport, console: Console) -> None:
     for run in made.runs:
         console.print(f"{heading(run)}; {run.device}; {_rounds(run)}", highlight=False)
     if len(made.runs) > 1:
-        _print([sweep(made.runs)], console)
+        _print(sweeps(made.runs), console)
         console.print("All tables of every run: --out, or --json.", highlight=False)
     elif made.runs:
         _print(tables(made.runs[0]), console)
@@ -85,7 +86,8 @@ def markdown(made: BenchReport) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     lines = [f"# {made.subject}", "", made.summary, "", "```bash", made.command, "```", "", versions, ""]
     if len(made.runs) > 1:
-        lines += _table(sweep(made.runs), 2)
+        for one in sweeps(made.runs):
+            lines += _table(one, 2)
     for run in made.runs:
         lines += [f"## {heading(run)}", "", f"On {run.device}; {_rounds(run)}.", ""]
         for one in tables(run):

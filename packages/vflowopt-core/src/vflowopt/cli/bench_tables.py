@@ -1,7 +1,6 @@
 """The tables of ``vflowopt bench``, as text: for the terminal and for Markdown alike."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 from vflowopt.benchmark import (
@@ -16,26 +15,25 @@ from vflowopt.benchmark import (
     Phase,
     phases,
 )
-from vflowopt.benchmark.timing import Spread
+from vflowopt.cli.bench_answers import answer_gains, answers, device
+from vflowopt.cli.bench_cells import NOT_MEASURED, Table, duration, gain
 from vflowopt.figures import flops as flops_text
 from vflowopt.figures import percent, ratio, seconds, size, tokens
-
-NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; the first column is a name."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
 
 
 def tables(measured: Benchmark) -> list[Table]:
     """All tables of one run; those without a row are left out."""
-    made = [retained(measured), times(measured), gains(measured), *where(measured), flops(measured), caches(measured)]
+    made = [
+        retained(measured),
+        times(measured),
+        gains(measured),
+        answers(measured),
+        answer_gains([measured]),
+        *where(measured),
+        device(measured),
+        flops(measured),
+        caches(measured),
+    ]
     return [table for table in made if table.rows]
 
 
@@ -63,7 +61,7 @@ def times(measured: Benchmark) -> Table:
     lines = [(part, *(_time(measured, row, part) for row in measured.rows)) for part in shown]
     wholes = [row.times.get("end-to-end prefill") for row in measured.rows]
     if any(wholes):
-        cells = (NOT_MEASURED if whole is None else _spread(whole.cpu) for whole in wholes)
+        cells = (NOT_MEASURED if whole is None else duration(whole.cpu) for whole in wholes)
         lines.append(("CPU time, end to end", *cells))
     caption = "Medians (quartiles). Gathers are part of the LM prefill, and all but decoding of the end-to-end prefill."
     return Table("Times", ("part", *(row.name for row in measured.rows)), tuple(lines), caption)
@@ -184,6 +182,11 @@ def sweep(runs: Sequence[Benchmark]) -> Table:
     )
 
 
+def sweeps(runs: Sequence[Benchmark]) -> list[Table]:
+    """What all runs gain, on prefills and on answers if there are any."""
+    return [table for table in (sweep(runs), answer_gains(runs)) if table.rows]
+
+
 def growth(grown: Growth) -> list[Table]:
     """One table per task."""
     return [
@@ -202,7 +205,7 @@ def _size(point: GrowthPoint) -> tuple[str, ...]:
     if point.time is None:
         return (f"{point.tokens:,}", NOT_MEASURED, NOT_MEASURED, size(point.held), NOT_MEASURED)
     cpu = seconds(point.time.cpu.median)
-    return (f"{point.tokens:,}", _spread(point.time.wall), cpu, size(point.held), _added(point.memory))
+    return (f"{point.tokens:,}", duration(point.time.wall), cpu, size(point.held), _added(point.memory))
 
 
 def _law(series: GrowthSeries) -> str:
@@ -217,23 +220,14 @@ def _time(measured: Benchmark, row: BenchRow, part: Part) -> str:
     if row is measured.unpruned and (part not in row.times or part == "entropy"):
         return "none"
     if part in row.times:
-        return _spread(row.times[part].wall)
+        return duration(row.times[part].wall)
     if part == "vision tower":
         return "as unpruned"
     return "not used" if part == "entropy" else NOT_MEASURED
 
 
-def _spread(spread: Spread) -> str:
-    """Median and quartiles of durations."""
-    low, high = seconds(spread.low), seconds(spread.high)
-    if low.split()[-1] == high.split()[-1]:  # say the unit once
-        low = low.split()[0]
-    return f"{seconds(spread.median)} ({low} - {high})"
-
-
 def _speedup(measured: Benchmark, row: BenchRow, part: Part) -> str:
-    spread = measured.speedups(row, part)
-    return NOT_MEASURED if spread is None else f"{ratio(spread.median)} ({ratio(spread.low)} - {ratio(spread.high)})"
+    return gain(measured.speedups(row, part))
 
 
 def _reached(measured: Benchmark, row: BenchRow, *, cpu: bool) -> str:

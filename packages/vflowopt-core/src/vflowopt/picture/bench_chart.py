@@ -1,9 +1,10 @@
-"""A benchmark as a picture: gains as bars, and where the time goes as stacked bars."""
+"""A benchmark as a picture: gains as bars, where the time goes as stacked bars, and whole answers."""
 
 from collections.abc import Sequence
 
 from PIL import Image
 
+from vflowopt.benchmark.generation import Mode
 from vflowopt.benchmark.phases import REST, phases
 from vflowopt.benchmark.result import IN_PREFILL, Benchmark, Part
 from vflowopt.picture.bars import Bars
@@ -17,6 +18,7 @@ PHASES: dict[str, Color] = dict(
     zip((*IN_PREFILL, REST), (LATER[3], ORANGE, LATER[1], LATER[0], BLUE, (190, 190, 196)), strict=True)
 )
 """After Okabe and Ito, which colour-blind readers can tell apart."""
+ANSWERS: dict[Mode, Color] = {"eager": BLUE, "compiled": ORANGE}
 
 
 def draw_runs(runs: Sequence[Benchmark], title: str) -> Image.Image:
@@ -24,7 +26,7 @@ def draw_runs(runs: Sequence[Benchmark], title: str) -> Image.Image:
     blocks: list[Image.Image] = []
     for run in runs[:MOST_RUNS]:
         sizes = f"{run.unpruned.tokens[0]:,} visual tokens, {run.text_tokens:,} text tokens, batch {run.batch}"
-        blocks += filter(None, (heading(title, f"{sizes}; {run.device}"), _gains(run), _parts(run)))
+        blocks += filter(None, (heading(title, f"{sizes}; {run.device}"), _gains(run), _parts(run), _answers(run)))
     if len(runs) > MOST_RUNS:
         blocks += filter(None, [heading("", f"The first {MOST_RUNS} of {len(runs)} runs.")])
     return stack(blocks)
@@ -82,4 +84,31 @@ def _parts(run: Benchmark) -> Image.Image | None:
             start += 1e3 * max(0.0, one.seconds)
         shown_total = f"{total:.2f} s" if total >= 1 else f"{1e3 * total:.3g} ms"
         chart.value(max(start, 1e3 * total), top + BAR / 2, shown_total)
+    return chart.reduced()
+
+
+def _answers(run: Benchmark) -> Image.Image | None:
+    """Bars per row, one for each mode: the time of the longest answer."""
+    modes = [mode for mode in ANSWERS if run.unpruned.generated(mode) is not None]
+    spreads = {
+        (row.name, mode): one.times[one.longest].wall
+        for row in run.rows
+        for mode in modes
+        if (one := row.generated(mode)) is not None
+    }
+    if not spreads:
+        return None
+    tokens = max(one.longest for one in run.unpruned.generation)
+    group, most = BAR * len(modes) + GAP, max(spread.high for spread in spreads.values())
+    title = f"A whole answer of {tokens:,} token{'' if tokens == 1 else 's'}, in milliseconds; whiskers: quartiles"
+    chart = Bars(title, {mode: ANSWERS[mode] for mode in modes}, group * len(run.rows), 1e3 * most, "{:g}")
+    for number, row in enumerate(run.rows):
+        top = number * group + GAP / 2
+        chart.name(top + (group - GAP) / 2, row.name)
+        for index, mode in enumerate(modes):
+            if (spread := spreads.get((row.name, mode))) is not None:
+                y = top + index * BAR
+                chart.bar(0, 1e3 * spread.median, y, BAR, ANSWERS[mode])
+                chart.whisker(1e3 * spread.low, 1e3 * spread.high, y + BAR / 2)
+                chart.value(1e3 * spread.high, y + BAR / 2, f"{1e3 * spread.median:,.0f} ms")
     return chart.reduced()

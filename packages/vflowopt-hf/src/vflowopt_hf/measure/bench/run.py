@@ -1,31 +1,33 @@
 """A benchmark of strategies on one model and input: what is run, in which order, and what becomes of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from vflowopt import Strategy, TokenLayout
 from vflowopt.adapter import Inputs
-from vflowopt.benchmark import UNPRUNED, Benchmark, BenchRow, Memory, Part, Work
+from vflowopt.benchmark import UNPRUNED, Benchmark, Mode, Part
 from vflowopt.benchmark.timing import Timing, interleaved
 from vflowopt.errors import InputError
-from vflowopt_hf.decoder.contents import key_value_bytes, state_bytes
 from vflowopt_hf.family import Family
+from vflowopt_hf.measure.bench.answers import Answers
 from vflowopt_hf.measure.bench.inputs import lengthened, repeated, single, text_length
+from vflowopt_hf.measure.bench.kernels import can_profile, profiled
 from vflowopt_hf.measure.bench.memory import MemoryMeter
+from vflowopt_hf.measure.bench.modes import find_ways
 from vflowopt_hf.measure.bench.observed import observe
-from vflowopt_hf.measure.bench.tasks import DECODE_STEPS, Candidate, Subject, Task, synchronised
+from vflowopt_hf.measure.bench.rows import Found, row
+from vflowopt_hf.measure.bench.tasks import Candidate, Run, Subject, Task, synchronised
 from vflowopt_hf.measure.bench.work import counted
 from vflowopt_hf.measure.bench.yardstick import device_name, rates, yardsticks
-from vflowopt_hf.measure.flops import prefill_flops
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.plans.stage_plan import StagePlan
 from vflowopt_hf.pruning.requirements import check_fits
 
-Key = tuple[str, Part]
-"""Name of the row, and part."""
+T = TypeVar("T")
 
 
 class Bench:
@@ -57,7 +59,7 @@ class Bench:
         inputs = single(inputs)
         if text_tokens is not None:
             inputs = lengthened(inputs, placeholders, text_tokens)
-        self._batch, self._text_tokens = batch, text_length(inputs, placeholders)
+        self._text_tokens = text_length(inputs, placeholders)
         inputs = repeated(inputs, batch)
         self._subject = Subject(family, model, inputs, statistics, observe(family, model, inputs, statistics))
 
@@ -70,6 +72,8 @@ class Bench:
         on_task: Callable[[int, int], None] | None = None,
         *,
         details: bool = False,
+        generate: Sequence[int] = (),
+        modes: Sequence[Mode] = ("eager",),
     ) -> Benchmark:
         """Measure ``parts`` for every strategy and the unpruned model.
 
@@ -79,9 +83,13 @@ class Bench:
             rounds: measured rounds.
             planning_layout: a layout whose planning is timed besides.
             on_task: called with tasks done and tasks to do after each.
-            details: besides, in runs of their own that are not timed, peak memory, FLOPs and bytes of every part.
+            details: besides, in runs of their own that are not timed, peak memory, FLOPs and bytes of every part, and
+                on CUDA its kernels.
+            generate: tokens of whole answers to time; 1 is added.
+            modes: how the model runs while it answers.
 
         Raises:
+            InputError: no such mode on this device, or an answer without tokens.
             StrategyError, BudgetError: a strategy does not fit the model or the input.
         """
         subject, model = self._subject, self._subject.model
@@ -89,97 +97,54 @@ class Bench:
             raise InputError(f"a strategy cannot be called {UNPRUNED!r}")
         for strategy in strategies.values():
             check_fits(subject.family, model, strategy)
-        with torch.no_grad():
+        ways = find_ways(modes, model.device) if generate else []
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            for way in ways:
+                stack.enter_context(way.around(model))
             candidates = [Candidate(subject, name, one) for name, one in [(UNPRUNED, None), *strategies.items()]]
-            tasks = {(c.name, part): task for c in candidates for part in parts if (task := c.task(part))}
+            timed = {f"{one.name}/{part}": run for one in candidates for part in parts if (run := one.run(part))}
+            once = {f"{one.name}/{part}": run for one in candidates for part in parts if (run := one.once(part))}
+            answers = Answers(candidates, ways, generate, model.device)
+            profiles = once | answers.first_tokens if can_profile(model.device) else {}
+            if not details:
+                once, profiles = {}, {}
             if "decode per token" in parts:
                 for candidate in candidates:
                     candidate.fill_cache()
-            others: dict[str, Task] = {}
+            timed |= answers.runs
             if planning_layout is not None and strategies:
-                others["planning"] = _planning(next(iter(strategies.values())), planning_layout, model.device)
+                timed["/planning"] = Run(_planning(next(iter(strategies.values())), planning_layout, model.device))
             if details:
-                others |= yardsticks(model.device, model.dtype)
-            named = {f"{name}/{part}": synchronised(task, model.device) for (name, part), task in tasks.items()}
-            named |= {f"/{name}": synchronised(task, model.device) for name, task in others.items()}
-            tell = _Teller(on_task, len(named) * (rounds + 1) + 2 * len(tasks) * details)
-            measured = interleaved(named, rounds, lambda _: tell())
-            named.clear()  # and with them what the yardsticks hold
-            others.clear()
-            times = {key: measured[f"{key[0]}/{key[1]}"] for key in tasks}
+                timed |= {f"/{name}": Run(task) for name, task in yardsticks(model.device, model.dtype).items()}
+            tell = _Teller(on_task, answers.total + len(timed) * (rounds + 1) + 2 * len(once) + len(profiles))
+            answers.begin(tell)
+            times = _timed(timed, rounds, model.device, tell)
+            timed.clear()  # and with them what the yardsticks hold
             meter = MemoryMeter(model.device)
-            memory = _memory(meter, tasks, tell) if details else {}
-            work = self._work(candidates, tasks, tell) if details else {}
-            rows = [self._row(candidate, times, memory, work) for candidate in candidates]
+            memory, work = _each(once, meter.measure, tell), _each(once, counted, tell)
+            kernels = _each(profiles, partial(profiled, device=model.device), tell)
+            rows = []
+            for one in candidates:
+                found = Found(
+                    times=_by_part(one.name, parts, times),
+                    memory=_by_part(one.name, parts, memory),
+                    work=_by_part(one.name, parts, work),
+                    kernels=_by_part(one.name, parts, kernels),
+                    generation=answers.of(one.name, times, kernels),
+                )
+                rows.append(row(subject, one, found))
         return Benchmark(
             device=device_name(model.device, model.dtype),
             rows=tuple(rows),
-            batch=self._batch,
+            batch=subject.batch,
             text_tokens=self._text_tokens,
-            planning=measured.get("/planning"),
+            planning=times.get("/planning"),
             planning_tokens=0 if planning_layout is None else planning_layout.tokens,
-            rates=rates(model.device, measured) if details else None,
+            rates=rates(model.device, times) if details else None,
             memory_source=meter.source if details else "",
             weights=sum(weight.nbytes for weight in model.parameters()),
         )
-
-    def _work(self, candidates: Sequence[Candidate], tasks: Mapping[Key, Task], tell: "_Teller") -> dict[Key, Any]:
-        """Counts of every part, and of the decoder's layers."""
-        steps = {candidate.name: candidate.decode_step for candidate in candidates}
-        found = {}
-        for (name, part), task in tasks.items():
-            found[name, part] = counted(steps[name] if part == "decode per token" else task)
-            tell()
-        return found
-
-    def _row(
-        self, candidate: Candidate, times: Mapping[Key, Timing], memory: Mapping[Key, Memory], work: Mapping[Key, Any]
-    ) -> BenchRow:
-        cache, plan = candidate.decode_prompt()
-        lengths, tokens, retention = self._retained(candidate, plan)
-        flops = self._batch * prefill_flops(self._subject.decoder, lengths)
-        all_pairs = self._batch * prefill_flops(self._subject.decoder, lengths, causal=False)
-        prefill = work.get((candidate.name, "LM prefill"))
-        masked = all_pairs - flops if prefill is not None and prefill.layer_flops == all_pairs else 0
-        with_decoder: tuple[Part, ...] = ("LM prefill", "end-to-end prefill")
-        by_layer = key_value_bytes(cache)
-        return BenchRow(
-            name=candidate.name,
-            retention=retention,
-            tokens=tokens,
-            lengths=lengths,
-            flops=flops,
-            flops_all_pairs=all_pairs,
-            kv_cache_bytes=sum(by_layer),
-            times={part: _per_step(part, timing) for (name, part), timing in times.items() if name == candidate.name},
-            kv_cache_by_layer=by_layer,
-            state_bytes=state_bytes(cache),
-            flops_by_torch=None if prefill is None else prefill.layer_flops,
-            work={
-                part: Work(count.flops - (masked if part in with_decoder else 0), count.moved)
-                for (name, part), count in work.items()
-                if name == candidate.name
-            },
-            memory={part: used for (name, part), used in memory.items() if name == candidate.name},
-        )
-
-    def _retained(self, candidate: Candidate, plan: StagePlan | None) -> tuple[tuple[int, ...], tuple[int, ...], float]:
-        """Rows of each layer and visual tokens of each stage of one sample, and average retention."""
-        layers, observed = len(self._subject.decoder.layers), self._subject.observed  # type: ignore[arg-type]
-        own = [unit for unit in observed.prefill.units if unit.sample == 0]
-        visual = sum(unit.context.layout.tokens for unit in own)
-        if candidate.strategy is None:
-            return (observed.queries,) * layers, (visual,), 1.0
-        placed = [unit.placed for unit in candidate.scored] if plan is None else plan.plans
-        plans = [one.plan for one in placed if one.sample == 0]
-        stages = [None if plan is None else plan.stage_at(layer) for layer in range(layers)]
-        lengths = tuple(
-            observed.queries if plan is None or stage is None else int(plan.stages[stage].logical.shape[1])
-            for stage in stages
-        )
-        counts = tuple(sum(of_stage) for of_stage in zip(*(one.counts for one in plans), strict=True))
-        retained = sum(one.achieved_retention(layers) * one.tokens for one in plans)
-        return lengths, (visual, *counts), retained / visual
 
 
 class _Teller:
@@ -194,21 +159,29 @@ class _Teller:
             self._on_task(self._done, self._total)
 
 
-def _memory(meter: MemoryMeter, tasks: Mapping[Key, Task], tell: _Teller) -> dict[Key, Memory]:
+def _timed(runs: Mapping[str, Run], rounds: int, device: torch.device, tell: Callable[[], None]) -> dict[str, Timing]:
+    """Time runs by turns; on an accelerator each until its work is done."""
+    tasks = {name: synchronised(run.task, device) for name, run in runs.items()}
+    return interleaved(tasks, rounds, lambda _: tell(), within=lambda name: runs[name].within())
+
+
+def _each(runs: Mapping[str, Run], measure: Callable[[Run], T | None], tell: Callable[[], None]) -> dict[str, T]:
+    """What is measured of each run, as far as it can be."""
     found = {}
-    for key, task in tasks.items():
-        used = meter.measure(task)
-        if used is not None:
-            found[key] = used
+    for name, run in runs.items():
+        one = measure(run)
+        if one is not None:
+            found[name] = one
         tell()
     return found
+
+
+def _by_part(name: str, parts: Sequence[Part], found: Mapping[str, T]) -> dict[Part, T]:
+    """What was found of one row."""
+    return {part: found[key] for part in parts if (key := f"{name}/{part}") in found}
 
 
 def _planning(strategy: Strategy, layout: TokenLayout, device: torch.device) -> Task:
     generator = torch.Generator().manual_seed(0)
     importance: Tensor = torch.rand(layout.tokens, generator=generator).to(device)
     return lambda: strategy.draft(importance, layout)
-
-
-def _per_step(part: Part, timing: Timing) -> Timing:
-    return timing.scaled(1 / DECODE_STEPS) if part == "decode per token" else timing

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,9 +13,11 @@ from vflowopt import Strategy
 from vflowopt.adapter import Inputs
 from vflowopt.benchmark import Part
 from vflowopt.components.stage_scoring import StageScorer
+from vflowopt.errors import InputError
 from vflowopt.strategies.strategy import components_of
 from vflowopt_hf.decoder.staged import StagedDecoder
 from vflowopt_hf.family import Family
+from vflowopt_hf.measure.bench.modes import Way
 from vflowopt_hf.measure.bench.observed import Observed
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.prefill import ScoredUnit, plan_units
@@ -28,6 +30,24 @@ DECODE_STEPS = 8
 """Tokens of one decode measurement."""
 
 Task = Callable[[], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is timed, measured and counted.
+
+    Attributes:
+        task: what runs.
+        within: makes the block in which it runs; entering and leaving it is not timed.
+    """
+
+    task: Task
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def __call__(self) -> object:
+        """All of it."""
+        with self.within():
+            return self.task()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +72,16 @@ class Subject:
     def decoder(self) -> nn.Module:
         """The text decoder."""
         return self.family.decoder(self.model)
+
+    @property
+    def batch(self) -> int:
+        """Samples."""
+        return int(self.inputs["input_ids"].shape[0])
+
+    @cached_property
+    def placeholders(self) -> list[int]:
+        """Ids of the tokens that stand for something visual."""
+        return sorted(self.family.placeholder_ids(self.model).values())
 
     @property
     def contexts(self) -> list[UnitContext]:
@@ -97,15 +127,18 @@ class Candidate:
         """Whether the strategy looks at pixels."""
         return self.strategy is not None and any("entropy" in part.needs for part in components_of(self.strategy))
 
-    def task(self, part: Part) -> Task | None:
+    def run(self, part: Part) -> Run | None:
         """What to run for a part; ``None`` where it does not apply, or cannot be told apart from another."""
-        shared: dict[Part, Task] = {
-            "LM prefill": self.decode_prompt,
-            "end-to-end prefill": self._prefill,
-            "decode per token": self._decode,
-        }
-        if part in shared:
-            return shared[part]
+        whole: dict[Part, Task] = {"end-to-end prefill": self._prefill, "decode per token": self._decode}
+        if part in whole:
+            return Run(whole[part], self.pruning)
+        task = self._task(part)
+        return None if task is None else Run(task)
+
+    def _task(self, part: Part) -> Task | None:
+        """Of a part of the model."""
+        if part == "LM prefill":
+            return self.decode_prompt
         if self.strategy is None:
             alone: dict[Part, Task] = {"vision tower": self._subject.observed.encode, "entropy": self._entropy}
             return alone.get(part)
@@ -137,11 +170,22 @@ class Candidate:
 
     def fill_cache(self) -> None:
         """Leave the cache that decoding continues."""
-        self._prefill()
+        Run(self._prefill, self.pruning)()
 
-    def decode_step(self) -> Any:
-        """One token on the candidate's cache, which grows by it."""
-        return self._decode(1)
+    def once(self, part: Part) -> Run | None:
+        """The same, of decoding a single step: what a run needs is told of this."""
+        return Run(partial(self._decode, 1), self.pruning) if part == "decode per token" else self.run(part)
+
+    def answer(self, tokens: int, way: Way) -> Run:
+        """A greedy answer of so many tokens by each sample."""
+        return Run(partial(self._generate, tokens, way), self.pruning)
+
+    def pruning(self) -> AbstractContextManager[object]:
+        """The block in which the model is pruned by the strategy."""
+        if self.strategy is None:
+            return nullcontext()
+        subject = self._subject
+        return Session(subject.family, subject.model, self.strategy, subject.statistics)
 
     def _scoring(self, strategy: Strategy) -> Task:
         units = []
@@ -175,24 +219,37 @@ class Candidate:
 
     def _prefill(self) -> Any:
         """Pixels to first logits; leaves the cache."""
-        with self._pruning():
-            output = self._subject.model(**{**self._subject.inputs, "use_cache": True, "logits_to_keep": 1})
+        output = self._subject.model(**{**self._subject.inputs, "use_cache": True, "logits_to_keep": 1})
         self._cache = cache_from(output)
         return output
 
     def _decode(self, steps: int = DECODE_STEPS) -> Any:
         output, model = None, self._subject.model
         call = with_cache(model, {"input_ids": self._subject.inputs["input_ids"][:, -1:]}, self._cache)
-        with self._pruning():
-            for _ in range(steps):
-                output = model(**call)
+        for _ in range(steps):
+            output = model(**call)
         return output
 
-    def _pruning(self) -> AbstractContextManager[object]:
-        if self.strategy is None:
-            return nullcontext()
+    def _generate(self, tokens: int, way: Way) -> Tensor:
+        """Token ids [batch, prompt and answer].
+
+        Raises:
+            InputError: the model stopped early.
+        """
         subject = self._subject
-        return Session(subject.family, subject.model, self.strategy, subject.statistics)
+        ids: Tensor = subject.model.generate(
+            **subject.inputs,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            num_beams=1,
+            suppress_tokens=subject.placeholders,  # as part of an answer they would be taken for images
+            **way.options,
+        )
+        given = ids.shape[1] - subject.inputs["input_ids"].shape[1]
+        if given != tokens:
+            raise InputError(f"generate gave {given} tokens where {tokens} were asked for; see generation_config")
+        return ids
 
 
 class HollowDecoder(nn.Module):

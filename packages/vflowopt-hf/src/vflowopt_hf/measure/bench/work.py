@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 _ATEN = torch.ops.aten
 _PICKING = {_ATEN.embedding, _ATEN.index, _ATEN.gather, _ATEN.index_select}
@@ -34,9 +34,7 @@ class Counted:
 
 def counted(task: Callable[[], object]) -> Counted:
     """Run ``task`` once and count; what it returns counts as left."""
-    # torch 2.13 has no formula for its fused attention on the CPU.
-    own = {_ATEN._scaled_dot_product_flash_attention_for_cpu: _sdpa_flops}
-    with FlopCounterMode(display=False, custom_mapping=own) as flops, Traffic() as traffic:
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as flops, Traffic() as traffic:
         kept = task()
     left = traffic.left()
     del kept
@@ -95,5 +93,15 @@ def _is_view(func: Any) -> bool:
     return any(result.alias_info is not None and not result.alias_info.is_write for result in returns)
 
 
-def _sdpa_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Of shapes [batch, heads, rows, features]: both products of every query head, whoever shares its keys."""
+    batch, heads, queries, features = query
+    return int(2 * batch * heads * queries * key[2] * (features + value[3]))
+
+
+# torch has no formula for its fused attention on the CPU, and up to 2.11 refuses keys that several heads share. The
+# unfused one consists of products, which it counts.
+FORMULAS = {
+    getattr(_ATEN, f"_scaled_dot_product_{kind}"): _attention_flops
+    for kind in ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
+}

@@ -1,0 +1,71 @@
+"""How a model runs while it answers: one entry per mode, everything else about answers is the same for all."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from vflowopt.benchmark import Mode
+from vflowopt.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """One mode.
+
+    Attributes:
+        mode: its name.
+        options: further arguments of ``generate``.
+        around: given the model, the block in which all answers of this mode are measured.
+        devices: types of the devices on which it is what its name says; empty for all.
+    """
+
+    mode: Mode
+    options: Mapping[str, Any] = field(default_factory=dict)
+    around: Callable[[Any], AbstractContextManager[object]] = nullcontext
+    devices: tuple[str, ...] = ()
+
+
+@contextmanager
+def compiled_steps(model: Any) -> Iterator[None]:
+    """Inside the block ``generate`` may leave compiled steps on the model; none are there before and after it."""
+    before = dict(vars(model))
+    torch.compiler.reset()  # code of other shapes would count against the limit of recompilations
+    try:
+        yield
+    finally:
+        for name in set(vars(model)) - set(before):
+            delattr(model, name)
+        vars(model).update(before)
+        torch.compiler.reset()
+
+
+WAYS: dict[Mode, Way] = {
+    way.mode: way
+    for way in (
+        Way("eager"),
+        Way("compiled", {"cache_implementation": "static"}, compiled_steps, devices=("cuda", "xpu")),
+    )
+}
+
+
+def find_ways(modes: Iterable[str], device: torch.device) -> list[Way]:
+    """The modes of these names.
+
+    Raises:
+        InputError: there is no such mode, or it is none on this device.
+    """
+    found, known = [], {str(mode): way for mode, way in WAYS.items()}
+    for mode in modes:
+        if mode not in known:
+            raise InputError(f"there is no mode {mode!r}; modes are {', '.join(known)}")
+        way = known[mode]
+        if way.devices and device.type not in way.devices:
+            raise InputError(
+                f"on {device.type}, generate compiles nothing, so there is no mode {mode!r}; leave it out, or run "
+                f"on {' or '.join(way.devices)}"
+            )
+        found.append(way)
+    return found

@@ -1,0 +1,109 @@
+"""Whole answers in every mode: the right tokens, once-only costs apart, and a model that is left as it was."""
+
+import itertools
+
+import pytest
+import torch
+from transformers import CompileConfig
+
+from support import tiny
+from support.generating import generate
+from vflowopt import Strategy, prune
+from vflowopt.benchmark import MODES
+from vflowopt.benchmark.timing import Moment, interleaved
+from vflowopt.errors import InputError
+from vflowopt_hf.adapters import llava_onevision
+from vflowopt_hf.measure.bench import Bench
+from vflowopt_hf.measure.bench.answers import Answers
+from vflowopt_hf.measure.bench.modes import WAYS, Way, compiled_steps
+from vflowopt_hf.measure.bench.tasks import Candidate
+
+STRATEGY = Strategy.vflowopt(num_layers=tiny.LAYERS, retention=(0.6, 0.7, 0.5), threshold=1.0, cell=2.0)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.tiny_onevision()
+
+
+@pytest.fixture(scope="module")
+def inputs(model):
+    return tiny.image_inputs(model, [[(60, 84)]])
+
+
+def candidates(model, inputs):
+    bench = Bench(llava_onevision.family, model, inputs, llava_onevision.family.pixel_statistics)
+    return [Candidate(bench._subject, name, one) for name, one in (("unpruned", None), ("mine", STRATEGY))]
+
+
+def test_there_is_a_way_for_every_mode():
+    assert tuple(WAYS) == MODES
+
+
+def test_answers_in_every_mode_are_those_of_generate(model, inputs):
+    """Compiled once for each row and never again, though rows and lengths take turns."""
+    config = CompileConfig(backend="eager")
+    config._compile_all_devices = True
+    static = Way("compiled", {"cache_implementation": "static", "compile_config": config}, compiled_steps)
+    before = dict(vars(model))
+    expected = {"unpruned": generate(model, inputs, 3).sequences}
+    with prune(model, STRATEGY):
+        expected["mine"] = generate(model, inputs, 3).sequences
+    with static.around(model), torch.no_grad():
+        answers = Answers(candidates(model, inputs), [WAYS["eager"], static], (3, 2), CPU)
+        ticks, told = itertools.count(), []
+        answers.begin(lambda: told.append(1), lambda: Moment(float(next(ticks)), 0.0))
+        assert "_compiled_call" in vars(model)
+        runs, got = answers.runs, {}
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for name, run in runs.items():
+                got[name] = run()
+        times = interleaved(dict.fromkeys(runs, lambda: None), rounds=2)
+    assert vars(model) == before
+    assert len(told) == answers.total == 4
+    for name, tokens in itertools.product(expected, (1, 2, 3)):
+        prompt = inputs["input_ids"].shape[1]
+        for mode in ("eager", "compiled"):
+            assert torch.equal(got[f"{name}/{mode}/{tokens}"], expected[name][:, : prompt + tokens])
+    for name in expected:
+        eager, compiled = answers.of(name, times, {})
+        assert (eager.mode, compiled.mode) == ("eager", "compiled")
+        assert eager.first_call == compiled.first_call == 1.0  # the clock ticks once meanwhile
+        assert set(eager.times) == set(compiled.times) == {1, 2, 3}
+        assert eager.kernels is None  # on the CPU there are none
+
+
+def test_a_benchmark_has_answers_if_it_is_asked_for_them(model, inputs):
+    seen = []
+    bench = llava_onevision.benchmark(
+        model, inputs, {"mine": STRATEGY}, parts=("planning",), rounds=2, batch=2, generate=(2,),
+        on_task=lambda *step: seen.append(step),
+    )  # fmt: skip
+    for row in bench.rows:
+        (generation,) = row.generation
+        assert (generation.mode, set(generation.times)) == ("eager", {1, 2})
+        assert generation.times[2].wall.rounds == 2
+        assert row.kernels == {}
+    assert seen[-1] == (len(seen), len(seen))
+    assert all(row.generation == () for row in llava_onevision.benchmark(model, inputs, {}, parts=(), rounds=1).rows)
+
+
+def test_a_model_that_stops_early_is_not_measured_as_if_it_had_not(model, inputs):
+    with torch.no_grad(), pytest.raises(InputError, match="gave 1 tokens where 3 were asked for"):
+        candidates(model, inputs)[0].answer(3, Way("eager", {"max_time": 0.0}))()
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"generate": (0,)}, "at least one token, not 0"),
+        ({"generate": (2,), "modes": ("quick",)}, "no mode 'quick'; modes are eager, compiled"),
+        ({"generate": (2,), "modes": ("compiled",)}, "on cpu, generate compiles nothing"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_anything_runs(model, inputs, asked, named):
+    ran = []
+    with pytest.raises(InputError, match=named):
+        llava_onevision.benchmark(model, inputs, {}, rounds=1, on_task=lambda *step: ran.append(step), **asked)
+    assert ran == []
