@@ -18,7 +18,7 @@ NEEDS = {
     "write-a-component.md": "onevision",
     GUIDE: "deepseek_vl",
     "reference-model.md": "reference",
-    "why-not-faster.md": "reference",
+    "why-not-faster.md": "onevision",
 }
 
 NO_RUN = {

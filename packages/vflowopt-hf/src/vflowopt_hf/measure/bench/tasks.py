@@ -208,8 +208,9 @@ class Candidate:
 
         def run() -> Tensor:
             plan = self.stage_plan()
+            call = {**subject.observed.decoder_call(hollow), "logits_to_keep": 0}  # all rows, which are to be seen
             with StagedDecoder.of_plan(hollow, plan, take).installed():
-                hidden: Tensor = hollow(**subject.observed.decoder_call(hollow))
+                hidden: Tensor = hollow(**call)
             return hidden
 
         return run
