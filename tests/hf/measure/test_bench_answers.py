@@ -1,6 +1,7 @@
 """Whole answers in every mode: the right tokens, once-only costs apart, and a model that is left as it was."""
 
 import itertools
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,13 +10,13 @@ from transformers import CompileConfig
 from support import tiny
 from support.generating import generate
 from vflowopt import Strategy, prune
-from vflowopt.benchmark import MODES
+from vflowopt.benchmark import MODES, Kernels
 from vflowopt.benchmark.timing import Moment, interleaved
 from vflowopt.errors import InputError
 from vflowopt_hf.adapters import llava_onevision
 from vflowopt_hf.measure.bench import Bench
 from vflowopt_hf.measure.bench.answers import Answers
-from vflowopt_hf.measure.bench.modes import WAYS, Way, compiled_steps
+from vflowopt_hf.measure.bench.modes import WAYS, Way, compiled_steps, pruned
 from vflowopt_hf.measure.bench.tasks import Candidate
 
 STRATEGY = Strategy.vflowopt(num_layers=tiny.LAYERS, retention=(0.6, 0.7, 0.5), threshold=1.0, cell=2.0)
@@ -45,7 +46,7 @@ def test_answers_in_every_mode_are_those_of_generate(model, inputs):
     """Compiled once for each row and never again, though rows and lengths take turns."""
     config = CompileConfig(backend="eager")
     config._compile_all_devices = True
-    static = Way("compiled", {"cache_implementation": "static", "compile_config": config}, compiled_steps)
+    static = Way("compiled", {"cache_implementation": "static", "compile_config": config}, around=compiled_steps)
     before = dict(vars(model))
     expected = {"unpruned": generate(model, inputs, 3).sequences}
     with prune(model, STRATEGY):
@@ -69,9 +70,43 @@ def test_answers_in_every_mode_are_those_of_generate(model, inputs):
     for name in expected:
         eager, compiled = answers.of(name, times, {})
         assert (eager.mode, compiled.mode) == ("eager", "compiled")
-        assert eager.first_call == compiled.first_call == 1.0  # the clock ticks once meanwhile
+        assert eager.first_calls == compiled.first_calls == 1.0  # the clock ticks once meanwhile
         assert set(eager.times) == set(compiled.times) == {1, 2, 3}
         assert eager.kernels is None  # on the CPU there are none
+
+
+def test_a_mode_that_changes_prefills_has_them_timed_when_all_is_ready(model, inputs):
+    """Whatever is made once is made before the clock starts, inside the block that is timed."""
+    seen, blocks = [], []
+
+    @contextmanager
+    def block(*given):
+        blocks.append(given[2])
+        with pruned(*given):
+            yield
+
+    way = Way("eager", pruned=block, calls=2, prefills=True)
+    counting = model.register_forward_pre_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        answers = Answers(candidates(model, inputs), [way], (2,), CPU)
+        seen.clear()
+        answers.begin(lambda: None)
+        assert (len(seen), blocks) == (2 * 2 * 2, [None, STRATEGY])  # rows, calls, tokens
+        runs, forwards = answers.runs, {}
+        for name, run in runs.items():
+            with run.within():
+                ready = len(seen)
+                run.task()
+                forwards[name] = len(seen) - ready
+    counting.remove()
+    assert forwards == {f"{row}/eager/{tokens}": max(1, tokens) for row in ("unpruned", "mine") for tokens in (0, 1, 2)}
+    assert len(blocks) == 2 + len(runs)
+    assert len(seen) == 8 + sum(2 + each for each in forwards.values())
+    times = interleaved(dict.fromkeys(runs, lambda: None), rounds=2)
+    kernels = {name: Kernels(1, 1, float(number), 1.0) for number, name in enumerate(runs)}
+    (mine,) = answers.of("mine", times, kernels)
+    assert (mine.prefill, set(mine.times)) == (times["mine/eager/0"], {1, 2})
+    assert (mine.prefill_kernels, mine.kernels) == (kernels["mine/eager/0"], kernels["mine/eager/1"])
 
 
 def test_a_benchmark_has_answers_if_it_is_asked_for_them(model, inputs):
@@ -99,7 +134,7 @@ def test_a_model_that_stops_early_is_not_measured_as_if_it_had_not(model, inputs
     [
         ({"generate": (0,)}, "at least one token, not 0"),
         ({"generate": (2,), "modes": ("quick",)}, "no mode 'quick'; modes are eager, compiled"),
-        ({"generate": (2,), "modes": ("compiled",)}, "on cpu, generate compiles nothing"),
+        ({"generate": (2,), "modes": ("compiled",)}, "mode 'compiled' is none on cpu"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_before_anything_runs(model, inputs, asked, named):

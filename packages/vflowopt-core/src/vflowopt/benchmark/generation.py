@@ -18,16 +18,21 @@ class Generation:
 
     Attributes:
         mode: how the model ran.
-        first_call: seconds of the very first answer in this mode, of the longest length asked for; what later calls
-            reuse is made in it (compiled code, recorded graphs).
+        first_calls: seconds of the very first answers in this mode, of the longest length asked for, until everything
+            was made that later ones reuse (compiled code, recorded graphs).
         times: of a whole answer by its number of tokens, which all samples of the batch have; 1 is among them.
         kernels: what the device did for the first token; ``None`` if not measured.
+        prefill: from pixels to first logits, without ``generate``; ``None`` in modes that change decoding alone, and in
+            the eager one, where it is the part ``end-to-end prefill``.
+        prefill_kernels: what the device did in it; ``None`` if not measured.
     """
 
     mode: Mode
-    first_call: float
+    first_calls: float
     times: Mapping[int, Timing]
     kernels: Kernels | None = None
+    prefill: Timing | None = None
+    prefill_kernels: Kernels | None = None
 
     @property
     def longest(self) -> int:

@@ -188,6 +188,16 @@ class Benchmark:
             return None
         return full.times[tokens].wall.over(own.times[tokens].wall)
 
+    def prefill_in(self, row: BenchRow, mode: Mode) -> Timing | None:
+        """Pixels to first logits in a mode that changes prefills, or in the eager one; ``None`` if not measured."""
+        found = row.generated(mode)
+        return row.times.get("end-to-end prefill") if mode == "eager" or found is None else found.prefill
+
+    def prefill_speedups(self, row: BenchRow, mode: Mode) -> Spread | None:
+        """How many times faster pixels become first logits than unpruned in the same mode, round by round."""
+        full, own = self.prefill_in(self.unpruned, mode), self.prefill_in(row, mode)
+        return None if full is None or own is None else full.wall.over(own.wall)
+
     def time(self, row: BenchRow, part: Part) -> Timing | None:
         """Time of a part of a row; the vision tower's, which no strategy changes, is measured once for all rows."""
         return row.times.get(part) or (self.unpruned.times.get(part) if part == "vision tower" else None)

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from vflowopt.benchmark import MODES, PARTS, Benchmark, BenchRow, Kernels
+from vflowopt.benchmark import MODES, PARTS, Benchmark, BenchRow, Kernels, Mode
 from vflowopt.benchmark.timing import Spread
 from vflowopt.cli.bench_cells import NOT_MEASURED, Table, duration, gain
 from vflowopt.figures import percent, seconds
+
+AS_EAGER = "as eager"
 
 
 def answers(measured: Benchmark) -> Table:
@@ -15,18 +17,20 @@ def answers(measured: Benchmark) -> Table:
         (
             row.name,
             one.mode,
+            _prefill(measured, row, one.mode),
             *(duration(one.times[tokens].wall) if tokens in one.times else NOT_MEASURED for tokens in lengths),
             _rate(one.rate(measured.batch)),
-            seconds(one.first_call),
+            seconds(one.first_calls),
         )
         for mode in MODES
         for row in measured.rows
         if (one := row.generated(mode)) is not None
     )
-    columns = ("budget", "mode", *map(_whole, lengths), "tokens per second", "first call")
+    columns = ("budget", "mode", "prefill", *map(_whole, lengths), "tokens per second", "first calls")
     caption = (
-        "Whole calls of generate, greedy; medians (quartiles). Tokens per second: after the first, of all samples. "
-        "First call: of the longest answer, with what is compiled or recorded in it once; later rows reuse some of it."
+        "Prefill: pixels to first logits, without generate; all else are whole calls of it, greedy. Medians "
+        "(quartiles). Tokens per second: after the first, of all samples. First calls: of the longest answer, until "
+        "all is compiled or recorded that later ones reuse; rows begin in turn, and later ones find some of it done."
     )
     return Table("Answers", columns, rows, caption)
 
@@ -40,6 +44,7 @@ def answer_gains(runs: Sequence[Benchmark]) -> Table:
             str(run.batch),
             mode,
             row.name,
+            gain(run.prefill_speedups(row, mode)) if run.prefill_in(row, mode) else AS_EAGER,
             *(gain(run.generation_speedups(row, mode, tokens)) for tokens in lengths),
         )
         for run in runs
@@ -47,7 +52,7 @@ def answer_gains(runs: Sequence[Benchmark]) -> Table:
         for row in run.rows[1:]
         if row.generated(mode) is not None
     )
-    columns = ("visual tokens", "batch", "mode", "budget", *map(_whole, lengths))
+    columns = ("visual tokens", "batch", "mode", "budget", "prefill", *map(_whole, lengths))
     caption = "Unpruned over pruned, both in the same mode: medians (quartiles) of the ratios of single rounds."
     return Table("Answers: gains over unpruned", columns, rows, caption)
 
@@ -61,11 +66,11 @@ def device(measured: Benchmark) -> Table:
             for part in PARTS
             if part in row.kernels and part in row.times
         ]
-        rows += [
-            _device(row, f"{_whole(1)}, {one.mode}", one.times[1].wall.median, one.kernels)
-            for one in row.generation
-            if one.kernels is not None
-        ]
+        for one in row.generation:
+            if one.prefill is not None and one.prefill_kernels is not None:
+                rows.append(_device(row, f"prefill, {one.mode}", one.prefill.wall.median, one.prefill_kernels))
+            if one.kernels is not None:
+                rows.append(_device(row, f"{_whole(1)}, {one.mode}", one.times[1].wall.median, one.kernels))
     caption = (
         "Wall clock: median of the rounds. Kernels, from a run of its own under torch's profiler: the sum of their "
         "durations, how many ran, and the calls by which the host launched them (a recorded graph is one). Idle: the "
@@ -78,6 +83,13 @@ def device(measured: Benchmark) -> Table:
 def answer_lengths(runs: Sequence[Benchmark]) -> list[int]:
     """Numbers of tokens that were generated in any run, ascending."""
     return sorted({tokens for run in runs for row in run.rows for one in row.generation for tokens in one.times})
+
+
+def _prefill(measured: Benchmark, row: BenchRow, mode: Mode) -> str:
+    found = measured.prefill_in(row, mode)
+    if found is not None:
+        return duration(found.wall)
+    return NOT_MEASURED if mode == "eager" else AS_EAGER
 
 
 def _whole(tokens: int) -> str:

@@ -10,6 +10,9 @@ from vflowopt.errors import InputError
 from vflowopt_hf.measure.bench.modes import Way
 from vflowopt_hf.measure.bench.tasks import Candidate, Run, synchronised
 
+PREFILL = 0
+"""Instead of a number of tokens: the prompt alone."""
+
 Key = tuple[str, Way, int]
 """Name of the row, mode, and tokens."""
 
@@ -33,11 +36,11 @@ class Answers:
         asked = sorted({1, *lengths}) if lengths else []
         if asked and asked[0] < 1:
             raise InputError(f"an answer has at least one token, not {asked[0]}")
+        self._rows = [(candidate, way) for way in ways for candidate in candidates] if asked else []
         self._runs: dict[Key, Run] = {
             (candidate.name, way, tokens): candidate.answer(tokens, way)
-            for way in ways
-            for candidate in candidates
-            for tokens in asked
+            for candidate, way in self._rows
+            for tokens in (*([PREFILL] if way.prefills else []), *asked)
         }
         self._device, self._longest = device, max(asked, default=0)
         self._first: dict[tuple[str, Way], float] = {}
@@ -49,23 +52,23 @@ class Answers:
 
     @property
     def first_tokens(self) -> dict[str, Run]:
-        """Those of one token."""
-        return {_name(key): run for key, run in self._runs.items() if key[2] == 1}
+        """Those of one token, or none."""
+        return {_name(key): run for key, run in self._runs.items() if key[2] <= 1}
 
     @property
     def total(self) -> int:
         """Calls of :meth:`begin`."""
-        return sum(tokens == self._longest for _, _, tokens in self._runs)
+        return len(self._rows)
 
     def begin(self, tell: Callable[[], None], clock: Callable[[], Moment] = Moment.now) -> None:
-        """Make whatever is made once, and time that: the longest answer of each row in each mode, which fits all."""
-        for (name, way, tokens), run in self._runs.items():
-            if tokens == self._longest:
-                with run.within():
-                    task, start = synchronised(run.task, self._device), clock()
-                    task()
-                    self._first[name, way] = clock().wall - start.wall
-                tell()
+        """Make whatever is made once, and time that: by the longest answers of each row in each mode, which fit all."""
+        for candidate, way in self._rows:
+            run = candidate.first_answers(self._longest, way)
+            with run.within():
+                task, start = synchronised(run.task, self._device), clock()
+                task()
+                self._first[candidate.name, way] = clock().wall - start.wall
+            tell()
 
     def of(self, name: str, measured: Mapping[str, Timing], kernels: Mapping[str, Kernels]) -> tuple[Generation, ...]:
         """The answers of a row, by mode.
@@ -76,10 +79,19 @@ class Answers:
             kernels: by the names of :attr:`first_tokens`, as far as measured.
         """
         made = []
-        for way in dict.fromkeys(way for own, way, _ in self._runs if own == name):
-            keys = [key for key in self._runs if key[:2] == (name, way)]
-            times = {tokens: measured[_name((name, way, tokens))] for _, _, tokens in keys}
-            made.append(Generation(way.mode, self._first[name, way], times, kernels.get(_name((name, way, 1)))))
+        for way in (way for candidate, way in self._rows if candidate.name == name):
+            keys = {tokens: _name((name, way, tokens)) for own, its, tokens in self._runs if (own, its) == (name, way)}
+            times = {tokens: measured[key] for tokens, key in keys.items()}
+            made.append(
+                Generation(
+                    mode=way.mode,
+                    first_calls=self._first[name, way],
+                    prefill=times.pop(PREFILL, None),
+                    times=times,
+                    prefill_kernels=kernels.get(keys.get(PREFILL, "")),
+                    kernels=kernels.get(keys[1]),
+                )
+            )
         return tuple(made)
 
 

@@ -7,8 +7,19 @@ from typing import Any
 
 import torch
 
+from vflowopt import Strategy
 from vflowopt.benchmark import Mode
 from vflowopt.errors import InputError
+from vflowopt_hf.family import Family
+from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.pruning.session import Session
+
+Block = AbstractContextManager[object]
+
+
+def pruned(family: Family, model: Any, strategy: Strategy | None, statistics: PixelStatistics) -> Block:
+    """The block in which a model is pruned as usual; ``None`` prunes nothing."""
+    return nullcontext() if strategy is None else Session(family, model, strategy, statistics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,13 +29,19 @@ class Way:
     Attributes:
         mode: its name.
         options: further arguments of ``generate``.
+        pruned: makes the block of one answer, as :func:`pruned` does.
+        calls: answers in one block until everything is made that later ones in it reuse; the next one is timed.
+        prefills: whether it changes how prompts are processed, and not only how answers are decoded.
         around: given the model, the block in which all answers of this mode are measured.
         devices: types of the devices on which it is what its name says; empty for all.
     """
 
     mode: Mode
     options: Mapping[str, Any] = field(default_factory=dict)
-    around: Callable[[Any], AbstractContextManager[object]] = nullcontext
+    pruned: Callable[[Family, Any, Strategy | None, PixelStatistics], Block] = pruned
+    calls: int = 0
+    prefills: bool = False
+    around: Callable[[Any], Block] = nullcontext
     devices: tuple[str, ...] = ()
 
 
@@ -42,11 +59,13 @@ def compiled_steps(model: Any) -> Iterator[None]:
         torch.compiler.reset()
 
 
+EAGER = Way("eager")
+
 WAYS: dict[Mode, Way] = {
     way.mode: way
     for way in (
-        Way("eager"),
-        Way("compiled", {"cache_implementation": "static"}, compiled_steps, devices=("cuda", "xpu")),
+        EAGER,
+        Way("compiled", {"cache_implementation": "static"}, around=compiled_steps, devices=("cuda", "xpu")),
     )
 }
 
@@ -64,8 +83,8 @@ def find_ways(modes: Iterable[str], device: torch.device) -> list[Way]:
         way = known[mode]
         if way.devices and device.type not in way.devices:
             raise InputError(
-                f"on {device.type}, generate compiles nothing, so there is no mode {mode!r}; leave it out, or run "
-                f"on {' or '.join(way.devices)}"
+                f"mode {mode!r} is none on {device.type}, where it changes nothing; leave it out, or run on "
+                f"{' or '.join(way.devices)}"
             )
         found.append(way)
     return found

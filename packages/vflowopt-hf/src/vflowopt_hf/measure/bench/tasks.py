@@ -1,7 +1,7 @@
 """The parts of a prefill as tasks: what is timed, measured and counted, for one strategy or the unpruned model."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from typing import Any
@@ -17,13 +17,12 @@ from vflowopt.errors import InputError
 from vflowopt.strategies.strategy import components_of
 from vflowopt_hf.decoder.staged import StagedDecoder
 from vflowopt_hf.family import Family
-from vflowopt_hf.measure.bench.modes import Way
+from vflowopt_hf.measure.bench.modes import EAGER, Way
 from vflowopt_hf.measure.bench.observed import Observed
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.prefill import ScoredUnit, plan_units
 from vflowopt_hf.plans.stage_plan import StagePlan, attention_use
 from vflowopt_hf.plans.unit_context import UnitContext
-from vflowopt_hf.pruning.session import Session
 from vflowopt_hf.upstream import cache_from, with_cache
 
 DECODE_STEPS = 8
@@ -177,15 +176,26 @@ class Candidate:
         return Run(partial(self._decode, 1), self.pruning) if part == "decode per token" else self.run(part)
 
     def answer(self, tokens: int, way: Way) -> Run:
-        """A greedy answer of so many tokens by each sample."""
-        return Run(partial(self._generate, tokens, way), self.pruning)
+        """A greedy answer of so many tokens by each sample; of none, pixels to first logits."""
+        return Run(partial(self._generate, tokens, way) if tokens else self._forward, partial(self._ready, way))
 
-    def pruning(self) -> AbstractContextManager[object]:
+    def first_answers(self, tokens: int, way: Way) -> Run:
+        """Answers until everything is made that later ones reuse, one at least."""
+        calls = range(max(1, way.calls))
+        return Run(lambda: [self._generate(tokens, way) for _ in calls], partial(self.pruning, way))
+
+    def pruning(self, way: Way = EAGER) -> AbstractContextManager[object]:
         """The block in which the model is pruned by the strategy."""
-        if self.strategy is None:
-            return nullcontext()
         subject = self._subject
-        return Session(subject.family, subject.model, self.strategy, subject.statistics)
+        return way.pruned(subject.family, subject.model, self.strategy, subject.statistics)
+
+    @contextmanager
+    def _ready(self, way: Way) -> Iterator[None]:
+        """The same, after the first answers in it."""
+        with self.pruning(way):
+            for _ in range(way.calls):
+                self._generate(1, way)
+            yield
 
     def _scoring(self, strategy: Strategy) -> Task:
         units = []
@@ -218,9 +228,13 @@ class Candidate:
     def _entropy(self) -> list[Tensor]:
         return [context.fresh().entropy for context in self._subject.contexts]
 
+    def _forward(self) -> Any:
+        """Pixels to first logits."""
+        return self._subject.model(**{**self._subject.inputs, "use_cache": True, "logits_to_keep": 1})
+
     def _prefill(self) -> Any:
-        """Pixels to first logits; leaves the cache."""
-        output = self._subject.model(**{**self._subject.inputs, "use_cache": True, "logits_to_keep": 1})
+        """The same; leaves the cache."""
+        output = self._forward()
         self._cache = cache_from(output)
         return output
 
