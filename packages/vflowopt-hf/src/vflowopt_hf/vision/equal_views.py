@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vflowopt_hf.vision.column_sums import column_sums
+from vflowopt_hf.vision.fusing import fused_kernels
 
 
 class EqualViews:
@@ -95,17 +97,34 @@ class EqualViews:
             queries: bool [views, patches].
             at_most: no view has more of them.
         """
-        first, query = self.class_tokens, self.query[:, :, self.class_tokens :]
-        if at_most is not None and at_most < self.patches:
-            # The selected rows come first in this order, so the first `at_most` rows hold them all.
-            rows = queries.float().argsort(dim=-1, descending=True, stable=True)[:, : max(at_most, 1)]
-            queries, views = queries.gather(1, rows), torch.arange(len(rows), device=rows.device)[:, None]
-            query = query.transpose(1, 2)[views, rows].transpose(1, 2)
-        return column_sums(query, self.key, self.scaling, queries.float())[:, first:]
+        first, query, fused = self.class_tokens, self._rows, fused_kernels(self.query)
+        bound = self.patches if at_most is None else max(at_most, 1)
+        if fused is None and bound >= self.patches:
+            return column_sums(query, self.key, self.scaling, queries.float())[:, first:]
+        # The selected rows come first in this order, so the first `at_most` rows hold them all.
+        rows = queries.byte().argsort(dim=-1, descending=True, stable=True)[:, :bound]
+        if fused is not None:
+            chosen = rows, queries.sum(dim=-1)
+            sums: Tensor = fused.column_sums(query, self.key, self.scaling, self._normalisers(fused), chosen)
+            return sums[:, first:]
+        weight, views = queries.gather(1, rows).float(), torch.arange(len(rows), device=rows.device)[:, None]
+        query = query.transpose(1, 2)[views, rows].transpose(1, 2)
+        return column_sums(query, self.key, self.scaling, weight)[:, first:]
 
     def _received(self) -> Tensor:
-        first = self.class_tokens
-        return column_sums(self.query[:, :, first:], self.key, self.scaling)[:, first:]
+        first, fused = self.class_tokens, fused_kernels(self.query)
+        if fused is None:
+            return column_sums(self._rows, self.key, self.scaling)[:, first:]
+        sums: Tensor = fused.column_sums(self._rows, self.key, self.scaling, self._normalisers(fused))
+        return sums[:, first:]
+
+    @property
+    def _rows(self) -> Tensor:
+        return self.query[:, :, self.class_tokens :]
+
+    def _normalisers(self, fused: Any) -> Tensor:
+        """Of the patches' rows, which the fused kernels need for every pass."""
+        return self._once("normalisers", lambda own: fused.row_normalisers(own._rows, own.key, own.scaling))
 
     def _of_class_token(self) -> Tensor:
         return column_sums(self.query[:, :, :1], self.key, self.scaling)[:, self.class_tokens :]

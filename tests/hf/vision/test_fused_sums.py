@@ -1,0 +1,122 @@
+"""The fused kernels against float64 and against stock operators, on CUDA, or on a CPU in Triton's interpreter.
+
+The interpreter needs its environment variable before Triton is imported, and so a process of its own, which runs this
+very file. It takes bfloat16 for integers.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vflowopt.components.scorer import calibrated_attention
+from vflowopt_hf.vision import equal_views, fusing
+from vflowopt_hf.vision.capture import AttentionCall, TorchAttention
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
+on_device = (lambda test: test) if INTERPRETED else pytest.mark.gpu
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
+def test_kernels_in_the_interpreter():
+    pytest.importorskip("triton", reason="there is no Triton for this platform")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(autouse=True)
+def fused(monkeypatch):
+    """Kernels for all devices where they are interpreted."""
+    if not INTERPRETED:
+        return
+    from vflowopt_hf.vision import fused_sums
+
+    monkeypatch.setattr(equal_views, "fused_kernels", lambda _states: fused_sums)
+
+
+def states(views, heads, positions, width, dtype, seed=0):
+    """As attention functions get them: heads are a transposed axis."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(views, positions, heads, width, generator=generator).to(DEVICE, dtype).transpose(1, 2)
+
+
+def matrix(query, key, scaling, class_tokens=0):
+    """Mean weights over heads, float64 [views, patches, patches]."""
+    key = key.double().repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    weights = (query.double() @ key.mT * scaling).softmax(-1).mean(1)
+    return weights[:, class_tokens:, class_tokens:]
+
+
+def require_close(found, expected):
+    """Products are exact in float32 but for the order in which it adds."""
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=3e-6, atol=3e-6)
+
+
+SHAPES = [  # views, heads, key heads, positions, width, class tokens
+    (1, 2, 1, 133, 72, 1),
+    (1, 1, 1, 70, 128, 0),
+    (2, 1, 1, 20, 80, 0),
+    (1, 1, 1, 20, 8, 5),
+]
+
+
+@on_device
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_are_those_of_float64(shape, dtype):
+    views, heads, key_heads, positions, width, first = shape
+    query, key = states(views, heads, positions, width, dtype), states(views, key_heads, positions, width, dtype, 1)
+    query, scaling = 2 * query, width**-0.5
+    source, weights = TorchAttention(query, key, scaling, first), matrix(query, key, scaling, first)
+    require_close(source.received(), weights.sum(1))
+    chosen = torch.rand(weights.shape[:2], generator=torch.Generator().manual_seed(1)).to(DEVICE) < 0.3
+    some = torch.einsum("vij,vi->vj", weights, chosen.double())
+    require_close(source.received(chosen), some)
+    require_close(source.received(chosen, int(chosen.sum(1).max()) + 1), some)
+    again = TorchAttention(query, key, scaling, first)
+    assert torch.equal(again.received(), source.received())
+
+
+@on_device
+def test_packed_views_of_several_lengths_are_read_where_they_lie():
+    lengths = [40, 33, 33, 5]
+    packed = [states(1, 1, sum(lengths), 72, torch.float16, seed) for seed in range(2)]
+    source = TorchAttention.of_calls([AttentionCall(*packed, 0.2, torch.tensor([0, 40, 73, 106, 111]))], packed=lengths)
+    start = 0
+    for place, views in ((0, 1), (1, 2), (3, 1)):
+        length = lengths[place]
+        own = [side[:, :, start : start + views * length].unflatten(2, (views, length)) for side in packed]
+        start += views * length
+        weights = matrix(*(side[0].transpose(0, 1) for side in own), 0.2)
+        require_close(source.views(slice(place, place + views)).received(), weights.sum(1))
+
+
+@on_device
+def test_large_scores_do_not_overflow():
+    query, key = states(1, 1, 90, 64, torch.float16), states(1, 1, 90, 64, torch.float16, 1)
+    weights = matrix(query, key, 20.0)
+    torch.testing.assert_close(
+        TorchAttention(query, key, 20.0).received().double(), weights.sum(1), rtol=1e-3, atol=1e-3
+    )
+
+
+@on_device
+def test_calibrated_attention_is_that_of_stock_operators(monkeypatch):
+    query, key = states(2, 1, 90, 72, torch.float16), states(2, 1, 90, 72, torch.float16, 1)
+    found, selected = calibrated_attention(TorchAttention(query, key, 0.5), 1.5)
+    monkeypatch.setattr(equal_views, "fused_kernels", lambda _states: None)
+    expected, same = calibrated_attention(TorchAttention(query, key, 0.5), 1.5)
+    assert torch.equal(selected, same)
+    require_close(found, expected.double())
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cpu_has_no_kernels(dtype):
+    assert fusing.fused_kernels(torch.zeros(1, 1, 16, 64, dtype=dtype)) is None
