@@ -52,10 +52,10 @@ def matrix(query, key, scaling, class_tokens=0):
     return weights[:, class_tokens:, class_tokens:]
 
 
-def require_close(found, expected):
-    """Products are exact in float32 but for the order in which it adds."""
+def require_close(found, expected, bound=3e-6):
+    """Products of 16 bits are exact in float32, but for the order in which it adds."""
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, rtol=3e-6, atol=3e-6)
+    torch.testing.assert_close(found.double(), expected, rtol=bound, atol=bound)
 
 
 SHAPES = [  # views, heads, key heads, positions, width, class tokens
@@ -114,6 +114,26 @@ def test_calibrated_attention_is_that_of_stock_operators(monkeypatch):
     expected, same = calibrated_attention(TorchAttention(query, key, 0.5), 1.5)
     assert torch.equal(selected, same)
     require_close(found, expected.double())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("views", "positions", "width"), [(6, 729, 72), (1, 17_800, 80)])
+def test_at_the_sizes_of_published_towers_no_other_tokens_are_chosen(views, positions, width, dtype):
+    """Float64 in blocks of rows; whichever 10 % of the patches receive most do so by its sums, too."""
+    query, key = (2 * states(views, 16, positions, width, dtype, seed) for seed in range(2))
+    source, scaling = TorchAttention(query, key, width**-0.5), width**-0.5
+    columns = key.double().mT * scaling
+    blocks = [(rows.double() @ columns).softmax(-1).mean(1) for rows in query.split(256, dim=2)]
+    expected = torch.stack([block.sum(1) for block in blocks]).sum(0)
+    require_close(source.received(), expected, 1e-5)
+    few = positions // 10
+    best = (sums.topk(few).indices.sort().values for sums in (source.received(), expected))
+    assert torch.equal(*best)
+    chosen = expected > 1.2 * expected.mean(-1, keepdim=True)
+    weights = chosen.double().split(256, dim=1)
+    some = sum(torch.einsum("vij,vi->vj", block, own) for block, own in zip(blocks, weights, strict=True))
+    require_close(source.received(chosen, int(chosen.sum(1).max())), some, 1e-5)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
