@@ -16,6 +16,7 @@ def prune(
     budget: float | None = None,
     processor: object = None,
     guard: CostModel | str | Path | None = None,
+    graphs: bool = False,
 ) -> Pruning:
     """Prune visual tokens in every prefill of ``model``: inside a ``with`` block, or from ``start()`` to ``stop()``.
 
@@ -34,6 +35,9 @@ def prune(
         guard: what prefills cost here (``vflowopt calibrate``), or the path of its file. A forward that pruning is not
             expected to make faster is left alone, and ``pruning.report.guard`` says so. Only the time of the prefill
             counts: what pruning saves in memory or later does not.
+        graphs: on a CUDA device, record the vision tower and the pruned decoder as CUDA graphs when a shape of inputs
+            comes for the second time, and replay them from then on. Results are the same. What cannot be recorded runs
+            as it does without, and a warning says why, once.
 
     Returns:
         What begins and ends it, with plan and report of the last prefill.
@@ -45,9 +49,10 @@ def prune(
         BudgetError: the budget is outside (0, 1], or the strategy's front or stages do not reach it.
         CostError: there is no such file, or the guard was calibrated for another model or machine, or for none of the
             strategy's kind.
+        UnsupportedOperationError: ``guard`` or ``graphs`` is given, and the model's adapter does not have it.
         PruningStateError: the model is being pruned already (raised when it begins).
     """
     wanted = read_strategy(strategy, budget)
     cost = None if guard is None else CostModel.read(guard)
     adapter = find_adapter(model)
-    return prune_guarded(adapter, model, strategy_of(adapter, model, wanted), processor, cost)
+    return prune_guarded(adapter, model, strategy_of(adapter, model, wanted), processor, cost, graphs=graphs)

@@ -16,6 +16,8 @@ from vflowopt.search.processes import Processes
 from vflowopt_hf.checkpoint.loading import load_checkpoint
 from vflowopt_hf.decoder.kv_cache import num_layers
 from vflowopt_hf.family import Family, statistics_of
+from vflowopt_hf.graphs.recorder import recorder_for
+from vflowopt_hf.graphs.store import Graphs
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.pruning.requirements import check_fits
 from vflowopt_hf.pruning.session import Session
@@ -43,14 +45,21 @@ class TransformersAdapter:
         return statistics_of(self.family, processor)
 
     def prune(
-        self, model: Any, strategy: Strategy, *, processor: Any = None, guard: CostModel | None = None
+        self,
+        model: Any,
+        strategy: Strategy,
+        *,
+        processor: Any = None,
+        guard: CostModel | None = None,
+        graphs: bool = False,
     ) -> Pruning:
         """See :func:`vflowopt.prune`."""
         bare = unwrap(model)
         check_fits(self.family, bare, strategy)
         if guard is not None:
             guard.require(self.setting(bare), Kind.of(strategy))
-        return Session(self.family, bare, strategy, self.statistics(processor), guard, model)
+        recordings = Graphs(recorder_for(next(bare.parameters()).device)) if graphs else None
+        return Session(self.family, bare, strategy, self.statistics(processor), guard, model, recordings)
 
     def default_strategy(self, model: Any, budget: float) -> Strategy:
         """The family's best known strategy, see :meth:`vflowopt_hf.family.Family.default_strategy`."""

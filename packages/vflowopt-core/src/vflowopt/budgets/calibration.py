@@ -1,5 +1,6 @@
 """What an adapter offers besides if times of its models are to be measured and used; optional."""
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -68,18 +69,32 @@ def calibrating(adapter: Any) -> CalibratingAdapter:
 
 
 def prune_guarded(
-    adapter: Any, model: Any, strategy: Strategy, processor: Any = None, guard: CostModel | None = None
+    adapter: Any,
+    model: Any,
+    strategy: Strategy,
+    processor: Any = None,
+    guard: CostModel | None = None,
+    *,
+    graphs: bool = False,
 ) -> Pruning:
-    """:func:`vflowopt.prune` with the adapter at hand; only a guard asks more of it than every adapter has.
+    """:func:`vflowopt.prune` with the adapter at hand; only guard and graphs ask more of it than every adapter has.
 
     Raises:
-        UnsupportedOperationError: there is a guard, and the adapter knows nothing of times.
+        UnsupportedOperationError: there is a guard, and the adapter knows nothing of times, or graphs, and it has none.
         CostError, StrategyError: see :func:`vflowopt.prune`.
     """
-    if guard is None:
-        pruning: Pruning = adapter.prune(model, strategy, processor=processor)
-        return pruning
-    return calibrating(adapter).prune(model, strategy, processor=processor, guard=guard)
+    options: dict[str, Any] = {}
+    if guard is not None:
+        calibrating(adapter)
+        options["guard"] = guard
+    if graphs:
+        if "graphs" not in inspect.signature(adapter.prune).parameters:
+            raise UnsupportedOperationError(
+                f"adapter {getattr(adapter, 'name', type(adapter).__name__)!r} has no CUDA graphs; leave graphs out"
+            )
+        options["graphs"] = True
+    pruning: Pruning = adapter.prune(model, strategy, processor=processor, **options)
+    return pruning
 
 
 def usual_strategies(num_layers: int) -> tuple[Strategy, Strategy]:

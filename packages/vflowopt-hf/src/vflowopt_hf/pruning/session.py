@@ -5,7 +5,7 @@ State belongs to a forward: what a session knows of one is in a :class:`ModelFor
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,6 +23,7 @@ from vflowopt_hf.decoder.generation import checked_generation
 from vflowopt_hf.decoder.padding import token_mask
 from vflowopt_hf.decoder.staged import StagedDecoder
 from vflowopt_hf.family import Family
+from vflowopt_hf.graphs.store import Graphs
 from vflowopt_hf.hooks.compiling import eagerly, require_step, unwrapped
 from vflowopt_hf.hooks.installing import Installed, at_end, replaced, require_unclaimed
 from vflowopt_hf.hooks.running import Door, Forward, Running
@@ -36,6 +37,7 @@ from vflowopt_hf.pruning.calls import (
     refuse_full_length_arguments,
     tokens_after_prompt,
 )
+from vflowopt_hf.pruning.graphed_decoder import GraphedDecoder, Prompt, Replay
 from vflowopt_hf.pruning.outcome import Outcome
 from vflowopt_hf.pruning.requirements import VALUES
 from vflowopt_hf.upstream import cache_in
@@ -56,6 +58,8 @@ class ModelForward(Forward):
         following: tokens at its end that come after the prompt.
         planned: whether the decoder has begun.
         outcome: what a prefill did.
+        replay: what the decoder is to replay; ``None`` if it runs.
+        within: encodings that the decoder's forward that starts next is planned with, if they are not those above.
     """
 
     given: list[Encoding] = field(default_factory=list)
@@ -66,6 +70,8 @@ class ModelForward(Forward):
     following: int = 0
     planned: bool = False
     outcome: Outcome | None = None
+    replay: Replay | None = None
+    within: Sequence[Encoding] | None = None
 
 
 class _Last(threading.local):
@@ -84,6 +90,7 @@ class Session(Installed):
         statistics: of the pixels.
         guard: what prefills cost.
         shell: the model as it was given, inside wrappers whose compiled entrances the session cannot see otherwise.
+        graphs: holds recordings of what has known shapes; ``None`` if everything runs eagerly.
     """
 
     def __init__(
@@ -94,8 +101,11 @@ class Session(Installed):
         statistics: PixelStatistics,
         guard: CostModel | None = None,
         shell: Any = None,
+        graphs: Graphs | None = None,
     ) -> None:
         self._family, self._model, self._strategy, self._statistics = family, model, strategy, statistics
+        self._graphs = graphs
+        self._decoder_graphs: GraphedDecoder | None = None
         self._guard, self._shell = guard, shell
         self._backbone = unwrapped(family.backbone(model))
         self._door = Door()
@@ -152,7 +162,9 @@ class Session(Installed):
         layers = max(component.class_attention_layers(depth) for component in components)
         whole = {layer for component in components for layer in component.attention_layers(depth)}
         values = any(VALUES in component.needs for component in components)
-        tap = tap_encoders(self._family, self._model, layers, whole=whole, values=values)
+        if self._graphs is not None:
+            stack.callback(self._graphs.clear)
+        tap = tap_encoders(self._family, self._model, layers, whole=whole, values=values, graphs=self._graphs)
         self._tap = stack.enter_context(tap)
         # Accelerate wraps forward methods and hands on copies: these hooks see what the caller gave.
         for module, enter in ((unwrapped(self._model), self._enter_model), (self._backbone, self._enter_backbone)):
@@ -161,6 +173,11 @@ class Session(Installed):
         decoder, take = self._family.decoder(self._model), self._family.take_residuals
         staged = StagedDecoder(decoder, self._begin, take, attention_use(self._strategy))
         stack.enter_context(staged.installed())
+        if self._graphs is not None:
+            entropy = any("entropy" in component.needs for component in components)
+            statistics = self._statistics if entropy else None
+            self._decoder_graphs = GraphedDecoder(unwrapped(decoder), self._graphs, statistics)
+            stack.enter_context(self._decoder_graphs.installed(self._running))
         stack.enter_context(checked_generation(self._model))
         model = unwrapped(self._model)
         if hasattr(model, "generate"):
@@ -265,6 +282,9 @@ class Session(Installed):
     def _begin(self, kwargs: dict[str, Any]) -> StagePlan | None:
         """Plan the decoder forward that starts now."""
         forward = self._running.innermost
+        if forward is not None and forward.within is not None:
+            encodings, forward.within = forward.within, None
+            return self._plan(forward, encodings, kwargs["inputs_embeds"])
         if forward is None or forward.module is not self._backbone or forward.planned:
             refuse_embeddings(kwargs.get("inputs_embeds"))
             return None
@@ -277,7 +297,17 @@ class Session(Installed):
                 require_no_placeholders(placeholders, forward.ids)
                 forward.outcome.shape = (forward.ids.shape[0], forward.ids.shape[1])
             return None
-        outcome, embeddings = self._note(forward), kwargs["inputs_embeds"]
+        if self._decoder_graphs is not None:
+            prompt = Prompt(forward.ids, forward.mask, forward.following, placeholders)
+            forward.replay = self._decoder_graphs.replay(kwargs, encodings, prompt)
+            if forward.replay is not None:
+                self._note(forward)
+                return None
+        return self._plan(forward, encodings, kwargs["inputs_embeds"])
+
+    def _plan(self, forward: ModelForward, encodings: Sequence[Encoding], embeddings: Tensor) -> StagePlan | None:
+        """Plan a prefill."""
+        outcome, placeholders = self._note(forward), self._family.placeholder_ids(self._model)
         prefill = place_units(
             placeholders, encodings, forward.ids, forward.mask, self._statistics, embeddings, forward.following
         )

@@ -179,6 +179,10 @@ class TorchAttention:
         """The same source with nothing computed yet."""
         return TorchAttention._of([part.fresh() for part in self._parts], self._order)
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "TorchAttention":
+        """The same source with query, key and value changed, and nothing computed yet."""
+        return self.fresh().mapped(change)
+
     @property
     def keys(self) -> tuple[Tensor, ...]:
         """Keys of the patches of each view, [key heads, patches, head_dim]."""
@@ -267,6 +271,11 @@ class VisionCapture(threading.local):
     def is_recording(self) -> bool:
         """Whether a recording is open in this thread."""
         return self._calls is not None
+
+    @property
+    def noted(self) -> list[list[AttentionCall]]:
+        """The list that is being filled in this thread, if one is."""
+        return [] if self._calls is None else [self._calls]
 
     @contextmanager
     def recording(self) -> Iterator[list[AttentionCall]]:

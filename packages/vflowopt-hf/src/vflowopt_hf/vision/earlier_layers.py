@@ -28,6 +28,11 @@ class LayerRecorder(threading.local, Generic[Kept]):
     def kept(self, call: AttentionCall) -> Iterable[Kept]:
         """What is kept of one call."""
 
+    @property
+    def noted(self) -> list[list[Kept]]:
+        """The lists that are being filled in this thread, if some are."""
+        return [] if self._recorded is None else list(self._recorded.values())
+
     @contextmanager
     def recording(self) -> Iterator[Mapping[int, list[Kept]]]:
         """The list of each layer fills inside the block, call by call of its attention function."""

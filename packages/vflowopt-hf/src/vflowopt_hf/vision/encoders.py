@@ -8,7 +8,7 @@ wrappers that call them and remember the units of each output.
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 from vflowopt.arrays import HostInts
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.family import Family, Unit
+from vflowopt_hf.graphs.store import Graphs
+from vflowopt_hf.graphs.trees import identity
 from vflowopt_hf.hooks.compiling import as_written, eagerly, unwrapped
 from vflowopt_hf.hooks.installing import Installed, claimed, replaced
 from vflowopt_hf.hooks.running import Door
@@ -23,6 +25,7 @@ from vflowopt_hf.upstream import warn_if_untested
 from vflowopt_hf.vision.capture import TorchAttention, VisionCapture, capture_attention
 from vflowopt_hf.vision.class_rows import ClassRowCapture, ClassRows, capture_class_rows
 from vflowopt_hf.vision.features import Features
+from vflowopt_hf.vision.graphed_tower import graphed_tower, tower_of
 from vflowopt_hf.vision.layer_sources import LayerCapture, capture_layers
 from vflowopt_hf.vision.observing import is_observed
 
@@ -42,6 +45,7 @@ class Encoding:
         features: what was returned, by which a later forward refers to it.
         tokens_per_unit: of one prompt's token ids, see :meth:`vflowopt_hf.family.Family.tokens_per_unit`.
         copies: how often ``generate`` has repeated the features since, for beams or several returned sequences.
+        key: what tells calls apart whose units differ; ``None`` where nobody asks.
     """
 
     modality: str
@@ -52,6 +56,7 @@ class Encoding:
     features: Features
     tokens_per_unit: Callable[[HostInts], Sequence[int] | None]
     copies: int = 1
+    key: Hashable | None = None
 
 
 class EncoderTap(Installed):
@@ -123,6 +128,7 @@ def tap_encoders(
     *,
     whole: Collection[int] = (),
     values: bool = False,
+    graphs: Graphs | None = None,
 ) -> Iterator[EncoderTap]:
     """Observe the encoders of a model's backbone inside the block.
 
@@ -133,6 +139,7 @@ def tap_encoders(
             of all, for strategies that are not known yet: a row per layer is little.
         whole: numbers of vision layers whose whole attention is captured, besides the observed one.
         values: whether the values of the observed one are captured.
+        graphs: holds recordings of the tower; ``None`` if it always runs eagerly.
 
     Raises:
         StrategyError: there is no layer of a number.
@@ -152,12 +159,16 @@ def tap_encoders(
             decoder = unwrapped(family.decoder(model))
             seen = [module for module in backbone.modules() if is_observed(module)]
             stack.enter_context(eagerly(model, seen, lambda module: decoder in module.modules()))
+            if graphs is not None:
+                tower, recorders = tower_of(backbone, observed), (capture, earlier, others)
+                noted = functools.partial(_noted, recorders)
+                stack.enter_context(graphed_tower(tower, graphs, noted))
             for modality in MODALITIES:
                 name = f"get_{modality}_features"
                 original = getattr(backbone, name, None)
                 if original is not None:
                     original = as_written(original)
-                    encode = _observed(original, family, model, modality, tap, door, capture, earlier, others)
+                    encode = _observed(original, family, model, modality, tap, door, capture, earlier, others, graphs)
                     stack.enter_context(replaced(backbone, name, encode))
         stack.callback(door.close)
         yield tap
@@ -173,6 +184,7 @@ def _observed(
     capture: VisionCapture,
     earlier: ClassRowCapture,
     others: LayerCapture,
+    graphs: Graphs | None,
 ) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
@@ -187,7 +199,9 @@ def _observed(
             door.leave()
 
     def observe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        units = tuple(family.units(model, modality, signature.bind(*args, **kwargs).arguments))
+        arguments = signature.bind(*args, **kwargs).arguments
+        units = tuple(family.units(model, modality, arguments))
+        key = None if graphs is None else (modality, identity(arguments))
         with capture.recording() as calls, earlier.recording() as rows, others.recording() as sources:
             output = original(*args, **kwargs)
         views = max((unit.views.stop for unit in units), default=0)
@@ -209,7 +223,7 @@ def _observed(
         if attention and not isinstance(output, tuple):
             told = functools.partial(family.tokens_per_unit, model, modality)
             class_rows = ClassRows(earlier.depth, tuple(map(tuple, rows.values())))
-            tap.add(Encoding(modality, units, attention, class_rows, layers, Features.of(output), told))
+            tap.add(Encoding(modality, units, attention, class_rows, layers, Features.of(output), told, key=key))
         return output
 
     return encode
@@ -219,3 +233,8 @@ def _packed(units: Sequence[Unit]) -> list[int]:
     """Positions of each view, where all units tell."""
     told = [unit.packed_patches for unit in units for _ in range(unit.views.stop - unit.views.start)]
     return [patches for patches in told if patches is not None] if None not in told else []
+
+
+def _noted(recorders: Sequence[VisionCapture | ClassRowCapture | LayerCapture]) -> list[list[Any]]:
+    """The lists that are being filled in this thread."""
+    return [entries for recorder in recorders for entries in recorder.noted]

@@ -1,0 +1,73 @@
+"""Modules whose work is to be recorded: what speaks against it, and what would make a recording stale."""
+
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+from torch import nn
+
+from vflowopt_hf.hooks.compiling import is_compiled
+
+_OURS = ("vflowopt_hf.", "transformers.")
+"""Where hooks come from that change nothing from one forward to the next."""
+
+
+class Recorded:
+    """A module whose work is recorded, and what is known of it.
+
+    Args:
+        root: the module.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self._known: tuple[Hashable, str | None] = (None, None)
+
+    def state(self) -> tuple[Hashable, str | None]:
+        """What recordings depend on besides arguments, and what speaks against making any."""
+        state = hash(tuple(_states(self.root)))
+        if state != self._known[0]:
+            self._known = (state, _reason_against(self.root))
+        return self._known
+
+
+def _reason_against(root: nn.Module) -> str | None:
+    """Why the work of a module cannot be recorded whatever its arguments are; ``None`` if nothing speaks against it."""
+    for module in root.modules():
+        if hasattr(module, "_hf_hook"):
+            return "accelerate has put hooks on its modules"
+        if hasattr(module, "_active_adapter"):
+            return "it holds adapters that can be switched; merge them into the weights"
+        if module.training and (module is root or isinstance(module, nn.Dropout)):
+            return "it is in training mode; call model.eval()"
+        if is_compiled(vars(module).get("forward")) or vars(module).get("_compiled_call_impl") is not None:
+            return "parts of it are compiled"
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            if not (getattr(hook, "__module__", None) or type(hook).__module__).startswith(_OURS):
+                return f"somebody has put a hook on its {type(module).__name__}"
+    parameters = list(root.parameters())
+    if not all(parameter.is_floating_point() for parameter in parameters):
+        return "its weights are quantised"
+    if len({parameter.device for parameter in parameters}) > 1:
+        return "its weights are on several devices"
+    return None
+
+
+def _states(root: nn.Module) -> Iterator[Any]:
+    """Modules, hooks, where the weights are, and the attention in use."""
+    open_modules: list[Any] = [root]
+    yield getattr(getattr(root, "config", None), "_attn_implementation", None)
+    while open_modules:
+        module = open_modules.pop()
+        own = module.__dict__
+        yield id(module)
+        yield id(own.get("forward"))
+        yield module.training
+        yield len(own["_forward_hooks"])
+        yield len(own["_forward_pre_hooks"])
+        for tensor in own["_parameters"].values():
+            if tensor is not None:
+                yield tensor.data_ptr()
+        for tensor in own["_buffers"].values():
+            if tensor is not None:
+                yield tensor.data_ptr()
+        open_modules.extend(child for child in own["_modules"].values() if child is not None)
