@@ -7,7 +7,7 @@ replay by numbers that nobody wants.
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from support.waiting import TO_HOST
@@ -80,8 +80,10 @@ class _Operators(TorchDispatchMode):
         own = [tensor for tensor in results if tensor.untyped_storage().data_ptr() not in before]
         for tensor in results:
             self.computed[tensor] = computed or self.computed.get(tensor, False)
-        if func._schema.is_mutable or own:
-            self.calls.append((func, args, kwargs, own if len(own) == len(results) else []))
+        if own or (func._schema.is_mutable and torch.Tag.inplace_view not in func.tags):
+            own = own if len(own) == len(results) else []
+            # Aliases, as operators such as unsqueeze_ change the shape of a tensor itself.
+            self.calls.append((func, *tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs, own))))
         return result
 
 

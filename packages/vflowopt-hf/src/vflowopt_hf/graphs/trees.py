@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 Change = Callable[[Tensor], Tensor]
 

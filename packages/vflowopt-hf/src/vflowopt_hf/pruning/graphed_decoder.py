@@ -142,16 +142,18 @@ class GraphedDecoder:
         return [] if statistics is None else [unit.entropy(statistics) for unit in encoding.units]
 
     def _cache(self, kwargs: Mapping[str, Any]) -> DynamicCache:
-        cache, config = cache_in(kwargs), self._decoder.config
+        cache: Any = cache_in(kwargs)
+        config: Any = self._decoder.config
         if cache is None:
             kept = kwargs.get("use_cache")
             if not (getattr(config, "use_cache", False) if kept is None else kept):
                 raise UnrecordableError("no KV cache is kept (use_cache=False)")
             cache = DynamicCache(config=config)
         kinds = (DynamicLayer, DynamicSlidingWindowLayer)
-        if type(cache) is not DynamicCache or cache.offloading or any(type(one) not in kinds for one in cache.layers):
+        layers: list[Any] = cache.layers
+        if not isinstance(cache, DynamicCache) or cache.offloading or any(type(layer) not in kinds for layer in layers):
             raise UnrecordableError(f"its KV cache is no DynamicCache of attention layers ({type(cache).__name__})")
-        if any(layer.is_initialized for layer in cache.layers):
+        if any(layer.is_initialized for layer in layers):
             raise UnrecordableError("its KV cache holds tokens already")
         return cache
 
