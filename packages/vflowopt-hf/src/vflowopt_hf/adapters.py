@@ -3,6 +3,7 @@
 from vflowopt_hf.adapter import TransformersAdapter
 from vflowopt_hf.families.aya_vision import AyaVision
 from vflowopt_hf.families.cohere2_vision import Cohere2Vision
+from vflowopt_hf.families.fast_vlm import FastVLM
 from vflowopt_hf.families.gemma3 import Gemma3
 from vflowopt_hf.families.gemma4 import Gemma4
 from vflowopt_hf.families.glm4v import Glm4V
@@ -20,6 +21,7 @@ from vflowopt_hf.families.molmo2 import Molmo2
 from vflowopt_hf.families.ovis2 import Ovis2
 from vflowopt_hf.families.paddleocr_vl import PaddleOCRVL
 from vflowopt_hf.families.paligemma import PaliGemma
+from vflowopt_hf.families.perception_lm import PerceptionLM
 from vflowopt_hf.families.vipllava import VipLlava
 
 llava = TransformersAdapter(Llava())
@@ -44,4 +46,6 @@ vipllava = TransformersAdapter(VipLlava())
 molmo2 = TransformersAdapter(Molmo2())
 ovis2 = TransformersAdapter(Ovis2())
 lfm2_vl = TransformersAdapter(Lfm2VL())
+perception_lm = TransformersAdapter(PerceptionLM())
+fast_vlm = TransformersAdapter(FastVLM())
 minicpm_v4_6 = TransformersAdapter(MiniCPMV46())

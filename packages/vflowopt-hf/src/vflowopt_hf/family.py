@@ -85,6 +85,10 @@ class Family(ABC):
     class_tokens: ClassVar[int] = 0
     """Leading positions of the vision sequence that are no patches; the first of them is the class token."""
 
+    def class_tokens_of(self, model: Any) -> int:  # noqa: ARG002
+        """How many a model has, for families whose towers differ; by default :attr:`class_tokens`."""
+        return self.class_tokens
+
     def backbone(self, model: Any) -> nn.Module:
         """The multimodal module whose forward takes token ids and pixels and calls vision tower and decoder.
 

@@ -126,7 +126,7 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
             name="gemma4",
             model_types=("gemma4",),
             target="vflowopt_hf.adapters:gemma4",
-            summary="Gemma 4 26B-A4B and 31B: images of any shape, several images, video",
+            summary="Gemma 4: images of any shape, several images, video",
         ),
         AdapterDescriptor(
             name="lfm2-vl",
@@ -145,5 +145,17 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
             model_types=("molmo2",),
             target="vflowopt_hf.adapters:molmo2",
             summary="Molmo2: images in overlapping crops, several images, video",
+        ),
+        AdapterDescriptor(
+            name="perception-lm",
+            model_types=("perception_lm",),
+            target="vflowopt_hf.adapters:perception_lm",
+            summary="Perception LM: a tower of timm, tiled images, several images",
+        ),
+        AdapterDescriptor(
+            name="fast-vlm",
+            model_types=("fast_vlm",),
+            target="vflowopt_hf.adapters:fast_vlm",
+            summary="FastVLM: a convolutional tower of timm, several images",
         ),
     ]

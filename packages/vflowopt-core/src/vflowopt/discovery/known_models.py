@@ -9,6 +9,7 @@ from dataclasses import dataclass
 OFFICIAL_ADAPTERS = {
     "aya_vision": "vflowopt-hf",
     "cohere2_vision": "vflowopt-hf",
+    "fast_vlm": "vflowopt-hf",
     "gemma3": "vflowopt-hf",
     "gemma4": "vflowopt-hf",
     "glm46v": "vflowopt-hf",
@@ -31,6 +32,7 @@ OFFICIAL_ADAPTERS = {
     "ovis2": "vflowopt-hf",
     "paddleocr_vl": "vflowopt-hf",
     "paligemma": "vflowopt-hf",
+    "perception_lm": "vflowopt-hf",
     "qianfan_ocr": "vflowopt-hf",
     "smolvlm": "vflowopt-hf",
     "vipllava": "vflowopt-hf",
@@ -73,7 +75,7 @@ ADAPTERS_AWAY = {
 CONVOLVED = "decoder layers that keep keys and the window of a short convolution in one"
 SPARSE = "decoder layers whose indexer chooses which keys a query sees"
 CHUNKED = "decoder layers with chunked attention, whose chunks would have to count unpruned tokens"
-FOREIGN = "a vision tower outside transformers' attention functions"
+RELATIVE = "a vision tower that adds relative positions to its attention by hand, where nothing can look on"
 RESAMPLED = "importance where a visual token is no patch, but what a resampler asks for"
 STREAMS = "a decoder whose hidden states are several streams"
 WITHIN = "a way to look at images that are encoded inside the embedding layer, not by get_image_features"
@@ -82,13 +84,12 @@ DENOISED = "pruning under answers that are denoised in blocks, in several passes
 CAPABILITIES_AWAY = {
     "aria": ("idefics3", RESAMPLED),
     "blip-2": ("llava", RESAMPLED),
-    "deepseek_ocr2": ("internvl", FOREIGN),
+    "deepseek_ocr2": ("internvl", RELATIVE),
     "diffusion_gemma": ("gemma3", DENOISED),
     "dots3_note": ("qwen2_vl", SPARSE),
-    "fast_vlm": ("llava", FOREIGN),
-    "gemma3n": ("gemma3", f"{STREAMS}; and {FOREIGN}"),
+    "gemma3n": ("gemma3", STREAMS),
     "glm5_next": ("glm4v", SPARSE),
-    "got_ocr2": ("internvl", FOREIGN),
+    "got_ocr2": ("internvl", RELATIVE),
     "granite4_vision": ("llava_next", RESAMPLED),
     "hy_v4_vl": ("qwen2_vl", SPARSE),
     "idefics2": ("idefics3", RESAMPLED),
@@ -99,11 +100,10 @@ CAPABILITIES_AWAY = {
     "llama4": ("internvl", CHUNKED),
     "minimax_m3_vl": ("qwen2_vl", SPARSE),
     "mistral_large4": ("mistral3", SPARSE),
-    "perception_lm": ("internvl", FOREIGN),
     "phi4_multimodal": ("internvl", WITHIN),
-    "pp_chart2table": ("internvl", FOREIGN),
+    "pp_chart2table": ("internvl", RELATIVE),
     "qwen4_exp": ("qwen3_5", SPARSE),
-    "unlimited_ocr": ("internvl", FOREIGN),
+    "unlimited_ocr": ("internvl", RELATIVE),
 }
 """Model types that need more than an adapter: the nearest supported type, and the capability that is missing."""
 

@@ -46,7 +46,7 @@ def check_fits(family: Family, model: Any, strategy: Strategy) -> None:
         StrategyError: a stage lies beyond the last decoder layer, a component needs what no unit offers, or a scorer
             the attention of a layer that has none.
     """
-    offered = OFFERED | ({CLASS_ATTENTION} if family.class_tokens else set())
+    offered = OFFERED | ({CLASS_ATTENTION} if family.class_tokens_of(model) else set())
     for component in components_of(strategy):
         missing = component.needs - offered
         if missing:

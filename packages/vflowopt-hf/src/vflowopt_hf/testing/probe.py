@@ -2,9 +2,10 @@
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.testing.batches import Batch, PlacedMedia
 from vflowopt_hf.testing.subject import Subject
 from vflowopt_hf.vision.encoders import tap_encoders
+from vflowopt_hf.vision.products import products_through
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,17 +117,37 @@ def attention_function(modules: Sequence[nn.Module], function: Any) -> Iterator[
     """Let some attention modules use another attention function inside the block."""
     name = f"vflowopt-testing-{id(function)}"
     ALL_ATTENTION_FUNCTIONS[name] = function
+    foreign = [module for module in modules if not hasattr(module, "config")]
+    modules = [module for module in modules if hasattr(module, "config")]
     originals: list[Any] = [module.config for module in modules]
     try:
         for module, original in zip(modules, originals, strict=True):
             config = copy.copy(original)
             config._attn_implementation_internal = name  # the public setter would check the name against the hub
             module.config = config
-        yield
+        with ExitStack() as stack:
+            for module in foreign:
+                stack.enter_context(products_through(module, partial(_instead, function, module)))
+            yield
     finally:
         for module, original in zip(modules, originals, strict=True):
             module.config = original
         del ALL_ATTENTION_FUNCTIONS[name]
+
+
+def _instead(
+    function: Any,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    product: Callable[[], Tensor],
+) -> Tensor:
+    """An attention function in place of torch's product, which is computed as well: others may look on."""
+    product()
+    output: Tensor = function(module, query, key, value, None, scaling=scaling)[0]
+    return output.transpose(1, 2)
 
 
 @contextmanager
@@ -161,5 +183,12 @@ def recorded_weights(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _eager(module: nn.Module) -> Any:
-    """Upstream's eager attention, which every modeling file has of its own."""
-    return getattr(sys.modules[type(module).__module__], "eager_attention_forward")  # noqa: B009
+    """Upstream's eager attention, which every modeling file has of its own; what torch's product is, for others."""
+    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", _product)
+
+
+def _product(
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: None, scaling: float
+) -> tuple[Tensor, Tensor]:
+    weights = (scaling * query @ key.transpose(2, 3)).softmax(dim=-1)
+    return (weights @ value).transpose(1, 2), weights

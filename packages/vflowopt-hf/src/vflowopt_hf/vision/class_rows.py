@@ -95,8 +95,8 @@ def capture_class_rows(family: Family, model: Any, layers: int | None = None) ->
     """
     stack = vision_layers(family, model)
     earlier: Sequence[nn.Module] = stack[0 if layers is None else max(0, len(stack) - layers) : -1]
-    earlier = earlier if family.class_tokens else ()
-    capture = ClassRowCapture(len(stack), len(earlier), family.class_tokens)
+    earlier = earlier if family.class_tokens_of(model) else ()
+    capture = ClassRowCapture(len(stack), len(earlier), family.class_tokens_of(model))
     with ExitStack() as observers:
         for number, module in enumerate(earlier):
             observers.enter_context(attention_calls(module, partial(capture.note, number)))

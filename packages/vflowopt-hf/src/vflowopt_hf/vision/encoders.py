@@ -153,7 +153,7 @@ def tap_encoders(
         with door.opening():
             stack.enter_context(claimed(backbone, tap))
             observed = family.vision_attention(model)
-            capture = stack.enter_context(capture_attention(observed, family.class_tokens, values=values))
+            capture = stack.enter_context(capture_attention(observed, family.class_tokens_of(model), values=values))
             earlier = stack.enter_context(capture_class_rows(family, model, layers))
             others = stack.enter_context(capture_layers(family, model, whole))
             decoder = unwrapped(family.decoder(model))
@@ -205,7 +205,9 @@ def _observed(
         with capture.recording() as calls, earlier.recording() as rows, others.recording() as sources:
             output = original(*args, **kwargs)
         views = max((unit.views.stop for unit in units), default=0)
-        read = functools.partial(TorchAttention.of_calls, class_tokens=family.class_tokens, packed=_packed(units))
+        read = functools.partial(
+            TorchAttention.of_calls, class_tokens=family.class_tokens_of(model), packed=_packed(units)
+        )
         layers = {number: read(own) for number, own in sources.items() if own}
         for number in sources:
             if number not in layers or len(layers[number]) != views:

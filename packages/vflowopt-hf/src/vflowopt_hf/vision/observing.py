@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vflowopt.errors import UnsupportedModelError
 from vflowopt_hf.hooks.installing import Installed
+from vflowopt_hf.vision.products import has_seen_products, products_through
 
 
 @contextmanager
@@ -26,22 +28,29 @@ def attention_calls(
 
     Inside the block the module has a copy of its config that selects a wrapper attention function. The wrapper calls
     ``note`` and then whatever implementation was configured, so outputs stay bitwise the same with eager, sdpa, flash
-    or any other attention. The config is put back on exit.
+    or any other attention. The config is put back on exit. A module without such a config calls torch's own product
+    (:mod:`vflowopt_hf.vision.products`).
 
     Args:
-        module: an attention module of transformers that reads ``config._attn_implementation`` at every call.
+        module: an attention module of transformers that reads ``config._attn_implementation`` at every call, or of
+            another library.
         note: called with query, key, value, the factor of the scores, the mask and all keyword arguments.
         around: called in the function's place, with the function before its arguments; ``None`` for the function.
 
     Raises:
-        UnsupportedModelError: the module has no config to select an attention function by.
+        UnsupportedModelError: the module has no config to select an attention function by, where one is to be called
+            in its place; in a forward: the module does not call torch's product.
     """
     original = getattr(module, "config", None)
     implementation = getattr(original, "_attn_implementation", None)
     if original is None or implementation is None:
-        raise UnsupportedModelError(
-            f"{type(module).__name__} does not select its attention through config._attn_implementation"
-        )
+        if around is not None:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} does not select its attention through config._attn_implementation"
+            )
+        with products_through(module, partial(_noted, note)):
+            yield
+        return
     # The eager function is each modeling file's own; every other implementation is found by name.
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     base = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
@@ -82,7 +91,19 @@ class _Observer(Installed):
 
 def is_observed(module: nn.Module) -> bool:
     """Whether somebody looks on at the attention of a module."""
-    return hasattr(getattr(module, "config", None), "vflowopt_observer")
+    return hasattr(getattr(module, "config", None), "vflowopt_observer") or has_seen_products(module)
+
+
+def _noted(
+    note: Callable[[Tensor, Tensor, Tensor, float, Any, Mapping[str, Any]], None],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    product: Callable[[], Tensor],
+) -> Tensor:
+    note(query, key, value, scaling, None, {})
+    return product()
 
 
 class _ObservedAttention:

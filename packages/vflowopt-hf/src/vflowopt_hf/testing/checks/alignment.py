@@ -64,7 +64,7 @@ def patches(subject: Subject) -> None:
                 fail(
                     f"position {position} of view {view} in the observed vision attention never moves with the pixels "
                     f"of {batch.placed[number].modality} {number} (one of {len(still)}): it is a class token or a "
-                    f"register, not a patch; Family.class_tokens is {subject.family.class_tokens}"
+                    f"register, not a patch; Family.class_tokens is {subject.family.class_tokens_of(subject.model)}"
                 )
 
 

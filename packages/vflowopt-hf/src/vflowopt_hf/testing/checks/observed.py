@@ -53,7 +53,8 @@ class _Keep:
 
 def attention_weights(subject: Subject) -> None:
     """Attention received is the column sums of upstream's eager weights, head mean, class tokens excluded."""
-    observed, first = subject.family.vision_attention(subject.model), subject.family.class_tokens
+    family, model = subject.family, subject.model
+    observed, first = family.vision_attention(model), family.class_tokens_of(model)
     for batch in subject.geometries():
         with recorded_weights(observed) as weights, torch.no_grad():
             contexts = embed(subject, batch).contexts
