@@ -82,6 +82,12 @@ def test_units_of_one_call_are_computed_together():
     torch.testing.assert_close(together.received(), torch.cat([first, second]), rtol=0, atol=0)
     for most in (None, int(chosen.sum(1).max())):
         torch.testing.assert_close(together.received(chosen, most).double(), expected, rtol=1e-6, atol=1e-6)
+    anew = TorchAttention.all_fresh(units)
+    totals = [unit.received() for unit in anew]
+    assert torch.equal(totals[0], first)
+    assert torch.equal(totals[1], second)
+    assert totals[1].untyped_storage().data_ptr() != second.untyped_storage().data_ptr()
+    assert TorchAttention.together(anew).received().shape == (3, 50)
     swapped = TorchAttention.together(units[::-1])
     torch.testing.assert_close(swapped.received(), torch.cat([second, first]), rtol=1e-6, atol=1e-6)
 

@@ -176,8 +176,14 @@ class TorchAttention:
         return TorchAttention._of([part.mapped(change) for part in self._parts], self._order)
 
     def fresh(self) -> "TorchAttention":
-        """The same source with nothing computed yet."""
+        """The same source alone, with nothing computed yet."""
         return TorchAttention._of([part.fresh() for part in self._parts], self._order)
+
+    @classmethod
+    def all_fresh(cls, sources: "Iterable[TorchAttention]") -> "list[TorchAttention]":
+        """The same sources with nothing computed yet; what they share when it is computed, these share, too."""
+        wholes: dict[EqualViews, EqualViews] = {}
+        return [cls._of([part.anew(wholes) for part in source._parts], source._order) for source in sources]
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "TorchAttention":
         """The same source with query, key and value changed, and nothing computed yet."""

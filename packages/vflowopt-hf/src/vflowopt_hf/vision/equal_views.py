@@ -73,8 +73,14 @@ class EqualViews:
         return mapped
 
     def fresh(self) -> "EqualViews":
-        """The same with nothing computed."""
+        """The same alone, with nothing computed."""
         return self._with(lambda states: states)
+
+    def anew(self, wholes: "dict[EqualViews, EqualViews]") -> "EqualViews":
+        """The same with nothing computed, as a part of what stands for its whole; a new whole is added to these."""
+        if self._whole not in wholes:
+            wholes[self._whole] = self._whole.fresh()
+        return wholes[self._whole].part(self._place)
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> "EqualViews":
         value = None if self.value is None else change(self.value)

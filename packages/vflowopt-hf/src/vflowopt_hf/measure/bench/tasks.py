@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vflowopt import Strategy
 from vflowopt.adapter import Inputs
 from vflowopt.benchmark import Part
+from vflowopt.components import Score
 from vflowopt.components.stage_scoring import StageScorer
 from vflowopt.errors import InputError
 from vflowopt.strategies.strategy import components_of
@@ -24,6 +25,7 @@ from vflowopt_hf.plans.prefill import ScoredUnit, plan_units
 from vflowopt_hf.plans.stage_plan import StagePlan, attention_use
 from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.upstream import cache_from, with_cache
+from vflowopt_hf.vision.capture import TorchAttention
 
 DECODE_STEPS = 8
 """Tokens of one decode measurement."""
@@ -202,7 +204,15 @@ class Candidate:
         for context in self._subject.contexts:
             count = strategy.schedule.counts(context.layout.tokens)[0]
             units.append((KnownEntropy.of(context) if self.uses_entropy else context, count))
-        return lambda: [strategy.scorer.score_retaining(context.fresh(), count) for context, count in units]
+
+        def run() -> list[Score]:
+            sources = TorchAttention.all_fresh(context.attention for context, _ in units)
+            return [
+                strategy.scorer.score_retaining(replace(context, attention=source), count)
+                for (context, count), source in zip(units, sources, strict=True)
+            ]
+
+        return run
 
     def _planning(self, strategy: Strategy) -> Task:
         """All of it that is done before the LLM."""
