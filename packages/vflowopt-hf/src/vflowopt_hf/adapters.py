@@ -7,6 +7,7 @@ from vflowopt_hf.families.fast_vlm import FastVLM
 from vflowopt_hf.families.gemma3 import Gemma3
 from vflowopt_hf.families.gemma4 import Gemma4
 from vflowopt_hf.families.glm4v import Glm4V
+from vflowopt_hf.families.idefics2 import Idefics2
 from vflowopt_hf.families.idefics3 import Idefics3, SmolVLM
 from vflowopt_hf.families.internvl import InternVL, QianfanOCR
 from vflowopt_hf.families.kimi_k25 import KimiK25
@@ -31,6 +32,7 @@ llava_onevision = TransformersAdapter(LlavaOnevision())
 gemma3 = TransformersAdapter(Gemma3())
 gemma4 = TransformersAdapter(Gemma4())
 internvl = TransformersAdapter(InternVL())
+idefics2 = TransformersAdapter(Idefics2())
 idefics3 = TransformersAdapter(Idefics3())
 qianfan_ocr = TransformersAdapter(QianfanOCR())
 smolvlm = TransformersAdapter(SmolVLM())

@@ -109,6 +109,14 @@ class Family(ABC):
     def vision_attention(self, model: Any) -> nn.Module:
         """The attention module to observe: the last one whose output the projector uses."""
 
+    def resampler(self, model: Any) -> nn.Module | None:  # noqa: ARG002
+        """The attention module through which visual tokens ask for patches, where none stands for patches of its own.
+
+        Its keys begin with the patches of a view, and ``Unit.to_tokens`` takes a map [views, queries] over what it
+        makes of them. By default there is none.
+        """
+        return None
+
     def placeholder_ids(self, model: Any) -> Mapping[str, int]:
         """Token id of the placeholders of each modality ("image", "video") that the family has.
 

@@ -147,6 +147,12 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
             summary="Molmo2: images in overlapping crops, several images, video",
         ),
         AdapterDescriptor(
+            name="idefics2",
+            model_types=("idefics2",),
+            target="vflowopt_hf.adapters:idefics2",
+            summary="Idefics2: a resampler, images of any size, several images",
+        ),
+        AdapterDescriptor(
             name="perception-lm",
             model_types=("perception_lm",),
             target="vflowopt_hf.adapters:perception_lm",

@@ -56,7 +56,7 @@ class Idefics3(Family):
         """Crops that upstream encodes, bool [crops]: those that are not 0 throughout, which is padding."""
         return (pixels != 0).flatten(1).any(dim=1)
 
-    def tokens_per_unit(self, model: Any, modality: str, ids: HostInts) -> Sequence[int]:  # noqa: ARG002
+    def tokens_per_unit(self, model: Any, modality: str, ids: HostInts) -> Sequence[int] | None:  # noqa: ARG002
         """An image reaches to its global crop."""
         return lengths_by_name(ids, model.config.image_token_id)
 

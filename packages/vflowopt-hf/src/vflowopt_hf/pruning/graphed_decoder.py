@@ -130,7 +130,7 @@ class GraphedDecoder:
             raise UnrecordableError(reason)
         encoded = tuple((encoding.key, encoding.copies) for encoding in encodings)
         if any(key is None for key, _ in encoded):
-            raise UnrecordableError("its images were encoded before the block")
+            raise UnrecordableError("its images were encoded before the block, or by a resampler")
         layers = tuple(map(type, cache.layers))
         key = (state, layers, prompt.key(encodings), encoded, signature(arguments), *map(signature, tensors))
         if not self._graphs.is_due(PART, key):

@@ -9,7 +9,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from vflowopt_hf.vision.features import Features
 from vflowopt_hf.vision.graphed_tower import graphed_tower, tower_of
 from vflowopt_hf.vision.layer_sources import LayerCapture, capture_layers
 from vflowopt_hf.vision.observing import is_observed
+from vflowopt_hf.vision.resampling import capture_resampler, resampled
 
 MODALITIES = ("image", "video")
 
@@ -45,7 +46,7 @@ class Encoding:
         features: what was returned, by which a later forward refers to it.
         tokens_per_unit: of one prompt's token ids, see :meth:`vflowopt_hf.family.Family.tokens_per_unit`.
         copies: how often ``generate`` has repeated the features since, for beams or several returned sequences.
-        key: what tells calls apart whose units differ; ``None`` where nobody asks.
+        key: what tells calls apart whose units differ; ``None`` where nobody asks, or they always do.
     """
 
     modality: str
@@ -156,6 +157,7 @@ def tap_encoders(
             capture = stack.enter_context(capture_attention(observed, family.class_tokens_of(model), values=values))
             earlier = stack.enter_context(capture_class_rows(family, model, layers))
             others = stack.enter_context(capture_layers(family, model, whole))
+            resampler = stack.enter_context(capture_resampler(family, model))
             decoder = unwrapped(family.decoder(model))
             seen = [module for module in backbone.modules() if is_observed(module)]
             stack.enter_context(eagerly(model, seen, lambda module: decoder in module.modules()))
@@ -168,7 +170,8 @@ def tap_encoders(
                 original = getattr(backbone, name, None)
                 if original is not None:
                     original = as_written(original)
-                    encode = _observed(original, family, model, modality, tap, door, capture, earlier, others, graphs)
+                    recording = (capture, earlier, others, resampler)
+                    encode = _observed(original, family, model, modality, tap, door, *recording, graphs)
                     stack.enter_context(replaced(backbone, name, encode))
         stack.callback(door.close)
         yield tap
@@ -184,6 +187,7 @@ def _observed(
     capture: VisionCapture,
     earlier: ClassRowCapture,
     others: LayerCapture,
+    resampler: VisionCapture | None,
     graphs: Graphs | None,
 ) -> Callable[..., Any]:
     signature = inspect.signature(original)
@@ -201,9 +205,11 @@ def _observed(
     def observe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arguments = signature.bind(*args, **kwargs).arguments
         units = tuple(family.units(model, modality, arguments))
-        key = None if graphs is None else (modality, identity(arguments))
-        with capture.recording() as calls, earlier.recording() as rows, others.recording() as sources:
+        key = None if graphs is None or resampler is not None else (modality, identity(arguments))
+        asking = nullcontext() if resampler is None else resampler.recording()
+        with capture.recording() as calls, earlier.recording() as rows, others.recording() as sources, asking as asked:
             output = original(*args, **kwargs)
+        units = units if asked is None else resampled(units, asked)
         views = max((unit.views.stop for unit in units), default=0)
         read = functools.partial(
             TorchAttention.of_calls, class_tokens=family.class_tokens_of(model), packed=_packed(units)
