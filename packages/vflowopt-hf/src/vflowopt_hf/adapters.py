@@ -19,6 +19,7 @@ from vflowopt_hf.families.llava_onevision import LlavaOnevision
 from vflowopt_hf.families.minicpm_v4_6 import MiniCPMV46
 from vflowopt_hf.families.mistral3 import LightOnOCR, Mistral3
 from vflowopt_hf.families.molmo2 import Molmo2
+from vflowopt_hf.families.nemotron_h import NemotronHOmni
 from vflowopt_hf.families.ovis2 import Ovis2
 from vflowopt_hf.families.paddleocr_vl import PaddleOCRVL
 from vflowopt_hf.families.paligemma import PaliGemma
@@ -46,6 +47,7 @@ aya_vision = TransformersAdapter(AyaVision())
 cohere2_vision = TransformersAdapter(Cohere2Vision())
 vipllava = TransformersAdapter(VipLlava())
 molmo2 = TransformersAdapter(Molmo2())
+nemotron_h = TransformersAdapter(NemotronHOmni())
 ovis2 = TransformersAdapter(Ovis2())
 lfm2_vl = TransformersAdapter(Lfm2VL())
 perception_lm = TransformersAdapter(PerceptionLM())

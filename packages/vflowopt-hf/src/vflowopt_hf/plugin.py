@@ -147,6 +147,12 @@ def vflowopt_adapters() -> list[AdapterDescriptor]:
             summary="Molmo2: images in overlapping crops, several images, video",
         ),
         AdapterDescriptor(
+            name="nemotron-h",
+            model_types=("nemotron_h_omni",),
+            target="vflowopt_hf.adapters:nemotron_h",
+            summary="Nemotron-H Omni: Mamba 2 decoder layers, images of any size, several images",
+        ),
+        AdapterDescriptor(
             name="idefics2",
             model_types=("idefics2",),
             target="vflowopt_hf.adapters:idefics2",

@@ -123,11 +123,11 @@ def attention_module(layer: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModelError: it is not where transformers' decoders have it.
     """
-    attention = getattr(layer, "self_attn", None)
+    attention = getattr(layer, "self_attn", getattr(layer, "mixer", None))
     if not isinstance(attention, nn.Module):
         raise UnsupportedModelError(
-            f"{type(layer).__name__} has no attention module self_attn to observe; use a scorer that does not need the "
-            f"decoder's attention"
+            f"{type(layer).__name__} has no attention module self_attn or mixer to observe; use a scorer that does not "
+            f"need the decoder's attention"
         )
     return attention
 

@@ -107,20 +107,25 @@ def observe_sample(family: Family, model: Any, index: int, inputs: Inputs, stati
         raise InputError(f"sample {index}: {error}") from None
     backbone, decoder = family.backbone(model), family.decoder(model)
     calls: list[dict[str, Any]] = []
-    handle = decoder.register_forward_pre_hook(lambda _m, _a, kwargs: calls.append(dict(kwargs)), with_kwargs=True)
+    states: list[Tensor] = []
+    handles = (
+        decoder.register_forward_pre_hook(lambda _m, _a, kwargs: calls.append(dict(kwargs)), with_kwargs=True),
+        decoder.register_forward_hook(lambda _m, _a, output: states.append(output.last_hidden_state)),
+    )
     try:
         # Which strategies will be scored is not known yet, so class attention is kept of all layers: it is small.
         with tap_encoders(family, model, vision_depth(family, model)) as tap, torch.no_grad():
             mark = tap.mark()
-            output = backbone(**{**inputs, "use_cache": False})
+            backbone(**{**inputs, "use_cache": False})
             encodings = tap.since(mark)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     if not encodings:
         raise InputError(f"sample {index} has no image or video, so there is nothing to prune")
     placeholders, mask = family.placeholder_ids(model), inputs.get("attention_mask")
     prefill = place_units(placeholders, encodings, inputs["input_ids"], mask, statistics, calls[0]["inputs_embeds"])
-    return Sample({**calls[0], "use_cache": False}, prefill, output.last_hidden_state)
+    return Sample({**calls[0], "use_cache": False}, prefill, states[0])
 
 
 def _once(change: Change) -> Change:

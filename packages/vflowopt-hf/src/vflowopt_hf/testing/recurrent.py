@@ -40,6 +40,28 @@ def gated_delta_net(mixer: Any, hidden: Tensor) -> Tensor:
     return _linear(mixer.out_proj, normed.flatten(1))
 
 
+def mamba2(mixer: Any, hidden: Tensor) -> Tensor:
+    """Mamba 2 (arXiv 2405.21060), as in Nemotron-H."""
+    inner, heads, groups = mixer.intermediate_size, mixer.num_heads, mixer.n_groups
+    gate, mixed, step = _linear(mixer.in_proj, hidden).split([inner, mixer.conv_dim, heads], dim=-1)
+    mixed = functional.silu(_convolved(mixer.conv1d, mixed))
+    value, written, asked = mixed.split([inner, *[groups * mixer.ssm_state_size] * 2], dim=-1)
+    value = value.unflatten(-1, (heads, -1))
+    written, asked = (
+        part.unflatten(-1, (groups, -1)).repeat_interleave(heads // groups, dim=1) for part in (written, asked)
+    )
+    step = functional.softplus(step + mixer.dt_bias.double())
+    decay = (-mixer.A_log.double().exp() * step).exp()
+    state = hidden.new_zeros(heads, value.shape[-1], mixer.ssm_state_size)
+    read = []
+    for token in range(len(hidden)):
+        added = torch.einsum("h,hv,hk->hvk", step[token], value[token], written[token])
+        state = state * decay[token, :, None, None] + added
+        read.append(torch.einsum("hvk,hk->hv", state, asked[token]) + mixer.D.double()[:, None] * value[token])
+    scanned = torch.stack(read).flatten(1) if read else value.flatten(1)
+    return _linear(mixer.out_proj, mixer.norm(scanned.float(), gate.float()).double())
+
+
 def short_convolution(mixer: Any, hidden: Tensor) -> Tensor:
     """The gated short convolution of LFM2."""
     before, after, value = _linear(mixer.in_proj, hidden).chunk(3, dim=-1)
