@@ -129,7 +129,10 @@ def test_the_picture_shows_answers_in_every_mode():
         (["--shape", "mid", "--generate", "0"], "less than 1"),
         (["--shape", "mid", "--modes", "compiled"], "--generate"),
         (["--shape", "mid", "--generate", "2", "--modes", "eager,fast"], "'fast'"),
-        (["--shape", "mid", "--generate", "2", "--modes", "compiled", "--device", "cpu"], "on the CPU"),
+        (
+            ["--shape", "mid", "--generate", "2", "--modes", "compiled", "--device", "cpu"],
+            "on the CPU --modes compiled",
+        ),
         (["--growth", "--generate", "2"], "--growth has no model"),
     ],
 )

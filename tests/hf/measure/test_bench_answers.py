@@ -16,7 +16,7 @@ from vflowopt.errors import InputError
 from vflowopt_hf.adapters import llava_onevision
 from vflowopt_hf.measure.bench import Bench
 from vflowopt_hf.measure.bench.answers import Answers
-from vflowopt_hf.measure.bench.modes import WAYS, Way, compiled_steps, pruned
+from vflowopt_hf.measure.bench.modes import EVERYTHING, WAYS, Way, compiled_steps, pruned
 from vflowopt_hf.measure.bench.tasks import Candidate
 
 STRATEGY = Strategy.vflowopt(num_layers=tiny.LAYERS, retention=(0.6, 0.7, 0.5), threshold=1.0, cell=2.0)
@@ -40,6 +40,13 @@ def candidates(model, inputs):
 
 def test_there_is_a_way_for_every_mode():
     assert tuple(WAYS) == MODES
+
+
+def test_what_retains_everything_is_the_unpruned_model(model, inputs):
+    with torch.no_grad():
+        full = model(**inputs).logits
+        with prune(model, EVERYTHING):
+            assert torch.equal(model(**inputs).logits, full)
 
 
 def test_answers_in_every_mode_are_those_of_generate(model, inputs):
@@ -133,7 +140,7 @@ def test_a_model_that_stops_early_is_not_measured_as_if_it_had_not(model, inputs
     ("asked", "named"),
     [
         ({"generate": (0,)}, "at least one token, not 0"),
-        ({"generate": (2,), "modes": ("quick",)}, "no mode 'quick'; modes are eager, compiled"),
+        ({"generate": (2,), "modes": ("quick",)}, "no mode 'quick'; modes are eager, compiled, graphs"),
         ({"generate": (2,), "modes": ("compiled",)}, "mode 'compiled' is none on cpu"),
     ],
 )

@@ -115,8 +115,8 @@ def bench(
     answers, ways = _whole("--generate", generate), _modes(modes)
     if ways != ["eager"] and not answers:
         raise InputError(f"--modes {modes} goes with --generate, for example --generate 1,32: other parts run eagerly")
-    if "compiled" in ways and device == "cpu":
-        raise InputError("on the CPU generate compiles nothing: leave compiled out of --modes, or use --device cuda")
+    if device == "cpu" and (idle := [way for way in ways if way != "eager"]):
+        raise InputError(f"on the CPU --modes {idle[0]} changes nothing: leave it out, or use --device cuda")
     if answers and growth:
         raise InputError("--generate goes with --model or --shape: --growth has no model that could answer")
     if [model is not None, shape is not None, growth].count(True) != 1:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from vflowopt_hf.decoder.layer_kinds import has_keys
+from vflowopt_hf.decoder.layer_kinds import has_keys, keys_of
 
 
 def prefill_flops(decoder: Any, rows: Sequence[int], *, causal: bool = True) -> int:
@@ -14,7 +14,8 @@ def prefill_flops(decoder: Any, rows: Sequence[int], *, causal: bool = True) -> 
 
     Norms, rotations and activations are left out, and so are the recurrences of recurrent layers: a few per cent of the
     products around them. Sliding windows are not taken into account: sdpa and eager kernels compute the scores outside
-    them, too. Of experts, those count that a token is sent to.
+    them, too. Of experts, those count that a token is sent to. Where a layer has fewer rows than the earlier one
+    whose keys it reuses, they are taken for the last ones: no fewer pairs than causal attention needs.
 
     Args:
         decoder: a text decoder with ``layers``.
@@ -26,7 +27,8 @@ def prefill_flops(decoder: Any, rows: Sequence[int], *, causal: bool = True) -> 
     for index, (layer, count) in enumerate(zip(decoder.layers, rows, strict=True)):
         total += 2 * count * _products(decoder.config, layer)
         if has_keys(decoder.config, index):
-            pairs = count * (count + 1) // 2 if causal else count * count
+            keys = rows[keys_of(decoder.config, index)]
+            pairs = count * keys - count * (count - 1) // 2 if causal else count * keys
             total += 2 * pairs * _widths(decoder.config.per_layer_config[index])
     return int(total)
 

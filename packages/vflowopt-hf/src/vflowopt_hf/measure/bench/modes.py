@@ -7,12 +7,18 @@ from typing import Any
 
 import torch
 
-from vflowopt import Strategy
+from vflowopt import Progressive, Strategy
 from vflowopt.benchmark import Mode
+from vflowopt.components.baselines import UniformGrid
 from vflowopt.errors import InputError
 from vflowopt_hf.family import Family
+from vflowopt_hf.graphs.recorder import recorder_for
+from vflowopt_hf.graphs.store import Graphs
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.pruning.session import Session
+
+EVERYTHING = Strategy(scorer=UniformGrid(), schedule=Progressive(stages=(0,), retention=(1.0,)))
+"""Retains all visual tokens, and looks at nothing to decide that."""
 
 Block = AbstractContextManager[object]
 
@@ -20,6 +26,12 @@ Block = AbstractContextManager[object]
 def pruned(family: Family, model: Any, strategy: Strategy | None, statistics: PixelStatistics) -> Block:
     """The block in which a model is pruned as usual; ``None`` prunes nothing."""
     return nullcontext() if strategy is None else Session(family, model, strategy, statistics)
+
+
+def recorded(family: Family, model: Any, strategy: Strategy | None, statistics: PixelStatistics) -> Block:
+    """The block in which prompts are recorded and replayed; ``None`` prunes nothing there, either."""
+    graphs = Graphs(recorder_for(model.device))
+    return Session(family, model, strategy or EVERYTHING, statistics, graphs=graphs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +78,7 @@ WAYS: dict[Mode, Way] = {
     for way in (
         EAGER,
         Way("compiled", {"cache_implementation": "static"}, around=compiled_steps, devices=("cuda", "xpu")),
+        Way("graphs", pruned=recorded, calls=2, prefills=True, devices=("cuda",)),
     )
 }
 

@@ -1,7 +1,11 @@
 """What was measured of a candidate becomes its row of the benchmark."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
 
 from vflowopt.benchmark import BenchRow, Generation, Kernels, Memory, Part, Work
 from vflowopt.benchmark.timing import Timing
@@ -35,10 +39,10 @@ class Found:
 
 def row(subject: Subject, candidate: Candidate, found: Found) -> BenchRow:
     """Runs one more prefill, which tells what is retained and cached."""
-    cache, plan = candidate.decode_prompt()
-    lengths, tokens, retention = _retained(subject, candidate, plan)
-    flops = subject.batch * prefill_flops(subject.decoder, lengths)
-    all_pairs = subject.batch * prefill_flops(subject.decoder, lengths, causal=False)
+    (cache, plan), rows = _seen(subject, candidate)
+    tokens, retention = _retained(subject, candidate, plan)
+    flops = subject.batch * prefill_flops(subject.decoder, rows)
+    all_pairs = subject.batch * prefill_flops(subject.decoder, rows, causal=False)
     prefill = found.work.get("LM prefill")
     masked = all_pairs - flops if prefill is not None and prefill.layer_flops == all_pairs else 0
     by_layer = key_value_bytes(cache)
@@ -46,7 +50,7 @@ def row(subject: Subject, candidate: Candidate, found: Found) -> BenchRow:
         name=candidate.name,
         retention=retention,
         tokens=tokens,
-        lengths=lengths,
+        lengths=rows,
         flops=flops,
         flops_all_pairs=all_pairs,
         kv_cache_bytes=sum(by_layer),
@@ -64,25 +68,31 @@ def row(subject: Subject, candidate: Candidate, found: Found) -> BenchRow:
     )
 
 
-def _retained(
-    subject: Subject, candidate: Candidate, plan: StagePlan | None
-) -> tuple[tuple[int, ...], tuple[int, ...], float]:
-    """Rows of each layer and visual tokens of each stage of one sample, and average retention."""
-    layers, observed = len(subject.decoder.layers), subject.observed  # type: ignore[arg-type]
-    own = [unit for unit in observed.prefill.units if unit.sample == 0]
-    visual = sum(unit.context.layout.tokens for unit in own)
+def _seen(subject: Subject, candidate: Candidate) -> tuple[tuple[Any, StagePlan | None], tuple[int, ...]]:
+    """A prefill of the decoder, and the rows that each of its layers really had."""
+    layers: list[nn.Module] = list(subject.decoder.layers)  # type: ignore[arg-type]
+    rows = dict.fromkeys(layers, 0)
+
+    def note(layer: nn.Module, _: Any, output: Any) -> None:
+        rows[layer] = int((output if isinstance(output, Tensor) else output[0]).shape[1])
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_hook(note).remove)
+        return candidate.decode_prompt(), tuple(rows.values())
+
+
+def _retained(subject: Subject, candidate: Candidate, plan: StagePlan | None) -> tuple[tuple[int, ...], float]:
+    """Visual tokens of each stage of one sample, and average retention."""
+    layers = len(subject.decoder.layers)  # type: ignore[arg-type]
+    visual = sum(unit.context.layout.tokens for unit in subject.observed.prefill.units if unit.sample == 0)
     if candidate.strategy is None:
-        return (observed.queries,) * layers, (visual,), 1.0
+        return (visual,), 1.0
     placed = [unit.placed for unit in candidate.scored] if plan is None else plan.plans
     plans = [one.plan for one in placed if one.sample == 0]
-    stages = [None if plan is None else plan.stage_at(layer) for layer in range(layers)]
-    lengths = tuple(
-        observed.queries if plan is None or stage is None else int(plan.stages[stage].logical.shape[1])
-        for stage in stages
-    )
     counts = tuple(sum(of_stage) for of_stage in zip(*(one.counts for one in plans), strict=True))
     retained = sum(one.achieved_retention(layers) * one.tokens for one in plans)
-    return lengths, (visual, *counts), retained / visual
+    return (visual, *counts), retained / visual
 
 
 def _per_step(part: Part, timing: Timing) -> Timing:

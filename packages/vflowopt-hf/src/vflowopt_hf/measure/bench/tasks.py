@@ -179,7 +179,7 @@ class Candidate:
 
     def answer(self, tokens: int, way: Way) -> Run:
         """A greedy answer of so many tokens by each sample; of none, pixels to first logits."""
-        return Run(partial(self._generate, tokens, way) if tokens else self._forward, partial(self._ready, way))
+        return Run(partial(self._generate, tokens, way) if tokens else self._forward, partial(self._ready, tokens, way))
 
     def first_answers(self, tokens: int, way: Way) -> Run:
         """Answers until everything is made that later ones reuse, one at least."""
@@ -192,11 +192,14 @@ class Candidate:
         return way.pruned(subject.family, subject.model, self.strategy, subject.statistics)
 
     @contextmanager
-    def _ready(self, way: Way) -> Iterator[None]:
-        """The same, after the first answers in it."""
+    def _ready(self, tokens: int, way: Way) -> Iterator[None]:
+        """The same, after the first prompts in it, given as for an answer of so many tokens."""
         with self.pruning(way):
             for _ in range(way.calls):
-                self._generate(1, way)
+                if tokens:
+                    self._generate(1, way)
+                else:
+                    self._forward()
             yield
 
     def _scoring(self, strategy: Strategy) -> Task:
