@@ -1,5 +1,7 @@
 """What a run reads, leaves, computes and holds: counted on operations whose counts are known."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,6 +13,7 @@ from vflowopt_hf.adapters import llava_onevision
 from vflowopt_hf.measure.bench.inputs import lengthened, repeated, text_length
 from vflowopt_hf.measure.bench.memory import MemoryMeter
 from vflowopt_hf.measure.bench.work import FORMULAS, counted
+from vflowopt_hf.vision import fusing
 
 PLACEHOLDERS = {"image": tiny.IMAGE, "video": tiny.VIDEO}
 FLOAT = 4
@@ -74,6 +77,14 @@ def test_attention_of_grouped_keys_is_counted_whichever_kernel_runs(backend):
     with sdpa_kernel(backend):
         run = counted(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, key, enable_gqa=True))
     assert run.flops == 2 * (2 * 4 * 10 * 12 * 8)
+
+
+def test_importance_is_counted_by_operators_that_a_counter_sees(monkeypatch):
+    """The fused kernels are no operators of torch: with them it would count nothing, and call that a limit."""
+    monkeypatch.setattr(fusing, "_kernels", lambda *_: "fused")
+    states, chosen = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16, shape=(1, 1, 16, 64), device="cuda"), []
+    counted(lambda: chosen.append(fusing.fused_kernels(states)))
+    assert [*chosen, fusing.fused_kernels(states)] == [None, "fused"]
 
 
 def test_layers_are_told_from_the_rest():

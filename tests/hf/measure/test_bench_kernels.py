@@ -57,6 +57,7 @@ def test_a_benchmark_on_cuda_in_every_mode():
     )
     for row in bench.rows:
         assert row.flops_by_torch == row.flops_all_pairs  # keys that heads share are counted right
+        assert all(done.flops > 0 for part, done in row.work.items() if part == "attention capture")
         assert set(row.kernels) == set(row.times)
         for part, seen in row.kernels.items():
             assert seen.seconds > 0

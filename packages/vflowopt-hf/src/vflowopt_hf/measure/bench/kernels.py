@@ -25,7 +25,7 @@ def profiled(run: Run, device: torch.device) -> Kernels | None:
     with run.within():
         torch.cuda.synchronize(device)
         # Operators of the host are left out: noting them would slow it down, and none is asked for.
-        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
             run.task()
             torch.cuda.synchronize(device)
     return summed(seen.events() or ())
