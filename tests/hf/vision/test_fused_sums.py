@@ -24,9 +24,33 @@ on_device = (lambda test: test) if INTERPRETED else pytest.mark.gpu
 @pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
 def test_kernels_in_the_interpreter():
     pytest.importorskip("triton", reason="there is no Triton for this platform")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs the compiler")
+@pytest.mark.parametrize("kernel", ["_normalise", "_sum_columns"])
+def test_kernels_compile_to_the_tensor_cores_of_a_gpu(kernel, tmp_path, monkeypatch):
+    """For an H100, which need not be there."""
+    triton = pytest.importorskip("triton", reason="there is no Triton for this platform")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from vflowopt_hf.vision import fused_sums
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    function, (first, rest) = getattr(fused_sums, kernel), fused_sums._halves(72)
+    fixed = {"CHOSEN": True, "width": 72, "first": first, "rest": rest, "OWN": 128, "OTHER": 64}
+    kinds = {"query": "*bf16", "key": "*bf16", "normalisers": "*fp32", "result": "*fp32", "factor": "fp32"}
+    kinds |= {"index": "*i64", "counts": "*i64"} | dict.fromkeys(fixed, "constexpr")
+    names = function.arg_names
+    source = ASTSource(
+        fn=function,
+        signature={name: kinds.get(name, "i32") for name in names},
+        constexprs={(names.index(name),): value for name, value in fixed.items() if name in names},
+    )
+    assert "wgmma" in triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
 
 
 @pytest.fixture(autouse=True)
