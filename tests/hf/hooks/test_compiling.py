@@ -154,3 +154,46 @@ def test_a_search_on_a_model_with_a_compiled_part(place):
     ]
     assert scores[1] == pytest.approx(scores[0], abs=1e-6)
     assert scores[0] < 0.9999
+
+
+class Counting:
+    """A backend that runs graphs as they are, and counts."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, graph, _inputs):
+        def run(*args):
+            self.calls += 1
+            return graph(*args)
+
+        return run
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["before the block", "inside the block"])
+@pytest.mark.parametrize("part", ["tower", "decoder"])
+def test_layers_whose_forward_was_compiled_stay_so(part, inside):
+    """But one in which somebody looks on at the attention does not, or does so in parts."""
+    plain, model, backend = tiny(), tiny(), Counting()
+    layers = model.model.vision_tower.encoder.layers if part == "tower" else model.model.language_model.layers
+    inputs = image_inputs(plain, [[(42, 42)]])
+
+    def compile_layers():
+        for layer in layers:
+            layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)
+
+    with prune(plain, STRATEGY):
+        expected = answer(plain, inputs)
+    if not inside:
+        compile_layers()
+    with prune(model, STRATEGY) as pruning:
+        if inside:
+            compile_layers()
+        with torch.no_grad():
+            model(**inputs)
+        ran = backend.calls
+        got = answer(model, inputs)
+        assert pruning.report.retention < 0.8
+    assert torch.equal(got[1], expected[1])
+    assert (got[0] - expected[0]).abs().max() <= 1e-6 * expected[0].abs().max()
+    assert ran >= (2 if part == "tower" else LAYERS)

@@ -138,7 +138,7 @@ class StagedDecoder(Installed):
             for index, attention in attended.items():
                 around = self._attend if index in carriers else None
                 hooks.enter_context(observe_attention(attention, partial(self._note, index), around))
-            hooks.enter_context(eagerly(self._wrapped, [*self._layers, *attended.values()], self._is_whole))
+            hooks.enter_context(eagerly(self._wrapped, attended.values(), self._is_whole, self._layers))
             yield self
 
     def _is_whole(self, module: nn.Module) -> bool:

@@ -19,23 +19,31 @@ _ROWS = ("input_ids", "inputs_embeds", "hidden_states")
 
 
 @contextmanager
-def eagerly(model: nn.Module, hooked: Iterable[nn.Module], steps: Callable[[nn.Module], bool]) -> Iterator[None]:
+def eagerly(
+    model: nn.Module,
+    observed: Iterable[nn.Module],
+    steps: Callable[[nn.Module], bool],
+    hooked: Iterable[nn.Module] = (),
+) -> Iterator[None]:
     """Inside the block, modules that were compiled do not run so where that would pass over hooks.
 
     What is pruned follows from what is computed on the way, which no graph can hold; and a graph that was compiled
-    before the block does not notice hooks that were added since. What holds no hooks stays compiled.
+    before the block does not notice hooks that were added since. What holds no hooks stays compiled: also the forward
+    of a module that has some itself, as they are called around it.
 
     Args:
         model: in which to look for modules that were compiled.
-        hooked: modules with hooks, or whose attention is observed.
+        observed: modules whose forward is looked into.
         steps: whether a module may run as it was compiled for a single token, as it is a decoder or holds one.
+        hooked: modules with hooks before or after their forward.
     """
-    places = set(hooked)
+    inside, around = set(observed), set(hooked)
     with ExitStack() as stack:
         for module in model.modules():
             for name in _COMPILED:
                 compiled: Any = vars(module).get(name)
-                if is_compiled(compiled) and not places.isdisjoint(module.modules()):
+                own = {module} if name == "forward" else set()
+                if is_compiled(compiled) and not (inside | (around - own)).isdisjoint(module.modules()):
                     original = as_written(compiled)
                     call = _steps_only(compiled, original) if steps(module) else original
                     stack.enter_context(replaced(module, name, call))
