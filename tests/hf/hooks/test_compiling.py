@@ -8,6 +8,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from support.tiny import image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy, prune
+from vflowopt.errors import UnsupportedOperationError
 from vflowopt.methods import FastV
 from vflowopt_hf.families.llava_onevision import LlavaOnevision
 from vflowopt_hf.search.evaluator import HiddenStateEvaluator
@@ -170,30 +171,43 @@ class Counting:
         return run
 
 
-@pytest.mark.parametrize("inside", [False, True], ids=["before the block", "inside the block"])
-@pytest.mark.parametrize("part", ["tower", "decoder"])
+def compile_layers(layers, backend):
+    for layer in layers:
+        layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("part", "inside"),
+    [("tower", False), ("decoder", False), ("decoder", True)],
+    ids=["tower", "decoder", "decoder inside the block"],
+)
 def test_layers_whose_forward_was_compiled_stay_so(part, inside):
-    """But one in which somebody looks on at the attention does not, or does so in parts."""
+    """But the one in which somebody looks on at the attention."""
     plain, model, backend = tiny(), tiny(), Counting()
     layers = model.model.vision_tower.encoder.layers if part == "tower" else model.model.language_model.layers
     inputs = image_inputs(plain, [[(42, 42)]])
-
-    def compile_layers():
-        for layer in layers:
-            layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)
-
     with prune(plain, STRATEGY):
         expected = answer(plain, inputs)
     if not inside:
-        compile_layers()
-    with prune(model, STRATEGY) as pruning:
-        if inside:
-            compile_layers()
+        compile_layers(layers, backend)
         with torch.no_grad():
             model(**inputs)
+    of_all_layers, backend.calls = backend.calls, 0
+    with prune(model, STRATEGY) as pruning, torch.no_grad():
+        if inside:
+            compile_layers(layers, backend)
+        model(**inputs)
         ran = backend.calls
         got = answer(model, inputs)
         assert pruning.report.retention < 0.8
     assert torch.equal(got[1], expected[1])
     assert (got[0] - expected[0]).abs().max() <= 1e-6 * expected[0].abs().max()
-    assert ran >= (2 if part == "tower" else LAYERS)
+    assert 0 < ran == (of_all_layers * (len(layers) - 1) / len(layers) if part == "tower" else LAYERS)
+
+
+def test_towers_that_are_compiled_inside_the_block_are_refused():
+    model = tiny()
+    with prune(model, STRATEGY):
+        compile_layers(model.model.vision_tower.encoder.layers, Counting())
+        with torch.no_grad(), pytest.raises(UnsupportedOperationError, match="compile them before it"):
+            model(**image_inputs(model, [[(42, 42)]]))
