@@ -8,7 +8,7 @@ PACKAGES := $(wildcard packages/*/pyproject.toml)
 SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src \
 	packages/vflowopt-lmms/src examples/vflowopt-deepseek-vl/src
 
-.PHONY: demo test test-slow test-gpu test-lmms fuzz test-newest test-oldest lint types docs families smoke core-alone check clean
+.PHONY: demo test test-slow test-gpu test-lmms host-cost fuzz test-newest test-oldest lint types docs families smoke core-alone check clean
 
 demo: $(VENV)/.run
 	$(BIN)/vflowopt demo
@@ -55,6 +55,10 @@ define against
 	build/$(1)/bin/python -m pytest --numprocesses $(WORKERS) tests/conformance tests/hf/test_upstream.py
 	build/$(1)/bin/vflowopt demo --quick --out build/$(1)/demo
 endef
+
+# Operators, Python calls, waits and copies of prefills and decoding steps, pruned beside unpruned: docs/benchmarks.md.
+host-cost: $(VENV)/.run
+	$(BIN)/python -m vflowopt_hf.measure.host_cost
 
 # Over a thousand bad inputs for the command line; `make fuzz FUZZ="--inputs 5000 --seed 1"` for others.
 fuzz: $(VENV)/.dev

@@ -19,10 +19,13 @@ _FROM_NUMPY = torch.from_numpy
 
 
 class Waits:
-    """Everything that would wait, while ``recording``: names of operators and functions, in order."""
+    """Everything that would wait, while ``recording``: names of operators and functions, in order.
+
+    ``copies`` has the shapes of what would be copied from the host to the device, waited for or not.
+    """
 
     def __init__(self):
-        self.recording, self.found = False, []
+        self.recording, self.found, self.copies = False, [], []
 
     def note(self, name):
         if self.recording:
@@ -87,8 +90,11 @@ class _Functions(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in TO_HOST and isinstance(args[0] if args else None, torch.Tensor) and not self._is_host(args[0]):
             self.waits.note(name)
-        if name == "to" and self._is_host(args[0]) and not kwargs.get("non_blocking"):
-            self.waits.note("blocking copy to the device")
+        if name == "to" and self._is_host(args[0]):
+            if self.waits.recording:
+                self.waits.copies.append(tuple(args[0].shape))
+            if not kwargs.get("non_blocking"):
+                self.waits.note("blocking copy to the device")
         if name in FROM_HOST and kwargs.get("device") is not None and not isinstance(args[0], torch.Tensor):
             self.waits.note("blocking copy to the device")
         made = func(*args, **kwargs)

@@ -48,7 +48,11 @@ def cases(draw):
 @given(cases())
 def test_it_is_its_definition(backend, case):
     importance, features, structural, delta = case
-    found = host(diverse_importance(to_backend(importance, backend), to_backend(features, backend), structural, delta))
+    found = host(
+        diverse_importance(
+            to_backend(importance, backend), to_backend(features, backend), to_backend(structural, backend), delta
+        )
+    )
     assert found.dtype == np.float32
     # A distance of a few roundings, raised to a small power, is large: compare what it was made of.
     expected = loops(importance, features, structural, delta)
@@ -99,7 +103,10 @@ def test_of_copies_the_most_important_stays_and_a_lone_token_outranks_its_better
     features = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32)
     importance = np.array([0.9, 1.0, 0.5], dtype=np.float32)
     values = diverse_importance(
-        to_backend(importance, backend), to_backend(features, backend), np.zeros(3, dtype=bool), 0.5
+        to_backend(importance, backend),
+        to_backend(features, backend),
+        to_backend(np.zeros(3, dtype=bool), backend),
+        0.5,
     )
     assert np.argsort(-host(values)).tolist() == [1, 2, 0]
 
@@ -112,7 +119,7 @@ def test_memory_is_linear_in_the_number_of_tokens():
     held = []
     for tokens in (1024, 2048, 4096):
         importance, features = torch.empty(tokens, device="meta"), torch.empty(tokens, 16, device="meta")
-        structural = np.zeros(tokens, dtype=bool)
+        structural = torch.empty(tokens, dtype=torch.bool, device="meta")
         held.append(peak_memory(partial(diverse_importance, importance, features, structural, 0.5)))
     small, middle, large = held
     assert large - middle == pytest.approx(2 * (middle - small), rel=0.05)

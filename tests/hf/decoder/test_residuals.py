@@ -53,11 +53,14 @@ def expected(residuals, plans, layer, rows):
     return found
 
 
+def table_of(plans):
+    return BatchRows([(placed.sample, placed.rows) for placed in plans], np.ones((2, QUERIES), dtype=bool), "cpu")
+
+
 @pytest.mark.parametrize(("layer", "stage"), [(1, 0), (2, 0), (3, 1)])
 def test_retained_rows_hold_the_weighted_mean_of_their_members(residuals, plans, layer, stage):
-    places = [(placed.sample, placed.rows) for placed in plans]
-    stages = BatchRows(places, np.ones((2, QUERIES), dtype=bool), "cpu").stages(plans)
-    added = residuals_after(residuals, layer, plans, stages[stage])
+    stages = table_of(plans).stages(plans)
+    added = residuals_after(residuals, layer, table_of(plans), plans, stages[stage])
     assert added.shape == (2, stages[stage].logical.shape[1], FEATURES)
     valid = stages[stage].valid
     assert valid is not None  # samples retain different numbers of tokens
@@ -68,10 +71,10 @@ def test_retained_rows_hold_the_weighted_mean_of_their_members(residuals, plans,
 
 
 def test_before_the_first_stage_everything_is_added_where_it_belongs(residuals, plans):
-    added = residuals_after(residuals, 0, plans, None)
+    added = residuals_after(residuals, 0, table_of(plans), plans, None)
     assert torch.equal(added[residuals.rows], residuals.values[0])
     assert not added[~residuals.rows].any()
 
 
 def test_later_layers_add_nothing(residuals, plans):
-    assert residuals_after(residuals, 4, plans, None) is None
+    assert residuals_after(residuals, 4, table_of(plans), plans, None) is None

@@ -68,7 +68,7 @@ def test_parked_samples_hold_no_memory_and_come_back_as_they_were(tmp_path):
         assert all(back.call[name].equal(value) for name, value in before.items())
         context = back.prefill.units[0].context
         rows = sample.prefill.units[0].rows
-        assert context.embeddings().equal(before["inputs_embeds"][0, torch.from_numpy(rows)])
+        assert context.entering.own.equal(before["inputs_embeds"][0, torch.from_numpy(rows)])
 
 
 def test_what_is_the_same_tensor_stays_one_and_counts_once():

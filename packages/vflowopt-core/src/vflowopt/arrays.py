@@ -5,6 +5,7 @@ Core code works on NumPy arrays (tests, search) and on torch tensors of any devi
 :func:`to_numpy`.
 """
 
+from collections.abc import Hashable
 from typing import Any, TypeAlias
 
 import array_api_compat
@@ -28,11 +29,18 @@ def device_of(array: Array) -> Any:
     return array_api_compat.device(array)
 
 
+def home_of(array: Array) -> Hashable:
+    """Where an array lives: equal for arrays of one library on one device."""
+    return namespace(array), device_of(array)
+
+
 def asarray_like(host: npt.NDArray[Any], like: Array) -> Array:
     """Copy a host array to the library and device of ``like``, its dtype unchanged; the copy is not waited for."""
     xp, device = namespace(like), device_of(like)
     if array_api_compat.is_torch_array(like):
-        return xp.asarray(host).to(device, non_blocking=True)
+        there = xp.asarray(host)
+        # From pageable memory, CUDA would copy to a buffer of its own first.
+        return (there.pin_memory() if device.type == "cuda" else there).to(device, non_blocking=True)
     return xp.asarray(host, device=device)
 
 
@@ -44,6 +52,23 @@ def to_numpy(array: Array) -> npt.NDArray[Any]:
             array = array.float() if array.element_size() < 4 else array
         return np.asarray(array.numpy())
     return np.asarray(array)
+
+
+def finite_or_lowest(values: Array) -> Array:
+    """The same values, those that are not finite replaced by the lowest number of their dtype."""
+    xp = namespace(values)
+    lowest = float(xp.finfo(values.dtype).min)
+    return xp.nan_to_num(values, nan=lowest, posinf=lowest, neginf=lowest)
+
+
+def pick(values: Array, indices: Array, axis: int = 0) -> Array:
+    """Values at non-negative indices [n] along an axis.
+
+    ``take`` of the standard takes negative ones, too, for which it needs four operators of torch in the place of one.
+    """
+    if array_api_compat.is_torch_array(values):
+        return values.index_select(axis, indices)
+    return namespace(values).take(values, indices, axis=axis)
 
 
 def inverse_permutation(order: Array) -> Array:

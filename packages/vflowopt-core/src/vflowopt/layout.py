@@ -1,11 +1,19 @@
 """Where a unit's visual tokens sit: host-side geometry, known before any tensor is computed."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
-from vflowopt.arrays import HostBools, HostInts
+from vflowopt.arrays import Array, HostBools, HostInts, asarray_like, home_of
 from vflowopt.errors import InputError
+from vflowopt.memory import Memory
+
+T = TypeVar("T")
+
+DERIVED = 4
+"""How many things that follow from a layout are remembered: few, as a search asks for other cells again and again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +26,7 @@ class TokenLayout:
     """
 
     position: HostInts
+    _derived: Memory[Any] = field(default_factory=lambda: Memory(DERIVED), init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.position.ndim != 2 or self.position.shape[1] != 3:
@@ -25,6 +34,19 @@ class TokenLayout:
         negative = (self.position < 0).any(axis=1)
         if (negative & (self.position != -1).any(axis=1)).any():
             raise InputError("a structural token has position (-1, -1, -1); other positions must be non-negative")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenLayout, (self.position,)  # what is remembered belongs to a device, and to this process
+
+    def derived(self, name: Hashable, like: Array, make: Callable[[], T]) -> T:
+        """What follows from the layout alone, made once for all arrays that live where another one does.
+
+        Args:
+            name: of what is made, with every option that it depends on.
+            like: an array that lives where what is made lives.
+            make: makes it, for example copies a table to the device; it must not read other arrays.
+        """
+        return self._derived.get((name, home_of(like)), make)
 
     @property
     def tokens(self) -> int:
@@ -35,6 +57,10 @@ class TokenLayout:
     def structural(self) -> HostBools:
         """Mask [N], True for tokens without a patch, such as ``image_newline``: separators."""
         return np.asarray(self.position[:, 0] < 0)
+
+    def structural_like(self, like: Array) -> Array:
+        """:attr:`structural` where another array lives."""
+        return self.derived("structural", like, lambda: asarray_like(self.structural, like))
 
     @property
     def rows(self) -> HostInts:

@@ -45,10 +45,9 @@ def image_entropy(pixels: Tensor, patch_size: int, statistics: PixelStatistics) 
     Returns:
         float32 [views, patches], nats.
     """
-    mean, std = (
-        torch.tensor(values).to(pixels.device, non_blocking=True)[:, None, None]
-        for values in (statistics.mean, statistics.std)
-    )
-    eight_bit = ((pixels.float() * std + mean) * 255).round().clamp(0, 255)
+    channels = zip(pixels.float().unbind(-3), statistics.mean, statistics.std, strict=True)
+    # Numbers become arguments of operators: nothing has to be copied to the device.
+    shown = torch.stack([channel * std + mean for channel, mean, std in channels], dim=-3)
+    eight_bit = (shown * 255).round().clamp(0, 255)
     entropy: Tensor = patch_entropy(gray_levels(eight_bit), patch_size)
     return entropy

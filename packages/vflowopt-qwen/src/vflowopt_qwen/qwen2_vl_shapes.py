@@ -20,6 +20,13 @@ TEXT = {
 VISION = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14}
 
 
+NARROW_TEXT = TEXT | {
+    "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "vocab_size": 512,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+}  # fmt: skip
+NARROW_VISION = VISION | {"embed_dim": 32, "num_heads": 2, "mlp_ratio": 1}
+
+
 def qwen2_vl_shapes(family: Family) -> tuple[BenchShape, ...]:
     """What ``vflowopt bench --shape`` offers for Qwen2-VL."""
     return (
@@ -29,6 +36,14 @@ def qwen2_vl_shapes(family: Family) -> tuple[BenchShape, ...]:
             parts=PARTS,
             visual_tokens=4450,
             build=partial(build, TEXT, VISION),
+            inputs=partial(qwen2_vl_inputs, family),
+        ),
+        BenchShape(
+            name="qwen2-vl-narrow",
+            summary="Qwen2-VL-7B as deep as published and very narrow: what the host takes",
+            parts=PARTS,
+            visual_tokens=300,
+            build=partial(build, NARROW_TEXT, NARROW_VISION),
             inputs=partial(qwen2_vl_inputs, family),
         ),
     )

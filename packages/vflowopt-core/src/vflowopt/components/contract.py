@@ -25,6 +25,11 @@ class Component(Value, ABC):
     kind: ClassVar[str]
     """The field of a strategy that the component fills: "scorer", "schedule", "recycler" or "mass"."""
 
+    vectorises: ClassVar[bool] = False
+    """Whether an adapter may call it once for several units, by ``torch.func.vmap``: it reads and writes arrays through
+    the array API alone, writes none in place, takes nothing from the host but what follows from the layout, and looks
+    at no value. Otherwise it is called for one unit after the other."""
+
     @classmethod
     def component_name(cls) -> str:
         """The name under which strategy files refer to the component.

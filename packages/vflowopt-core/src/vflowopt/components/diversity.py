@@ -12,13 +12,12 @@ density peaks*, Science 2014). It needs one pass: no token waits for another to 
 
 from vflowopt.arrays import (
     Array,
-    HostBools,
-    asarray_like,
     descending_order,
     device_of,
     inverse_permutation,
     namespace,
     normalised,
+    pick,
 )
 
 RESOLUTION = 1e-6
@@ -28,24 +27,24 @@ ROWS = 256
 """Tokens compared with all before them at once: memory stays linear in the number of tokens."""
 
 
-def diverse_importance(importance: Array, features: Array, structural: HostBools, diversity: float) -> Array:
+def diverse_importance(importance: Array, features: Array, structural: Array, diversity: float) -> Array:
     """I' of every token.
 
     Args:
         importance: float32 [N], non-negative where not structural.
         features: float32 [N, D], the tokens' embeddings.
-        structural: bool [N], tokens that resemble nothing.
+        structural: bool [N], tokens that resemble nothing, where the importance lives.
         diversity: delta in [0, 1].
 
     Returns:
         float32 [N]. Scaling ``importance`` changes no ranking, and raising one token's importance never lowers its I'.
     """
     xp = namespace(importance)
-    ranked = xp.where(asarray_like(structural, importance), -1.0, importance)
+    ranked = xp.where(structural, -1.0, importance)
     order = descending_order(ranked)
-    distance = xp.take(distance_above(xp.take(features, order, axis=0)), inverse_permutation(order), axis=0)
+    distance = pick(distance_above(pick(features, order, axis=0)), inverse_permutation(order))
     combined = importance ** (1 - diversity) * distance**diversity
-    return xp.where(asarray_like(structural, importance), 0.0, combined)
+    return xp.where(structural, 0.0, combined)
 
 
 def distance_above(features: Array) -> Array:

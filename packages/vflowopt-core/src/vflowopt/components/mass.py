@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from vflowopt.arrays import Array, device_of, namespace, normalised
+from vflowopt.arrays import Array, device_of, namespace, normalised, pick
 from vflowopt.components.contract import Component, ScoringContext
 
 KEY_BIAS = "key-bias"
@@ -88,6 +88,7 @@ class LogMass(Mass):
             important ones add less. Otherwise all count alike, and total mass stays the number of tokens.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["log-mass"] = "log-mass"
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.0
     weighted: bool = False
@@ -106,23 +107,23 @@ class LogMass(Mass):
         """See :meth:`Mass.after`; N K D operations for N pruned and K retained tokens."""
         kept, pruned = reduction.kept, reduction.pruned
         xp = namespace(kept)
-        mass = xp.take(reduction.mass, kept)
+        mass = pick(reduction.mass, kept)
         if not kept.shape[0]:
             return mass
         features = normalised(reduction.context.features)
-        directions = xp.matrix_transpose(xp.take(features, kept, axis=0))
-        structural = xp.take(reduction.structural, kept)
+        directions = xp.matrix_transpose(pick(features, kept))
+        structural = pick(reduction.structural, kept)
         place = xp.arange(kept.shape[0], device=device_of(kept))
         for start in range(0, pruned.shape[0], ROWS):
             tokens = pruned[start : start + ROWS]
-            likeness = xp.take(features, tokens, axis=0) @ directions
+            likeness = pick(features, tokens) @ directions
             likeness = xp.where(structural[None, :], -xp.inf, likeness)
-            anchor = xp.take(reduction.anchor, tokens)
+            anchor = pick(reduction.anchor, tokens)
             merged = anchor >= 0
             slot = xp.where(merged, xp.searchsorted(kept, anchor), xp.argmax(likeness, axis=1))
             # Where every retained token is structural, the nearest one is structural too, and gets nothing.
-            goes = merged | ~(xp.take(reduction.structural, tokens) | xp.take(structural, slot))
-            share = xp.where(goes, xp.take(reduction.mass, tokens) * self._share(reduction, tokens, slot), 0.0)
+            goes = merged | ~(pick(reduction.structural, tokens) | pick(structural, slot))
+            share = xp.where(goes, pick(reduction.mass, tokens) * self._share(reduction, tokens, slot), 0.0)
             mass = mass + xp.sum(xp.where(slot[:, None] == place[None, :], share[:, None], 0.0), axis=0)
         return mass
 
@@ -131,8 +132,8 @@ class LogMass(Mass):
         xp = namespace(tokens)
         if not self.weighted:
             return xp.ones(tokens.shape[0], dtype=reduction.mass.dtype, device=device_of(tokens))
-        own = xp.clip(xp.take(reduction.importance, tokens), 0.0, None)
-        other = xp.take(reduction.importance, xp.take(reduction.kept, slot))
+        own = xp.clip(pick(reduction.importance, tokens), 0.0, None)
+        other = pick(reduction.importance, pick(reduction.kept, slot))
         return xp.where(other > own, own / xp.where(other > own, other, 1.0), 1.0)
 
     def bias(self, mass: Array) -> Array:

@@ -1,6 +1,7 @@
 """Grid recycling (paper Eq. 6-7) under an exact budget."""
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -11,9 +12,9 @@ from vflowopt.arrays import (
     HostInts,
     asarray_like,
     descending_order,
-    device_of,
     inverse_permutation,
     namespace,
+    pick,
 )
 from vflowopt.components.contract import Merge, Recycler
 from vflowopt.layout import TokenLayout
@@ -38,6 +39,50 @@ def member_table(cells: HostInts) -> tuple[HostInts, HostBools]:
     return table, valid
 
 
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells of a unit's N tokens, where its importance lives; W is the most members that a cell has.
+
+    Attributes:
+        count: how many there are.
+        table: int64 [cells * W], the members of each; where a cell has fewer, its first one again.
+        valid: bool [cells, W], False where it is there again.
+        own: int64 [N], the cell of each token.
+        seats: int64 [N], where each token is in the table.
+        token: int64 [N], 0, 1, ...
+        number: int64 [cells], likewise.
+    """
+
+    count: int
+    table: Array
+    valid: Array
+    own: Array
+    seats: Array
+    token: Array
+    number: Array
+
+    @classmethod
+    def of(cls, layout: TokenLayout, side: float, like: Array) -> "Cells":
+        """The cells of a layout, made once where another array lives."""
+        return layout.derived(("cells", side), like, lambda: cls._made(layout, side, like))
+
+    @classmethod
+    def _made(cls, layout: TokenLayout, side: float, like: Array) -> "Cells":
+        cells = grid_cells(layout, side)
+        table, valid = member_table(cells)
+        seats = np.zeros(layout.tokens, dtype=np.int64)
+        seats[table[valid]] = np.flatnonzero(valid.reshape(-1))
+        table = np.where(valid, table, table[:, :1]).reshape(-1)
+        token, number = np.arange(layout.tokens), np.arange(len(valid))
+        hosts = (table, valid, cells, seats, token, number)
+        return cls(len(valid), *(asarray_like(host, like) for host in hosts))
+
+    def members(self, values: Array) -> Array:
+        """Of values [N] those of each cell's members: [cells, W]."""
+        xp = namespace(values)
+        return xp.reshape(pick(values, self.table), self.valid.shape)
+
+
 class GridRecycler(Recycler):
     """Merge what is pruned in each grid cell into one recycled token at the place of its most important member.
 
@@ -49,66 +94,48 @@ class GridRecycler(Recycler):
         cell: a of Eq. 6, side of a cell in tokens, real, at least 1.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["grid"] = "grid"
     cell: Annotated[float, Field(ge=1)]
 
     def merge(self, importance: Array, layout: TokenLayout, count: int) -> Merge:
         """See :meth:`Recycler.merge`. Shapes depend on the layout only, so nothing leaves the device."""
-        xp = namespace(importance)
-        cells = grid_cells(layout, self.cell)
-        host_table, host_valid = member_table(cells)
-        identity = asarray_like(np.arange(layout.tokens), importance)
-        table = asarray_like(host_table.reshape(-1), importance)
-        valid = asarray_like(host_valid, importance)
-
-        def per_cell(values: Array, filler: float) -> Array:
-            return xp.where(valid, xp.reshape(xp.take(values, table), host_valid.shape), filler)
-
-        rank = inverse_permutation(descending_order(importance))
-        cell_rank = per_cell(rank, -1)
-        kept_first = _kept_before_merging(xp.max(cell_rank, axis=-1), count, layout.tokens)
-        merged = valid & (cell_rank >= kept_first)
-        mass = xp.where(merged, xp.clip(per_cell(importance, 0.0), 0.0, None), 0.0)
-        total = xp.sum(mass, axis=-1, keepdims=True)
-        alone = xp.astype(merged, importance.dtype)
-        plain = alone / xp.clip(xp.sum(alone, axis=-1, keepdims=True), 1.0, None)
-        share = xp.where(total > 0, mass / xp.where(total > 0, total, 1.0), plain)
-        best = xp.argmin(xp.where(merged, cell_rank, layout.tokens), axis=-1, keepdims=True)
-        width = host_valid.shape[1]
-        first_slot = asarray_like(np.arange(host_valid.shape[0])[:, None] * width, importance)
-        cell_anchor = xp.take(table, xp.reshape(best + first_slot, (-1,)))
-        used = _retained_cells(xp.sum(mass, axis=-1), count, int(host_valid.shape[0]))
-
-        # Back from cells to tokens.
-        own_cell = asarray_like(cells, importance)
-        in_table = np.zeros(layout.tokens, dtype=np.int64)
-        in_table[host_table[host_valid]] = np.flatnonzero(host_valid.reshape(-1))
-        token_share = xp.take(xp.reshape(share, (-1,)), asarray_like(in_table, importance))
+        xp, cells = namespace(importance), Cells.of(layout, self.cell, importance)
+        order = descending_order(importance)
+        rank = inverse_permutation(order)
+        ranks = cells.members(rank)
+        kept_first = _kept_before_merging(xp.max(ranks, axis=-1), cells.number, count)
         is_kept = rank < kept_first
-        is_used = is_kept | xp.take(used, own_cell)
-        anchor = xp.where(is_kept, identity, xp.take(cell_anchor, own_cell))
-        weight = xp.where(is_kept, xp.ones_like(token_share), token_share)
-        return Merge(
-            retained=is_used & (anchor == identity),
-            anchor=xp.where(is_used, anchor, -1),
-            weight=xp.where(is_used, weight, xp.zeros_like(weight)),
-        )
+        merged = cells.valid & (ranks >= kept_first)
+        alone = xp.astype(merged, importance.dtype)
+        mass = cells.members(xp.clip(importance, 0.0, None)) * alone
+        total = xp.sum(mass, axis=-1, keepdims=True)
+        share = xp.where(total > 0, mass, alone)
+        # Of a cell that loses no member, nothing is taken.
+        share = share / xp.clip(xp.sum(share, axis=-1, keepdims=True), xp.finfo(importance.dtype).smallest_normal, None)
+        best = xp.min(xp.where(merged, ranks, layout.tokens - 1), axis=-1)
+        anchor = xp.where(is_kept, cells.token, pick(pick(order, best), cells.own))
+        weight = xp.where(is_kept, 1.0, pick(xp.reshape(share, (-1,)), cells.seats))
+        if count >= cells.count:
+            return Merge(anchor == cells.token, anchor, weight)
+        # Even one token per cell is too much, so none is kept: the cells with the largest mass are retained.
+        used = inverse_permutation(descending_order(total[:, 0])) < count
+        is_used = pick(used, cells.own)
+        return Merge(is_used & (anchor == cells.token), xp.where(is_used, anchor, -1), weight * is_used)
 
 
-def _kept_before_merging(last_rank: Array, count: int, tokens: int) -> Array:
+def _kept_before_merging(last_rank: Array, number: Array, count: int) -> Array:
     """The largest k with k + c(k) = ``count``, as a device scalar; 0 where even c(0) is larger.
 
-    ``last_rank`` [cells] is the rank of each cell's last-ranked member: the cell loses a member for every k up to it.
+    A cell loses a member for every k up to the rank of its member that is ranked last. With these in ascending order
+    r_0 < r_1 < ..., c(k) = cells - j for every k with r_(j-1) < k <= r_j. So k = count - cells + j, for the j at which
+    r_(j-1) - (j-1) <= count - cells < r_j - j; r_j - j never falls, so it is the number of those up to count - cells.
+
+    Args:
+        last_rank: int64 [cells].
+        number: int64 [cells], 0, 1, ...
+        count: how many tokens are retained.
     """
-    xp = namespace(last_rank)
-    k = xp.arange(tokens + 1, dtype=last_rank.dtype, device=device_of(last_rank))
-    losing = last_rank.shape[0] - xp.searchsorted(xp.sort(last_rank), k, side="left")
-    fitting = xp.sum(xp.astype(k + losing <= count, xp.int64))
-    return xp.clip(fitting - 1, 0, None)
-
-
-def _retained_cells(mass: Array, count: int, cells: int) -> Array:
-    """Mask [cells]: all of them, or where there are more than ``count`` the ``count`` with the largest mass."""
-    if count >= cells:
-        return namespace(mass).ones_like(mass, dtype=namespace(mass).bool)
-    return inverse_permutation(descending_order(mass)) < count
+    xp, spare = namespace(last_rank), count - last_rank.shape[0]
+    before = xp.astype(xp.sort(last_rank) - number <= spare, xp.int64)
+    return xp.clip(xp.sum(before) + spare, 0, None)

@@ -1,7 +1,7 @@
 """Calibrated attention plus patch entropy (paper Eq. 1, 2, 4), and diversity: the method's own importance."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -62,6 +62,7 @@ class CalibratedAttention(Scorer):
             (:mod:`vflowopt.components.diversity`, not in the paper).
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["calibrated-attention"] = "calibrated-attention"
     threshold: Annotated[float, Field(ge=0)] = 0.0
     entropy_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -80,7 +81,7 @@ class CalibratedAttention(Scorer):
             patch_map = patch_map + self.entropy_weight * entropy_term(context.entropy)
         importance = context.to_tokens(patch_map)
         if self.diversity:
-            structural = context.layout.structural
+            structural = context.layout.structural_like(importance)
             importance = diverse_importance(importance, context.features, structural, self.diversity)
         xp = namespace(patch_map)
         sizes = xp.sum(xp.astype(selected, xp.int64), axis=-1)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-from vflowopt.arrays import Array, namespace
+from vflowopt.arrays import Array, pick
 from vflowopt.components.contract import ContextRecycler, Merge, ScoringContext
 from vflowopt.layout import TokenLayout
 
@@ -49,4 +49,4 @@ class StageRecycler(ContextRecycler):
 
 def _features(context: ScoringContext, tokens: Array) -> Array:
     features = context.features
-    return namespace(features).take(features, tokens, axis=0)
+    return pick(features, tokens)

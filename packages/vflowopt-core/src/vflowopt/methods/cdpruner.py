@@ -24,9 +24,7 @@ Where this differs from the public code:
 
 from typing import Literal
 
-import numpy as np
-
-from vflowopt.arrays import Array, asarray_like, descending_order, namespace, normalised
+from vflowopt.arrays import Array, descending_order, device_of, namespace, normalised, pick
 from vflowopt.components import Score, Scorer, ScoringContext
 from vflowopt.methods.mmr import scaled
 from vflowopt.methods.ordering import by_order
@@ -65,7 +63,7 @@ class CDPruner(Scorer):
         features, xp = context.features, namespace(context.features)
 
         def choose(tokens: Array, steps: int) -> Array:
-            vectors = normalised(xp.take(features, tokens, axis=0))
+            vectors = normalised(pick(features, tokens))
             relevance = vectors @ xp.mean(normalised(context.text), axis=0)
             return conditional_order(scaled(-relevance if self.negative else relevance) + _LEAST, vectors, steps)
 
@@ -88,15 +86,15 @@ def conditional_order(relevance: Array, directions: Array, steps: int) -> Array:
     kernel = vectors @ xp.matrix_transpose(vectors)
     whole = xp.sum(vectors * vectors, axis=1)
     least, outside = _RESOLUTION * whole, whole  # squares of what lies outside the span of those chosen
-    number = asarray_like(np.arange(kernel.shape[0]), directions)
+    number = xp.arange(kernel.shape[0], device=device_of(directions))
     within = xp.zeros_like(kernel[:steps, :])  # components along the directions that each step adds to the span
     score, order = whole, []
     for step in range(steps):
         chosen = xp.argmax(score, axis=0, keepdims=True)
         order.append(chosen)
-        own, left = xp.take(within[:step, :], chosen, axis=1), xp.take(outside, chosen)
-        along = xp.take(kernel, chosen, axis=0) - xp.matrix_transpose(own) @ within[:step, :]
-        is_new = left > xp.take(least, chosen)
+        own, left = pick(within[:step, :], chosen, axis=1), pick(outside, chosen)
+        along = pick(kernel, chosen) - xp.matrix_transpose(own) @ within[:step, :]
+        is_new = left > pick(least, chosen)
         within[step, :] = xp.where(is_new, along[0, :] / xp.sqrt(xp.where(is_new, left, 1.0)), 0.0)
         outside = outside - within[step, :] ** 2
         score = xp.where((score == -xp.inf) | (number == chosen), -xp.inf, xp.maximum(outside, least))

@@ -18,10 +18,9 @@ Where this differs from that code:
 import math
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
-from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace, normalised
+from vflowopt.arrays import Array, descending_order, inverse_permutation, namespace, normalised, pick
 from vflowopt.components.stage_scoring import StageContext, StageScorer
 from vflowopt.methods.ordering import by_order
 
@@ -51,8 +50,8 @@ class DART(StageScorer):
 
         def choose(tokens: Array, steps: int) -> Array:
             chosen = descending_order(xp.sum(xp.abs(texts), axis=1))[: self.text_pivots]
-            pivots = xp.take(normalised(context.states(context.text)), chosen, axis=0)
-            largest = xp.where(xp.take(context.left, tokens), xp.sum(xp.abs(keys), axis=1), -xp.inf)
+            pivots = pick(normalised(context.states(context.text)), chosen)
+            largest = xp.where(pick(context.left, tokens), xp.sum(xp.abs(keys), axis=1), -xp.inf)
             return unlike_order(largest, normalised(context.states(visual)), pivots, steps, self.image_pivots)
 
         return by_order(layout, count, keys, choose)
@@ -78,18 +77,18 @@ def unlike_order(size: Array, directions: Array, texts: Array, count: int, image
     xp, tokens = namespace(size), size.shape[0]
     by_size = descending_order(size)
     own = min(image_pivots, count)
-    every = xp.concat([xp.take(directions, by_size[:own], axis=0), texts])
+    every = xp.concat([pick(directions, by_size[:own]), texts])
     pivots = every.shape[0]
     each = math.ceil((count - own) / pivots) if pivots else 0
     similarity = directions @ xp.matrix_transpose(every)
-    step = asarray_like(np.full(tokens, 1 / (tokens + 1), dtype=np.float32), size)
-    place = inverse_permutation(by_size)
+    step = 1 / (tokens + 1)
+    place = xp.astype(inverse_permutation(by_size), size.dtype)
     turn = (pivots + 1) + place * step
     taken = place < own
     turn = xp.where(taken, place * step, turn)
     for pivot in range(pivots):
         open_to = xp.where(taken | (size == -xp.inf), xp.inf, similarity[:, pivot])
-        rank = inverse_permutation(xp.argsort(open_to, stable=True))
+        rank = xp.astype(inverse_permutation(xp.argsort(open_to, stable=True)), size.dtype)
         now = (rank < each) & (open_to < xp.inf)
         turn, taken = xp.where(now, pivot + 1 + rank * step, turn), taken | now
     return xp.argsort(turn, stable=True)

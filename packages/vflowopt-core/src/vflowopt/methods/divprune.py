@@ -16,11 +16,9 @@ is never chosen twice; distances are float32 whatever the model's dtype. There, 
 chosen rows anew; here, over the last one only.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-import numpy as np
-
-from vflowopt.arrays import Array, asarray_like, descending_order, namespace, normalised
+from vflowopt.arrays import Array, descending_order, device_of, namespace, normalised, pick
 from vflowopt.components import Score, Scorer, ScoringContext
 from vflowopt.methods.ordering import by_order
 
@@ -32,6 +30,7 @@ class DivPrune(Scorer):
     nothing read back from the device.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["divprune"] = "divprune"
 
     @property
@@ -48,7 +47,7 @@ class DivPrune(Scorer):
         features = context.features
 
         def choose(tokens: Array, steps: int) -> Array:
-            return diverse_order(namespace(features).take(features, tokens, axis=0), steps)
+            return diverse_order(pick(features, tokens), steps)
 
         return Score(by_order(context.layout, count, features, choose), {})
 
@@ -66,7 +65,7 @@ def diverse_order(features: Array, steps: int) -> Array:
     xp = namespace(features)
     directions = normalised(features)
     distance = 1 - directions @ xp.matrix_transpose(directions)
-    number = asarray_like(np.arange(features.shape[0]), features)
+    number = xp.arange(features.shape[0], device=device_of(features))
     itself = number[:, None] == number[None, :]
     score = xp.min(xp.where(itself, xp.inf, distance), axis=0)
     distance = xp.where(itself, -xp.inf, distance)  # what is chosen is not chosen again
@@ -75,5 +74,5 @@ def diverse_order(features: Array, steps: int) -> Array:
     for _ in range(steps):
         chosen = xp.argmax(score, axis=0, keepdims=True)
         order.append(chosen)
-        score = nearest = xp.minimum(nearest, xp.take(distance, chosen, axis=0)[0, :])
+        score = nearest = xp.minimum(nearest, pick(distance, chosen)[0, :])
     return xp.concat([*order, descending_order(score)[: features.shape[0] - steps]])

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from vflowopt.arrays import Array, HostInts, asarray_like, namespace, normalised
+from vflowopt.arrays import Array, HostInts, asarray_like, namespace, normalised, pick
 from vflowopt.components import Score, Scorer, ScoringContext
 from vflowopt.components.baselines import evenly
 from vflowopt.layout import TokenLayout
@@ -44,10 +44,14 @@ class EVS(Scorer):
     def score(self, context: ScoringContext) -> Score:
         """See :meth:`Scorer.score`."""
         features, layout = context.features, context.layout
-        before = frame_before(layout)
-        first = np.where((before < 0) & ~layout.structural, _FIRST + evenly(layout), 0.0).astype(np.float32)
-        changed = changes(features, asarray_like(np.maximum(before, 0), features))
-        return Score(namespace(features).where(asarray_like(before >= 0, features), changed, context.place(first)), {})
+
+        def tables() -> tuple[Array, ...]:
+            before = frame_before(layout)
+            first = np.where((before < 0) & ~layout.structural, _FIRST + evenly(layout), 0.0).astype(np.float32)
+            return tuple(asarray_like(host, features) for host in (np.maximum(before, 0), before >= 0, first))
+
+        before, has_one, first = layout.derived("frame-before", features, tables)
+        return Score(namespace(features).where(has_one, changes(features, before), first), {})
 
 
 def frame_before(layout: TokenLayout) -> HostInts:
@@ -70,4 +74,4 @@ def changes(features: Array, before: Array) -> Array:
         float32 [N] in [0, 2].
     """
     xp, directions = namespace(features), normalised(features)
-    return xp.clip(1 - xp.sum(directions * xp.take(directions, before, axis=0), axis=1), 0.0, _FIRST)
+    return xp.clip(1 - xp.sum(directions * pick(directions, before), axis=1), 0.0, _FIRST)

@@ -26,7 +26,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from vflowopt.arrays import Array, HostInts, asarray_like, descending_order, inverse_permutation, namespace
+from vflowopt.arrays import Array, HostInts, asarray_like, descending_order, inverse_permutation, namespace, pick
 from vflowopt.components import Score, Scorer, ScoringContext
 from vflowopt.layout import TokenLayout
 from vflowopt.methods.ordering import by_order
@@ -66,12 +66,11 @@ class HiPrune(Scorer):
         layout = context.layout
         objects = context.layer_attention(self.middle(context.vision_depth))
         early, late = (context.to_tokens(source.received()) for source in (objects, context.attention))
-        xp = namespace(late)
 
         def choose(tokens: Array, steps: int) -> Array:
             anchors = int(np.floor(self.alpha * steps / 5 + 0.5))
-            beside = asarray_like(neighbours(layout), late)
-            return hierarchical_order(xp.take(early, tokens), xp.take(late, tokens), beside, anchors)
+            beside = layout.derived("neighbours", late, lambda: asarray_like(neighbours(layout), late))
+            return hierarchical_order(pick(early, tokens), pick(late, tokens), beside, anchors)
 
         return Score(by_order(layout, count, late, choose), {})
 
@@ -106,7 +105,7 @@ def hierarchical_order(early: Array, late: Array, beside: Array, anchors: int) -
     xp = namespace(late)
     place = inverse_permutation(descending_order(late))
     is_anchor = inverse_permutation(descending_order(early)) < anchors
-    near = [xp.take(is_anchor, beside[:, side]) for side in range(beside.shape[1])]
+    near = [pick(is_anchor, beside[:, side]) for side in range(beside.shape[1])]
     is_buffer = xp.any(xp.stack(near, axis=1), axis=1)  # a token is beside a token that is beside it
     behind = xp.astype(~is_anchor, place.dtype) * (2 - xp.astype(is_buffer, place.dtype))
     return xp.argsort(behind * late.shape[0] + place, stable=True)

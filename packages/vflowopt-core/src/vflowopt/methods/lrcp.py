@@ -16,11 +16,11 @@ scaled to length 1, as they are by definition. Structural tokens take no part.
 
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
-from vflowopt.arrays import Array, asarray_like, namespace
+from vflowopt.arrays import Array, namespace, pick
 from vflowopt.components import Score, Scorer, ScoringContext
+from vflowopt.methods.ordering import Patched
 
 
 class LRCP(Scorer):
@@ -43,13 +43,11 @@ class LRCP(Scorer):
 
     def score(self, context: ScoringContext) -> Score:
         """See :meth:`Scorer.score`."""
-        features, structural = context.features, context.layout.structural
-        xp, tokens = namespace(features), np.flatnonzero(~structural)
-        if not len(tokens):
-            return Score(context.place(np.zeros(len(structural), dtype=np.float32)), {})
-        outside = residual(xp.take(features, asarray_like(tokens, features), axis=0), self.rank)
-        among = asarray_like(np.maximum(np.cumsum(~structural) - 1, 0), features)
-        return Score(xp.where(asarray_like(structural, features), 0.0, xp.take(outside, among)), {})
+        features = context.features
+        patched = Patched.of(context.layout, features)
+        if not patched.tokens.shape[0]:
+            return Score(0 * features[:, 0], {})
+        return Score(patched.spread(residual(pick(features, patched.tokens), self.rank)), {})
 
 
 def residual(features: Array, rank: int) -> Array:

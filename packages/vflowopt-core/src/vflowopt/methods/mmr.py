@@ -20,10 +20,9 @@ Where this differs from the public code:
 
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
-from vflowopt.arrays import Array, asarray_like, descending_order, namespace, normalised
+from vflowopt.arrays import Array, descending_order, device_of, namespace, normalised, pick
 from vflowopt.components import Score, Scorer, ScoringContext
 from vflowopt.methods.saliency import Source, by_salient_order, need
 
@@ -76,7 +75,7 @@ def relevant_order(attention: Array, features: Array, relevance: float, steps: i
     xp = namespace(features)
     directions = normalised(features)
     penalty = (1 - relevance) * (directions @ xp.matrix_transpose(directions))
-    number = asarray_like(np.arange(features.shape[0]), features)
+    number = xp.arange(features.shape[0], device=device_of(features))
     penalty = xp.where(number[:, None] == number[None, :], xp.inf, penalty)  # what is chosen is not chosen again
     worth, score = relevance * scaled(attention), attention
     largest = xp.full_like(worth, -xp.inf)
@@ -84,7 +83,7 @@ def relevant_order(attention: Array, features: Array, relevance: float, steps: i
     for _ in range(steps):
         chosen = xp.argmax(score, axis=0, keepdims=True)
         order.append(chosen)
-        largest = xp.maximum(largest, xp.take(penalty, chosen, axis=0)[0, :])
+        largest = xp.maximum(largest, pick(penalty, chosen)[0, :])
         score = worth - largest
     return xp.concat([*order, descending_order(score)[: features.shape[0] - steps]])
 

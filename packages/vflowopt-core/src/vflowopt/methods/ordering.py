@@ -1,10 +1,11 @@
 """Importance from an order: what methods share that choose tokens one after the other."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from vflowopt.arrays import Array, asarray_like, inverse_permutation, namespace
+from vflowopt.arrays import Array, asarray_like, device_of, inverse_permutation, namespace, pick
 from vflowopt.layout import TokenLayout
 
 
@@ -21,11 +22,39 @@ def by_order(layout: TokenLayout, count: int, like: Array, choose: Callable[[Arr
     Returns:
         [N], 1 for the first and falling evenly to above 0; 0 where structural.
     """
-    xp, structural = namespace(like), layout.structural
-    tokens = np.flatnonzero(~structural)
-    if not len(tokens):
-        return asarray_like(np.zeros(layout.tokens, dtype=np.float32), like)
-    order = choose(asarray_like(tokens, like), min(count, len(tokens)))
-    values = 1 - xp.astype(inverse_permutation(order), like.dtype) / len(tokens)
-    among = asarray_like(np.maximum(np.cumsum(~structural) - 1, 0), like)
-    return xp.where(asarray_like(structural, like), 0.0, xp.take(values, among))
+    patched = Patched.of(layout, like)
+    found = patched.tokens.shape[0]
+    if not found:
+        return patched.spread(namespace(like).zeros(0, dtype=like.dtype, device=device_of(like)))
+    order = choose(patched.tokens, min(count, found))
+    return patched.spread(1 - namespace(like).astype(inverse_permutation(order), like.dtype) / found)
+
+
+@dataclass(frozen=True, eq=False)
+class Patched:
+    """The C of a unit's N tokens that have a patch.
+
+    Attributes:
+        tokens: int64 [C], their numbers.
+        seats: int64 [N], the number of each among them; C for the others.
+    """
+
+    tokens: Array
+    seats: Array
+
+    @classmethod
+    def of(cls, layout: TokenLayout, like: Array) -> "Patched":
+        """Those of a layout, made once where another array lives."""
+
+        def made() -> "Patched":
+            structural = layout.structural
+            tokens = np.flatnonzero(~structural)
+            seats = np.where(structural, len(tokens), np.cumsum(~structural) - 1)
+            return cls(asarray_like(tokens, like), asarray_like(seats, like))
+
+        return layout.derived("patched", like, made)
+
+    def spread(self, values: Array) -> Array:
+        """Values [C] of the tokens that have a patch, and 0 for the others: [N]."""
+        xp = namespace(values)
+        return pick(xp.concat([values, xp.zeros(1, dtype=values.dtype, device=device_of(values))]), self.seats)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
-from vflowopt.arrays import Array, namespace
+from vflowopt.arrays import Array, pick
 from vflowopt.components.contract import Score, ScoringContext
 from vflowopt.methods.ordering import by_order
 
@@ -41,9 +41,8 @@ def by_salient_order(
             many of them have to be put in order; returns their order, int64 [tokens].
     """
     attention, features = saliency(context, source), context.features
-    xp = namespace(features)
 
     def choose(tokens: Array, steps: int) -> Array:
-        return order(xp.take(attention, tokens), xp.take(features, tokens, axis=0), steps)
+        return order(pick(attention, tokens), pick(features, tokens), steps)
 
     return Score(by_order(context.layout, count, features, choose), {})

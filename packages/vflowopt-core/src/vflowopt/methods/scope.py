@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from vflowopt.arrays import Array, asarray_like, descending_order, device_of, namespace, normalised, to_numpy
+from vflowopt.arrays import Array, asarray_like, descending_order, device_of, namespace, normalised, pick, to_numpy
 from vflowopt.components import Score, Scorer, ScoringContext
 from vflowopt.methods.saliency import Source, by_salient_order, need
 
@@ -89,13 +89,13 @@ def covering_order(saliency: Array, features: Array, steps: int) -> Array:
 def _chosen(saliency: Array, similarity: Array, steps: int) -> Array:
     """Every gain at every step, without a look at what was chosen."""
     xp = namespace(similarity)
-    number = asarray_like(np.arange(similarity.shape[0]), similarity)
+    number = xp.arange(similarity.shape[0], device=device_of(similarity))
     covered, order = xp.zeros_like(saliency), []
     score = saliency * xp.sum(xp.clip(similarity, 0.0, None), axis=1)
     for _ in range(steps):
         chosen = xp.argmax(score, axis=0, keepdims=True)
         order.append(chosen)
-        covered = xp.maximum(covered, xp.take(similarity, chosen, axis=0)[0, :])
+        covered = xp.maximum(covered, pick(similarity, chosen)[0, :])
         gain = xp.sum(xp.clip(similarity - covered[None, :], 0.0, None), axis=1)
         score = xp.where((score == -xp.inf) | (number == chosen), -xp.inf, saliency * gain)
     return xp.concat([*order, descending_order(score)[: similarity.shape[0] - steps]])

@@ -25,7 +25,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vflowopt.arrays import Array, descending_order, device_of, inverse_permutation, namespace
+from vflowopt.arrays import Array, descending_order, device_of, inverse_permutation, namespace, pick
 from vflowopt.components import Merge
 from vflowopt.components.stage_recycling import Hidden, StageRecycler
 from vflowopt.layout import TokenLayout
@@ -53,12 +53,12 @@ class DensityPeaks(StageRecycler):
         if clusters:
             pool = order[kept : kept + members]
             centre, own = density_peaks(hidden(pool), clusters)
-            anchors.append(xp.take(xp.take(pool, centre), own))
-            weights.append(xp.take(1 / cluster_sizes(own, clusters), own))
+            anchors.append(pick(pick(pool, centre), own))
+            weights.append(pick(1 / cluster_sizes(own, clusters), own))
         anchors.append(xp.full(dropped, -1, dtype=order.dtype, device=device))
         weights.append(xp.zeros(dropped, dtype=ranking.dtype, device=device))
         rank = inverse_permutation(order)
-        anchor, weight = (xp.take(xp.concat(parts), rank) for parts in (anchors, weights))
+        anchor, weight = (pick(xp.concat(parts), rank) for parts in (anchors, weights))
         return Merge(retained=anchor == xp.arange(layout.tokens, device=device), anchor=anchor, weight=weight)
 
     def numbers(self, lost: int, count: int) -> tuple[int, int]:
@@ -102,7 +102,7 @@ def density_peaks(vectors: Array, clusters: int) -> tuple[Array, Array]:
     score = log_density + xp.log(xp.clip(apart, smallest, None))
     centre = descending_order(score)[:clusters]
     is_centre = number[:, None] == centre[None, :]
-    own = xp.argmin(xp.where(is_centre, -1.0, xp.take(distance, centre, axis=1)), axis=1)
+    own = xp.argmin(xp.where(is_centre, -1.0, pick(distance, centre, axis=1)), axis=1)
     return centre, own
 
 

@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 
-from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace, normalised
+from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace, normalised, pick
 from vflowopt.components import Score, Scorer, ScoringContext
 from vflowopt.methods.ordering import by_order
 
@@ -47,12 +47,12 @@ class VidCom2(Scorer):
         """See :meth:`Scorer.score`."""
         features, layout = context.features, context.layout
         views = layout.position[~layout.structural, 0]
-        xp = namespace(features)
 
         def choose(tokens: Array, steps: int) -> Array:  # noqa: ARG001
             frames, frame = np.unique(views, return_inverse=True)
-            member = asarray_like((frame[None, :] == np.arange(len(frames))[:, None]).astype(np.float32), features)
-            share, likeness = uniqueness(xp.take(features, tokens, axis=0), member)
+            of_frame = (frame[None, :] == np.arange(len(frames))[:, None]).astype(np.float32)
+            member = layout.derived("frames", features, lambda: asarray_like(of_frame, features))
+            share, likeness = uniqueness(pick(features, tokens), member)
             return apportioned(likeness, share, frame)
 
         return Score(by_order(layout, layout.tokens, features, choose), {})
@@ -72,7 +72,7 @@ def uniqueness(features: Array, member: Array) -> tuple[Array, Array]:
     xp = namespace(features)
     deviation = features - xp.mean(features, axis=0, keepdims=True)
     steady = xp.argsort(xp.mean(deviation * deviation, axis=0), stable=True)[: features.shape[1] // 2]
-    vectors = normalised(xp.take(features, steady, axis=1))
+    vectors = normalised(pick(features, steady, axis=1))
     mean = member / xp.sum(member, axis=1, keepdims=True)
     of_video = _likeness(vectors, xp.mean(vectors, axis=0, keepdims=True))
     of_frame = _likeness(vectors, xp.matrix_transpose(member) @ (mean @ vectors))
@@ -103,7 +103,7 @@ def apportioned(likeness: Array, share: Array, frame: "np.ndarray[tuple[int], np
     sizes = np.bincount(frame)
     turn = np.concatenate([np.arange(size) + 0.5 for size in sizes]) / np.repeat(sizes, sizes)
     within = descending_order(-likeness)
-    grouped = xp.take(within, xp.argsort(xp.take(asarray_like(frame, likeness), within), stable=True))
+    grouped = pick(within, xp.argsort(pick(asarray_like(frame, likeness), within), stable=True))
     owner = asarray_like(np.repeat(np.arange(len(sizes)), sizes), likeness)
-    late = asarray_like(turn.astype(np.float32), likeness) / xp.take(share, owner)  # when each of ``grouped`` is taken
-    return xp.argsort(xp.take(late, inverse_permutation(grouped)), stable=True)
+    late = asarray_like(turn.astype(np.float32), likeness) / pick(share, owner)  # when each of ``grouped`` is taken
+    return xp.argsort(pick(late, inverse_permutation(grouped)), stable=True)

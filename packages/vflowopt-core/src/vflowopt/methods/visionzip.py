@@ -28,7 +28,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace, normalised
+from vflowopt.arrays import Array, descending_order, device_of, inverse_permutation, namespace, normalised, pick
 from vflowopt.components import ContextRecycler, Merge, Score, Scorer, ScoringContext
 
 
@@ -53,22 +53,22 @@ class ContextualTokens(ContextRecycler):
         xp = namespace(importance)
         targets = int(np.floor(self.contextual * count + 0.5))
         kept = inverse_permutation(descending_order(importance)) < count - targets
-        token = asarray_like(np.arange(layout.tokens), importance)
+        token = xp.arange(layout.tokens, device=device_of(importance))
         if not targets:
             return Merge(kept, xp.where(kept, token, -1), xp.astype(kept, importance.dtype))
         left = layout.tokens - count + targets
-        every = np.arange(targets) * max(1, left // targets)
-        target = xp.take(xp.argsort(xp.astype(kept, xp.uint8), stable=True), asarray_like(every, importance))
+        number = xp.arange(targets, device=device_of(importance))
+        target = pick(xp.argsort(xp.astype(kept, xp.uint8), stable=True), number * max(1, left // targets))
         keys = normalised(token_keys(context))
-        similarity = keys @ xp.matrix_transpose(xp.take(keys, target, axis=0))
+        similarity = keys @ xp.matrix_transpose(pick(keys, target))
         is_target = token[:, None] == target[None, :]
         slot = xp.argmax(xp.where(is_target, xp.inf, similarity), axis=1)
-        chosen = (slot[:, None] == asarray_like(np.arange(targets), importance)[None, :]) & ~kept[:, None]
+        chosen = (slot[:, None] == number[None, :]) & ~kept[:, None]
         share = 1 / xp.sum(xp.astype(chosen, importance.dtype), axis=0)
         return Merge(
             retained=kept | xp.any(is_target, axis=1),
-            anchor=xp.where(kept, token, xp.take(target, slot)),
-            weight=xp.where(kept, xp.ones_like(importance), xp.take(share, slot)),
+            anchor=xp.where(kept, token, pick(target, slot)),
+            weight=xp.where(kept, xp.ones_like(importance), pick(share, slot)),
         )
 
 

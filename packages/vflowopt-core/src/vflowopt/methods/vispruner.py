@@ -25,10 +25,9 @@ Where this differs from the public code:
 import math
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
-from vflowopt.arrays import Array, asarray_like, descending_order, inverse_permutation, namespace, normalised
+from vflowopt.arrays import Array, descending_order, device_of, inverse_permutation, namespace, normalised, pick
 from vflowopt.components import Score, Scorer, ScoringContext
 from vflowopt.methods.saliency import Source, by_salient_order, need
 
@@ -90,7 +89,7 @@ def chosen_order(attention: Array, features: Array, count: int, important: int) 
         directions = normalised(features)
         similarity = directions @ xp.matrix_transpose(directions)
         kept = xp.concat([kept, without_copies(similarity, ranked[important:], count - important)])
-    number = asarray_like(np.arange(features.shape[0]), features)
+    number = xp.arange(features.shape[0], device=device_of(features))
     dropped = ~xp.any(number[:, None] == kept[None, :], axis=1)
     place = inverse_permutation(ranked)
     return xp.argsort(place + xp.astype(dropped, place.dtype) * features.shape[0], stable=True)
@@ -111,6 +110,6 @@ def without_copies(similarity: Array, left: Array, count: int) -> Array:
     while left.shape[0] > count:
         even, odd = left[::2], left[1::2]
         fewer = min(_PER_ROUND, left.shape[0] - count, even.shape[0])
-        likeness = xp.max(xp.take(xp.take(similarity, even, axis=0), odd, axis=1), axis=1)
-        left = xp.concat([xp.take(even, descending_order(likeness)[fewer:]), odd])
+        likeness = xp.max(pick(pick(similarity, even), odd, axis=1), axis=1)
+        left = xp.concat([pick(even, descending_order(likeness)[fewer:]), odd])
     return left

@@ -5,13 +5,12 @@ vision tower says what it is worth, so a strategy says what becomes of it (:data
 recyclers see only tokens that have a place in a grid.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
-from vflowopt.arrays import Array, HostInts, asarray_like, device_of, namespace
+from vflowopt.arrays import Array, HostBools, HostInts, asarray_like, namespace, pick
 from vflowopt.components import Merge, ScoringContext
 from vflowopt.components.stage_recycling import Hidden
 from vflowopt.layout import TokenLayout
@@ -36,23 +35,19 @@ class Competitors:
 
     Attributes:
         separators: what becomes of separators.
-        found: how many there are, S.
         layout: of the C tokens, all of which have a place; on the host.
-        tokens: int64 [C], their indices among the N; ``None`` if these are all.
-        structural: bool [N], the separators.
-        index: int64 [S], their indices among the N.
-        turn: int64 [N], the order in which separators that do not compete are retained, from 0.
-        rows: int64 [N], see :attr:`vflowopt.layout.TokenLayout.rows`; where nobody asks for rows, all 0.
+        number: int64 [N], 0, 1, ...
+        structural: bool [N], the separators; ``None`` if there is none.
+        apart: those that do not compete; ``None`` if all tokens compete.
+        rows: rows of separators, for what is settled row by row; else ``None``.
     """
 
     separators: Separators
-    found: int
     layout: TokenLayout
-    tokens: Array | None
-    structural: Array
-    index: Array
-    turn: Array
-    rows: Array
+    number: Array
+    structural: Array | None
+    apart: "Apart | None"
+    rows: "Rows | None"
 
     @classmethod
     def of(cls, separators: Separators, layout: TokenLayout, like: Array) -> "Competitors":
@@ -63,50 +58,49 @@ class Competitors:
             layout: of the N tokens.
             like: an array that lives where the others are to live.
         """
-        structural = layout.structural
-        index, patches = np.flatnonzero(structural), np.flatnonzero(~structural)
-        turn = rows = np.zeros(layout.tokens, dtype=np.int64)
-        if len(index) and separators in ("rank", "merge"):
-            rows = layout.rows
-        if separators == "rank" or not len(index) or not len(patches):
-            competing, tokens = layout.placed() if len(index) else layout, None
-        else:
-            competing, tokens, turn = layout.taken(patches), asarray_like(patches, like), turn.copy()
-            turn[index] = _spread_turns(len(index))
-        arrays: Iterable[Array] = (index, turn, rows)
-        if len(index):  # else nobody looks at them
-            arrays = (asarray_like(array, like) for array in arrays)
-        return cls(separators, len(index), competing, tokens, asarray_like(structural, like), *arrays)
+        return layout.derived(("competitors", separators), like, lambda: cls._made(separators, layout, like))
+
+    @classmethod
+    def _made(cls, separators: Separators, layout: TokenLayout, like: Array) -> "Competitors":
+        number = asarray_like(np.arange(layout.tokens), like)
+        found, patches = np.flatnonzero(layout.structural), np.flatnonzero(~layout.structural)
+        if not len(found):
+            return cls(separators, layout, number, None, None, None)
+        structural, apart, competing = layout.structural_like(like), None, layout.placed()
+        if separators != "rank" and len(patches):
+            apart, competing = Apart.of(layout.structural, like), layout.taken(patches)
+        rows = Rows.of(layout, like) if separators in ("rank", "merge") else None
+        return cls(separators, competing, number, structural, apart, rows)
 
     def share(self, count: int) -> int:
         """How many of ``count`` retained tokens compete; the others are separators that do not."""
-        if self.separators == "keep" and self.tokens is not None:
-            return max(count - self.found, 1)
+        if self.separators == "keep" and self.apart is not None:
+            return max(count - int(self.apart.index.shape[0]), 1)
         return min(count, self.layout.tokens)
 
     def taken(self, values: Array) -> Array:
         """Of values [N] those [C] of the tokens that compete."""
-        return values if self.tokens is None else namespace(values).take(values, self.tokens)
+        return values if self.apart is None else pick(values, self.apart.tokens)
 
-    def valued(self, importance: Array, left: Array) -> Array:
+    def valued(self, importance: Array, left: Array | None = None) -> Array:
         """Importance float32 [N] with that of separators put in: 0, unless they compete.
 
         Args:
             importance: float32 [N]; of separators it is ignored.
-            left: bool [N], tokens that are left.
+            left: bool [N], tokens that are left; ``None`` if all are.
         """
-        if not self.found:
+        if self.structural is None:
             return importance
         xp = namespace(importance)
-        importance = xp.where(self.structural, xp.zeros_like(importance), importance)
-        if self.separators != "rank":
+        importance = xp.where(self.structural, 0.0, importance)
+        if self.separators != "rank" or self.rows is None:
             return importance
-        own = self._in_row() & left[None, :]
+        own = self.rows.members if left is None else self.rows.members & left[None, :]
         members = xp.sum(xp.astype(own, importance.dtype), axis=1)
         mean = xp.sum(xp.where(own, importance[None, :], 0.0), axis=1) / xp.clip(members, 1.0, None)
         lowest = xp.finfo(importance.dtype).min
         mean = xp.where((members > 0) & xp.isfinite(mean), mean, lowest)
-        return xp.where(self.structural, xp.take(mean, _numbers(self.structural)), importance)
+        return xp.where(self.structural, pick(mean, self.rows.number), importance)
 
     def context(self, whole: ScoringContext) -> ScoringContext:
         """A unit's context with only the tokens that compete."""
@@ -114,22 +108,21 @@ class Competitors:
 
     def hidden(self, whole: Hidden) -> Hidden:
         """Hidden states by indices among the C."""
-        tokens = self.tokens
-        return whole if tokens is None else lambda chosen: whole(namespace(tokens).take(tokens, chosen))
+        if self.apart is None:
+            return whole
+        tokens = self.apart.tokens
+        return lambda chosen: whole(pick(tokens, chosen))
 
     def widened(self, merge: Merge, count: int) -> Merge:
         """An outcome over the C tokens as one over the N that retains ``count``."""
-        if self.tokens is None:
+        if self.apart is None:
             return merge
-        xp, apart = namespace(merge.weight), self.structural
-        itself = xp.arange(self.turn.shape[0], device=device_of(self.turn))
-        place = _numbers(~apart)
-        kept = apart & (self.turn < count - self.share(count))
-        anchor = xp.where(merge.anchor >= 0, xp.take(self.tokens, xp.clip(merge.anchor, 0, None)), -1)
+        xp, apart = namespace(merge.weight), self.apart
+        kept = apart.turn < count - self.share(count)
         return Merge(
-            retained=xp.where(apart, kept, xp.take(merge.retained, place)),
-            anchor=xp.where(apart, xp.where(kept, itself, -1), xp.take(anchor, place)),
-            weight=xp.where(apart, xp.astype(kept, merge.weight.dtype), xp.take(merge.weight, place)),
+            retained=apart.seated(merge.retained, kept),
+            anchor=apart.seated(pick(apart.named, merge.anchor + 1), xp.where(kept, apart.index, -1)),
+            weight=apart.seated(merge.weight, xp.astype(kept, merge.weight.dtype)),
         )
 
     def joined(self, merge: Merge, left: Array) -> Merge:
@@ -139,10 +132,10 @@ class Competitors:
             merge: over the N tokens.
             left: bool [N], tokens that the stage found.
         """
-        xp = namespace(merge.weight)
-        itself = xp.arange(left.shape[0], device=device_of(left))
-        lost = xp.take(left & ~merge.retained, self.index)
-        last = xp.max(xp.where(self._in_row() & merge.retained[None, :], itself[None, :], -1), axis=1)
+        assert self.rows is not None
+        xp, rows = namespace(merge.weight), self.rows
+        lost = pick(left & ~merge.retained, rows.index)
+        last = xp.max(xp.where(rows.members & merge.retained[None, :], self.number[None, :], -1), axis=1)
         slot = xp.where(lost, last, -1)
         joins = slot >= 0
         members = (merge.anchor[None, :] == slot[:, None]) & joins[:, None]
@@ -150,18 +143,70 @@ class Competitors:
         standing = xp.sum(xp.astype(members, xp.int64), axis=1) + xp.sum(xp.astype(others, xp.int64), axis=1)
         weight = xp.where(joins, 1 / xp.astype(xp.clip(standing, 1, None), merge.weight.dtype), 0.0)
         given = xp.sum(xp.where(members, weight[:, None], 0.0), axis=0)  # what each token's slot gives to separators
-        number = _numbers(self.structural)
-        joining = self.structural & xp.take(joins, number)
+        joining = self.structural & pick(joins, rows.number)
         return Merge(
             retained=merge.retained,
-            anchor=xp.where(joining, xp.take(slot, number), merge.anchor),
-            weight=xp.where(joining, xp.take(weight, number), merge.weight * (1 - given)),
+            anchor=xp.where(joining, pick(slot, rows.number), merge.anchor),
+            weight=xp.where(joining, pick(weight, rows.number), merge.weight * (1 - given)),
         )
 
-    def _in_row(self) -> Array:
-        """Tokens that have a patch in the row of each separator: bool [S, N]."""
-        row = namespace(self.rows).take(self.rows, self.index)
-        return (row[:, None] == self.rows[None, :]) & ~self.structural[None, :]
+
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """The S separators of a unit that do not compete, and the C tokens that do.
+
+    Attributes:
+        tokens: int64 [C], which of the N compete.
+        named: int64 [1 + C], the same after -1, by the number of an anchor plus 1.
+        index: int64 [S], which do not.
+        turn: int64 [S], the order in which these are retained, from 0.
+        in_turn: int64 [S], these in that order.
+        seats: int64 [N], where each token is among the C, and the S after them.
+    """
+
+    tokens: Array
+    named: Array
+    index: Array
+    turn: Array
+    in_turn: Array
+    seats: Array
+
+    @classmethod
+    def of(cls, structural: HostBools, like: Array) -> "Apart":
+        """Those of a mask [N], where another array lives."""
+        tokens, index = np.flatnonzero(~structural), np.flatnonzero(structural)
+        turn, seats = _spread_turns(len(index)), np.empty(len(structural), dtype=np.int64)
+        seats[np.concatenate([tokens, index])] = np.arange(len(structural))
+        hosts = (tokens, np.concatenate([[-1], tokens]), index, turn, index[np.argsort(turn)], seats)
+        return cls(*(asarray_like(host, like) for host in hosts))
+
+    def seated(self, competing: Array, others: Array) -> Array:
+        """Values [N] from those [C] of the tokens that compete and those [S] of the others."""
+        xp = namespace(competing)
+        return pick(xp.concat([competing, others]), self.seats)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of the S separators of a unit.
+
+    Attributes:
+        index: int64 [S], which of the N are separators.
+        number: int64 [N], the number of each among the S; any number for the others.
+        members: bool [S, N], tokens that have a patch in the row of each.
+    """
+
+    index: Array
+    number: Array
+    members: Array
+
+    @classmethod
+    def of(cls, layout: TokenLayout, like: Array) -> "Rows":
+        """Those of a layout, where another array lives."""
+        structural, rows = layout.structural, layout.rows
+        index, number = np.flatnonzero(structural), np.maximum(np.cumsum(structural) - 1, 0)
+        members = (rows[index][:, None] == rows[None, :]) & ~structural[None, :]
+        return cls(*(asarray_like(host, like) for host in (index, number, members)))
 
 
 class _CompetingContext:
@@ -179,17 +224,11 @@ class _CompetingContext:
 
     @property
     def features(self) -> Array:
-        features, tokens = self._whole.features, self._competitors.tokens
-        return features if tokens is None else namespace(features).take(features, tokens, axis=0)
+        features, apart = self._whole.features, self._competitors.apart
+        return features if apart is None else pick(features, apart.tokens)
 
     def to_tokens(self, patch_map: Array) -> Array:
         return self._competitors.taken(self._whole.to_tokens(patch_map))
-
-
-def _numbers(mask: Array) -> Array:
-    """Number of each token among those of a mask, int64 [N]; any number for the others."""
-    xp = namespace(mask)
-    return xp.clip(xp.cumulative_sum(xp.astype(mask, xp.int64)) - 1, 0, None)
 
 
 def _spread_turns(count: int) -> HostInts:

@@ -1,6 +1,6 @@
 """What happens to every visual token of a unit: kept, merged into which anchor, or dropped at which stage."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,10 @@ class StageMerge:
 
     anchor: Array
     weight: Array
+
+    def each(self, change: Callable[[Array], Array]) -> "StageMerge":
+        """The same with every array changed."""
+        return StageMerge(change(self.anchor), change(self.weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,18 +127,20 @@ class PruningPlan:
 
     def to_host(self) -> "PruningPlan":
         """The same plan with NumPy arrays."""
+        return self.each(to_numpy)
+
+    def each(self, change: Callable[[Array], Array]) -> "PruningPlan":
+        """The same plan with every array but those of the host changed, always in the same order."""
         return PruningPlan(
-            importance=to_numpy(self.importance),
+            importance=change(self.importance),
             structural=self.structural,
             position=self.position,
             boundaries=self.boundaries,
-            kept=tuple(to_numpy(kept) for kept in self.kept),
-            anchor=to_numpy(self.anchor),
-            weight=to_numpy(self.weight),
+            kept=tuple(change(kept) for kept in self.kept),
+            anchor=change(self.anchor),
+            weight=change(self.weight),
             recycled=self.recycled,
-            later={
-                stage: StageMerge(to_numpy(merge.anchor), to_numpy(merge.weight)) for stage, merge in self.later.items()
-            },
-            mass=tuple(to_numpy(mass) for mass in self.mass),
-            bias=tuple(to_numpy(bias) for bias in self.bias),
+            later={stage: merge.each(change) for stage, merge in self.later.items()},
+            mass=tuple(change(mass) for mass in self.mass),
+            bias=tuple(change(bias) for bias in self.bias),
         )

@@ -1,17 +1,16 @@
 """Making plans: stage by stage, some before the LLM and some while it runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from vflowopt.arrays import Array, asarray_like, descending_order, device_of, inverse_permutation, namespace
+from vflowopt.arrays import Array, descending_order, finite_or_lowest, namespace, pick
 from vflowopt.components import Mass, Merge, Recycler, Reduction, ScoringContext
 from vflowopt.components.schedule import clipped
 from vflowopt.components.stage_recycling import Hidden, StageRecycler
 from vflowopt.errors import ImportanceError, InputError
 from vflowopt.layout import TokenLayout
 from vflowopt.plans.competitors import SEPARATORS, Competitors, Separators
+from vflowopt.plans.outcomes import Dropped, Merged, Outcome, Untouched, true_indices
 from vflowopt.plans.plan import PruningPlan, StageMerge
 
 
@@ -23,7 +22,7 @@ def check_importance(importance: Array, layout: TokenLayout) -> Array:
     """
     xp, tokens = namespace(importance), layout.tokens
     _check_shape(importance, tokens)
-    importance = _without_structural(importance, layout)
+    importance = xp.where(layout.structural_like(importance), 0.0, importance)
     bad = int(xp.sum(xp.astype(~xp.isfinite(importance), xp.int64)))
     if bad:
         raise ImportanceError(
@@ -31,19 +30,6 @@ def check_importance(importance: Array, layout: TokenLayout) -> Array:
             f"the pixels it saw are not finite (half precision overflow is the usual cause: load the model in bfloat16)"
         )
     return importance
-
-
-def _finite(importance: Array, layout: TokenLayout) -> Array:
-    """The same without the check, what is not finite replaced by the lowest number."""
-    xp = namespace(importance)
-    _check_shape(importance, layout.tokens)
-    importance = _without_structural(importance, layout)
-    return xp.where(xp.isfinite(importance), importance, xp.finfo(importance.dtype).min)
-
-
-def _without_structural(importance: Array, layout: TokenLayout) -> Array:
-    xp = namespace(importance)
-    return xp.where(asarray_like(layout.structural, importance), xp.zeros_like(importance), importance)
 
 
 def _check_shape(importance: Array, tokens: int) -> None:
@@ -64,7 +50,9 @@ class PlanDraft:
         counts: tokens to retain after each stage, decided or not.
         recycler: merges what the first stage prunes, or every stage; ``None`` drops it.
         competitors: who competes by importance.
-        retained: bool [N], tokens that the last decided stage left.
+        last: what the last decided stage did; ``None`` once all are.
+        order: int64 [C], those that compete by the plan's importance, the most important first, of equal ones the lower
+            index, and last those that were pruned before; ``None`` until it is asked for.
         context: the unit, for a recycler or mass that looks at it.
         mass: weighs what each stage retains; ``None`` weighs nothing.
     """
@@ -74,7 +62,8 @@ class PlanDraft:
     counts: tuple[int, ...]
     recycler: Recycler | None
     competitors: Competitors
-    retained: Array
+    last: Outcome | None
+    order: Array | None = None
     context: ScoringContext | None = None
     mass: Mass | None = None
 
@@ -103,21 +92,24 @@ class PlanDraft:
                 f"mass {acting.component_name()!r} looks at the embeddings of a unit: plan with the unit's scoring "
                 f"context (Strategy.plan(importance, layout, context))"
             )
-        importance = check_importance(importance, layout) if wait else _finite(importance, layout)
-        identity = asarray_like(np.arange(layout.tokens), importance)
-        competitors, everything = Competitors.of(separators, layout, importance), identity >= 0
+        if wait:
+            check_importance(importance, layout)
+        _check_shape(importance, layout.tokens)
+        competitors = Competitors.of(separators, layout, importance)
+        importance = competitors.valued(finite_or_lowest(importance))
+        untouched = Untouched(competitors.number, importance)
         plan = PruningPlan(
-            importance=competitors.valued(importance, everything),
+            importance=importance,
             structural=layout.structural,
             position=layout.position,
             boundaries=tuple(boundaries),
             kept=(),
-            anchor=identity,
-            weight=namespace(importance).ones_like(importance),
+            anchor=untouched.kept,
+            weight=untouched.merge.weight,
             recycled=False,
         )
         counts = clipped(counts, layout.tokens)
-        return cls(plan, layout, counts, recycler, competitors, everything, context, acting)
+        return cls(plan, layout, counts, recycler, competitors, untouched, context=context, mass=acting)
 
     @property
     def stage(self) -> int:
@@ -128,6 +120,12 @@ class PlanDraft:
     def prunes_next(self) -> bool:
         """Whether the stage to decide next drops anything."""
         return self.counts[self.stage] < self._left
+
+    @property
+    def _found(self) -> Merge:
+        """What the stage before it did."""
+        assert self.last is not None  # else the plan is complete
+        return self.last.merge
 
     @property
     def _left(self) -> int:
@@ -142,9 +140,11 @@ class PlanDraft:
         Raises:
             ImportanceError: wrong shape.
         """
-        latest = self.competitors.valued(_finite(importance, self.layout), self.retained)
-        latest = namespace(latest).where(self.retained, latest, self.plan.importance)
-        return replace(self, plan=replace(self.plan, importance=latest))
+        _check_shape(importance, self.layout.tokens)
+        retained = self._found.retained
+        latest = self.competitors.valued(finite_or_lowest(importance), retained)
+        latest = namespace(latest).where(retained, latest, self.plan.importance)
+        return replace(self, plan=replace(self.plan, importance=latest), order=None)
 
     def decide(self, hidden: Hidden | None = None) -> "PlanDraft":
         """Decide the next stage by the plan's importance.
@@ -156,25 +156,46 @@ class PlanDraft:
         Raises:
             InputError: the recycler needs them, and there are none.
         """
-        plan, count, competitors = self.plan, self.counts[self.stage], self.competitors
-        share, before = competitors.share(count), competitors.share(self._left)
-        merge = self._recycled(share, before, hidden) if share < before else None
-        outcome = competitors.widened(self._most_important(share) if merge is None else merge, count)
-        joins = competitors.separators == "merge" and count - share < self._left - before
-        if joins:
-            outcome = competitors.joined(outcome, self.retained)
-        recycles = merge is not None or joins
-        if not self.stage:
-            plan = replace(plan, anchor=outcome.anchor, weight=outcome.weight, recycled=recycles)
-        elif recycles:
-            plan = replace(plan, later={**plan.later, self.stage: StageMerge(outcome.anchor, outcome.weight)})
-        plan = replace(plan, kept=(*plan.kept, _true_indices(outcome.retained, count)))
+        plan, order, outcome = self.plan, self.order, self.last
+        assert outcome is not None  # else the plan is complete
+        if self.prunes_next:
+            order, outcome = self._next(hidden)
+            merges = isinstance(outcome, Merged)
+            if not self.stage:
+                plan = replace(plan, anchor=outcome.merge.anchor, weight=outcome.merge.weight, recycled=merges)
+            elif merges:
+                later = StageMerge(outcome.merge.anchor, outcome.merge.weight)
+                plan = replace(plan, later={**plan.later, self.stage: later})
+        plan = replace(plan, kept=(*plan.kept, outcome.kept))
         if self.mass is not None:
             weights = self._mass_after(self.mass, plan, outcome)
             plan = replace(plan, mass=(*plan.mass, weights), bias=(*plan.bias, self.mass.bias(weights)))
-        # Recyclers look at it before the first stage only, and the last stage needs it no more.
-        context = None if self.mass is None or plan.is_complete else self.context
-        return replace(self, plan=plan, retained=outcome.retained, context=context)
+        if plan.is_complete:
+            return replace(self, plan=plan, last=None, order=None, context=None)
+        # Recyclers look at it before the first stage only.
+        context = None if self.mass is None else self.context
+        return replace(self, plan=plan, last=outcome, order=order, context=context)
+
+    def each(self, change: Callable[[Array], Array]) -> "PlanDraft":
+        """The same draft with every array that belongs to the unit changed, always in the same order."""
+        order = None if self.order is None else change(self.order)
+        last = None if self.last is None else self.last.each(change)
+        return replace(self, plan=self.plan.each(change), last=last, order=order)
+
+    def _next(self, hidden: Hidden | None) -> tuple[Array | None, Outcome]:
+        """What the next stage does, which prunes, and the order by which the stage after it goes, if it is known."""
+        count, competitors = self.counts[self.stage], self.competitors
+        share, before = competitors.share(count), competitors.share(self._left)
+        merge = self._recycled(share, before, hidden) if share < before else None
+        joins = competitors.separators == "merge" and count - share < self._left - before
+        if merge is not None:
+            merge = competitors.widened(merge, count)
+            return None, Merged(competitors.joined(merge, self._found.retained) if joins else merge, count)
+        order = descending_order(self._ranking()) if self.order is None else self.order
+        dropped = Dropped(competitors, order, count)
+        if joins:
+            return order, Merged(competitors.joined(dropped.merge, self._found.retained), count)
+        return order, dropped
 
     def _recycled(self, count: int, before: int, hidden: Hidden | None) -> Merge | None:
         """What the recycler makes of the tokens that compete; ``None`` if it leaves the stage alone.
@@ -200,39 +221,40 @@ class PlanDraft:
             return recycler.merge(importance, competitors.layout, count)
         return recycler.merge_unit(importance, competitors.context(self.context), count)
 
-    def _mass_after(self, mass: Mass, plan: PruningPlan, outcome: Merge) -> Array:
+    def _mass_after(self, mass: Mass, plan: PruningPlan, outcome: Outcome) -> Array:
         """What the tokens of the stage that ``plan`` has decided last stand for: float32 [kept]."""
-        xp, kept = namespace(outcome.retained), plan.kept[-1]
-        number = xp.arange(plan.tokens, device=device_of(outcome.retained))
-        found, before = (plan.kept[-2], plan.mass[-1]) if self.stage else (number, xp.ones_like(plan.importance))
-        lost = found.shape[0] - kept.shape[0]
+        xp, kept, found = namespace(plan.importance), plan.kept[-1], self._found
+        lost = self._left - kept.shape[0]
         if not lost:
-            return before
+            return plan.mass[-1] if self.stage else found.weight
         assert self.context is not None
-        place = xp.clip(xp.searchsorted(found, number), None, found.shape[0] - 1)
+        before = found.weight
+        if self.stage:
+            place = xp.clip(xp.cumulative_sum(xp.astype(found.retained, xp.int64)) - 1, 0, None)
+            before = xp.where(found.retained, pick(plan.mass[-1], place), 0.0)
         reduction = Reduction(
-            mass=xp.where(self.retained, xp.take(before, place), 0.0),
+            mass=before,
             kept=kept,
-            pruned=_true_indices(self.retained & ~outcome.retained, lost),
-            anchor=outcome.anchor,
+            pruned=true_indices(found.retained & ~outcome.merge.retained, lost),
+            anchor=outcome.merge.anchor,
             importance=plan.importance,
-            structural=self.competitors.structural,
+            structural=self._structural,
             context=self.context,
         )
         return mass.after(reduction)
 
+    @property
+    def _structural(self) -> Array:
+        structural = self.competitors.structural
+        return self.competitors.number < 0 if structural is None else structural
+
     def _ranking(self) -> Array:
         """Importance of the tokens that compete, -inf where pruned before: [C]."""
-        xp = namespace(self.plan.importance)
-        return self.competitors.taken(xp.where(self.retained, self.plan.importance, -xp.inf))
-
-    def _most_important(self, count: int) -> Merge:
-        """The ``count`` most important of the tokens that compete; of equal ones the lower index."""
-        ranking = self._ranking()
-        xp = namespace(ranking)
-        retained = inverse_permutation(descending_order(ranking)) < count
-        itself = xp.arange(ranking.shape[0], device=device_of(ranking))
-        return Merge(retained, xp.where(retained, itself, -1), xp.astype(retained, ranking.dtype))
+        importance = self.plan.importance
+        if self.stage:
+            xp = namespace(importance)
+            importance = xp.where(self._found.retained, importance, -xp.inf)
+        return self.competitors.taken(importance)
 
 
 def make_plan(
@@ -269,9 +291,3 @@ def make_plan(
     while not draft.plan.is_complete:
         draft = draft.decide()
     return draft.plan
-
-
-def _true_indices(mask: Array, count: int) -> Array:
-    """Ascending indices [count] of a mask known to hold ``count`` times True, without a data-dependent shape."""
-    xp = namespace(mask)
-    return xp.argsort(xp.astype(~mask, xp.uint8), stable=True)[:count]

@@ -118,8 +118,7 @@ class Views:
             reduced = self._mask(layer, mask, retained, slots, hidden, window)
             tables = embeddings
             if tables is not None:
-                batch = hidden.shape[0]
-                tables = tuple(take_rows(part.expand(batch, -1, -1), retained.logical) for part in tables)
+                tables = tuple(take_rows(part, stage.samples, retained.logical) for part in tables)
             source, bias = (mask, embeddings, count), self._bias(slots)
             view = self._made[key] = LayerView(source, device, reduced, tables, slots, bias)
         return view

@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from vflowopt_hf.family import LayerResiduals
-from vflowopt_hf.plans.rows import PlacedPlan, StageRows, rows_of_stage
+from vflowopt_hf.plans.merging import rows_of_stage
+from vflowopt_hf.plans.rows import BatchRows, PlacedPlan, StageRows
 
 
 def residuals_after(
-    residuals: LayerResiduals, layer: int, plans: Sequence[PlacedPlan], stage: StageRows | None
+    residuals: LayerResiduals, layer: int, table: BatchRows, plans: Sequence[PlacedPlan], stage: StageRows | None
 ) -> Tensor | None:
     """What to add to the output of a decoder layer.
 
     Args:
         residuals: of the forward.
         layer: index of the layer.
-        plans: the units of the batch.
+        table: the batch.
+        plans: its units.
         stage: the stage that the layer belongs to; ``None`` before the first, where all rows are there.
 
     Returns:
@@ -31,4 +33,4 @@ def residuals_after(
     full = values.new_zeros(*rows.shape, values.shape[-1]).masked_scatter(rows[..., None], values)
     if stage is None:
         return full
-    return rows_of_stage(full, plans, plans[0].plan.boundaries.index(stage.boundary), stage)
+    return rows_of_stage(full, table, plans, plans[0].plan.boundaries.index(stage.boundary), stage)

@@ -99,8 +99,8 @@ class ReusedKeys:
             mask = mask.to(hidden.device) if isinstance(mask, Tensor) else mask
             tables = embeddings
             if number is not None and tables is not None and tables[0].shape[1] == self.queries:
-                rows = stages[number].logical
-                tables = tuple(take_rows(part.expand(len(rows), -1, -1), rows) for part in tables)
+                stage = stages[number]
+                tables = tuple(take_rows(part, stage.samples, stage.logical) for part in tables)
             self._made[key] = ReusingView(mask, tables, shared.bias)
         return self._made[key]
 

@@ -65,6 +65,8 @@ class Slots:
 
     def shifted(self, by: int | Tensor) -> "Slots":
         """The same tokens, counted from another origin."""
+        if isinstance(by, int) and not by:
+            return self
         return replace(self, logical=self.logical + by)
 
     def to(self, device: torch.device) -> "Slots":

@@ -26,7 +26,8 @@ from vflowopt_hf.hooks.compiling import eagerly, require_step, unwrapped
 from vflowopt_hf.hooks.installing import Installed, at_end, claimed
 from vflowopt_hf.hooks.running import Forward, Running
 from vflowopt_hf.plans.decoder_attention import AttentionCall, attention_module, observe_attention, require_masks
-from vflowopt_hf.plans.rows import has_row_per_token, merge_rows, rows_of_stage, take_rows
+from vflowopt_hf.plans.merging import has_row_per_token, merge_rows, rows_of_stage
+from vflowopt_hf.plans.rows import take_rows
 from vflowopt_hf.plans.stage_plan import AttentionUse, StagePlan
 from vflowopt_hf.upstream import cache_in, require_cache_arguments
 
@@ -254,7 +255,7 @@ class StagedDecoder(Installed):
         whole = forward.views.queries if before is None else before.logical.shape[1]
         if stage.boundary != index or hidden.shape[1] < whole:
             return hidden
-        return take_rows(merge_rows(hidden, plan.plans, number, before), stage.gather)
+        return take_rows(merge_rows(hidden, plan.table, plan.plans, number, before), stage.samples, stage.gather)
 
     def _reuse(
         self, forward: DecoderForward, index: int, number: int | None, hidden: Tensor, kwargs: dict[str, Any]
@@ -304,7 +305,7 @@ class StagedDecoder(Installed):
         number = None if plan is None else plan.stage_at(index)
         if plan is None or number is None or not has_row_per_token(argument, plan.table):
             return argument
-        return rows_of_stage(argument, plan.plans, number, plan.stages[number])
+        return rows_of_stage(argument, plan.table, plan.plans, number, plan.stages[number])
 
     def _open_state(self, forward: DecoderForward, index: int, kwargs: dict[str, Any]) -> None:
         """Let a recurrent layer go on with its state in a cache that may lack tokens of earlier forwards."""
@@ -350,7 +351,7 @@ class StagedDecoder(Installed):
             return None
         number = forward.plan.stage_at(index)
         stage = None if number is None else forward.plan.stages[number]
-        return residuals_after(forward.residuals, index, forward.plan.plans, stage)
+        return residuals_after(forward.residuals, index, forward.plan.table, forward.plan.plans, stage)
 
 
 def _those_given(changes: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:

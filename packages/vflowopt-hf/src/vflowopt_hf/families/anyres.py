@@ -1,5 +1,6 @@
 """Geometry of anyres images: a base crop, then tiles stitched to one grid, and a separator at the end of each row."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from vflowopt_hf.pixels import image_entropy
 SEPARATOR: HostInts = np.full((1, 3), -1, dtype=np.int64)
 """Position of one structural token."""
 
-Pack = Callable[[Tensor, Tensor], Tensor]
+Pack = Callable[[tuple[int, int], Tensor], Tensor]
 """Upstream's packing of one image's features: (size, patch map [views, patches]) -> [N]; row separators get 0."""
 
 
@@ -33,14 +34,23 @@ def image_units(config: Any, pixels: Tensor, sizes: Tensor, tiled: Sequence[bool
         pack: upstream's packing.
     """
     vision, start = config.vision_config, 0
-    for index, size in enumerate(sizes.cpu()):
+
+    @functools.cache  # images of one size have one layout
+    def layout(pack_own: Callable[[Tensor], Tensor], views: int) -> TokenLayout:
+        return image_layout(pack_own, views, patches_per_side(config))
+
+    @functools.cache
+    def packing(size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+        return partial(pack, size)
+
+    for index, (height, width) in enumerate(sizes.tolist()):
+        size = height, width
         views = image_size_to_num_patches(size, config.image_grid_pinpoints, vision.image_size) if tiled[index] else 1
         own = pixels[index, :views] if pixels.ndim == 5 else pixels[start : start + views]
-        pack_own = partial(pack, size)
         yield Unit(
             views=slice(start, start + views),
-            layout=image_layout(pack_own, views, patches_per_side(config)),
-            to_tokens=pack_own,
+            layout=layout(packing(size), views),
+            to_tokens=packing(size),
             entropy=partial(image_entropy, own, vision.patch_size),
         )
         start += views

@@ -34,12 +34,12 @@ class LlavaNext(Llava):
         return next_shapes(self) if type(self) is LlavaNext else ()
 
 
-def _pack(model: Any, size: Tensor, patch_map: Tensor) -> Tensor:
+def _pack(model: Any, size: tuple[int, int], patch_map: Tensor) -> Tensor:
     """[views, patches] -> [N]; row separators get 0."""
     newline = torch.zeros(1, dtype=patch_map.dtype, device=patch_map.device)
     packed, _ = model.model.pack_image_features(
         OneMap(patch_map),
-        size[None],
+        [size],
         vision_feature_select_strategy=model.config.vision_feature_select_strategy,
         image_newline=newline,
     )

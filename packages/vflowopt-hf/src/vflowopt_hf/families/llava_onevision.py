@@ -40,7 +40,7 @@ class LlavaOnevision(LlavaFamily):
 
 def _images(model: Any, arguments: Mapping[str, Any]) -> Iterator[Unit]:
     pixels, sizes, counts = arguments["pixel_values"], arguments["image_sizes"], arguments.get("batch_num_images")
-    per_sample = [1] * len(sizes) if counts is None else [int(n) for n in counts]
+    per_sample = [1] * len(sizes) if counts is None else torch.as_tensor(counts).tolist()
     tiled = [n == 1 for n in per_sample for _ in range(n)]  # upstream tiles only a sample's single image
     return image_units(model.config, pixels, sizes, tiled, partial(_pack_image, model))
 
@@ -57,11 +57,11 @@ def _videos(model: Any, arguments: Mapping[str, Any]) -> Iterator[Unit]:
         )
 
 
-def _pack_image(model: Any, size: Tensor, patch_map: Tensor) -> Tensor:
+def _pack_image(model: Any, size: tuple[int, int], patch_map: Tensor) -> Tensor:
     """[views, patches] -> [N]; row separators get 0."""
     newline = torch.zeros(1, dtype=patch_map.dtype, device=patch_map.device)
     packed, _ = model.model.pack_image_features(
-        OneMap(patch_map), size[None], image_newline=newline, vision_aspect_ratio=model.config.vision_aspect_ratio
+        OneMap(patch_map), [size], image_newline=newline, vision_aspect_ratio=model.config.vision_aspect_ratio
     )
     tokens: Tensor = packed[0][:, 0]
     return tokens

@@ -24,7 +24,7 @@ from vflowopt_hf.family import Family
 from vflowopt_hf.measure.bench.tasks import synchronised
 from vflowopt_hf.measure.bench.yardstick import device_name
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.plans.prefill import plan_units
+from vflowopt_hf.plans.prefill import plan_units, require_finite
 from vflowopt_hf.plans.stage_plan import StagePlan, attention_use
 from vflowopt_hf.pruning.requirements import check_fits
 from vflowopt_hf.pruning.session import refuse_nesting
@@ -205,12 +205,11 @@ class Calibration:
         prefill, call = subject.sample.prefill, subject.sample.call
         units = [replace(unit, context=unit.context.fresh()) for unit in prefill.units]
         scored = plan_units(strategy, units, wait=False)
-        plan = StagePlan.of(strategy, scored, prefill.present, call["inputs_embeds"].device)
+        plan = StagePlan.of(strategy, scored, prefill.table.on(call["inputs_embeds"].device))
         use = attention_use(strategy)
         with StagedDecoder.of_plan(self._decoder, plan, self._family.take_residuals, use).installed():
             output = self._decode(call)
-        for unit in scored:
-            unit.require_finite()
+        require_finite(scored)
         return output
 
 

@@ -11,7 +11,6 @@ from vflowopt import TokenLayout
 from vflowopt.arrays import HostInts
 from vflowopt.components.stage_scoring import Heads
 from vflowopt_hf.plans.decoder_attention import AttentionCall
-from vflowopt_hf.plans.prompt_text import last_row, text_rows
 from vflowopt_hf.plans.rows import BatchRows, StageRows, token_states
 
 
@@ -44,12 +43,12 @@ class DecoderContext:
     @property
     def last(self) -> HostInts:
         """Position of the prompt's last token."""
-        return last_row(self.table.present[self._sample], self.table.following)
+        return self.table.last(self.unit)
 
     @property
     def text(self) -> HostInts:
         """Positions of the prompt's text tokens after the unit."""
-        return text_rows(self.visual, self.table.textual[self._sample], self.last)
+        return self.table.text(self.unit)
 
     @property
     def visual(self) -> HostInts:

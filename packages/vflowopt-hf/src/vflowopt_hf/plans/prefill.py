@@ -1,9 +1,8 @@
 """From a backbone's inputs to placed plans: find units, score them, plan them."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -15,10 +14,13 @@ from vflowopt.components import Score
 from vflowopt.errors import InputError, UnsupportedOperationError
 from vflowopt.plans.planning import PlanDraft, check_importance
 from vflowopt.plans.sharing import counts_of
+from vflowopt_hf.family import Unit
 from vflowopt_hf.pixels import PixelStatistics
-from vflowopt_hf.plans.prompt_text import last_row, text_rows
-from vflowopt_hf.plans.rows import PlacedPlan
+from vflowopt_hf.plans.entering import EnteringRows
+from vflowopt_hf.plans.known import KnownPrefills
+from vflowopt_hf.plans.rows import BatchRows, PlacedPlan, joined
 from vflowopt_hf.plans.unit_context import UnitContext
+from vflowopt_hf.plans.unit_groups import Planned, grouped, plan_group
 from vflowopt_hf.vision.encoders import Encoding
 from vflowopt_hf.vision.unit_joining import take_units
 
@@ -31,21 +33,17 @@ class PlacedUnit:
         context: what scorers see of it.
         sample: index in the batch.
         rows: int64 [N].
-        texts: int64 [texts], rows of the prompt's text after the unit; of its last token if there is none.
     """
 
     context: UnitContext
     sample: int
     rows: HostInts
-    texts: HostInts
 
     def mapped(self, change: Callable[[Tensor], Tensor], embeddings: Tensor) -> "PlacedUnit":
         """The same unit with query and key changed, for example moved, and in other embeddings."""
-        attention = self.context.attention.mapped(change)
-        own, prompt = (partial(_take, embeddings, self.sample, rows) for rows in (self.rows, self.texts))
+        attention, entering = self.context.attention.mapped(change), replace(self.context.entering, states=embeddings)
         layers = {number: source.mapped(change) for number, source in self.context.layers.items()}
-        context = replace(self.context, attention=attention, layers=layers, embeddings=own, prompt=prompt)
-        return replace(self, context=context)
+        return replace(self, context=replace(self.context, attention=attention, layers=layers, entering=entering))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +52,16 @@ class Prefill:
 
     Attributes:
         units: in prompt order (sample, then row).
-        present: bool [batch, queries], False for padding.
+        table: where text and units are.
     """
 
     units: tuple[PlacedUnit, ...]
-    present: HostBools
+    table: BatchRows
+
+    @property
+    def present(self) -> HostBools:
+        """Bool [batch, queries], False for padding."""
+        return self.table.present
 
 
 def place_units(
@@ -69,6 +72,7 @@ def place_units(
     statistics: PixelStatistics,
     embeddings: Tensor,
     following: int = 0,
+    known: KnownPrefills | None = None,
 ) -> Prefill:
     """Find the visual tokens of encoded units in a prompt.
 
@@ -80,6 +84,7 @@ def place_units(
         statistics: pixel normalisation to invert for patch entropy.
         embeddings: [batch, queries, features], what enters the decoder.
         following: tokens at the end of every sample that come after its prompt.
+        known: what earlier prefills had in common with this one.
 
     Raises:
         InputError: the prompt's placeholders do not match the encoded units.
@@ -92,34 +97,64 @@ def place_units(
             "pruning needs a 2-dimensional attention_mask, as the processor makes it, or none"
         )
     ids: HostInts = input_ids.cpu().numpy()
-    batch, queries = ids.shape
     present = np.ones(ids.shape, dtype=bool)
     if attention_mask is not None:
-        present = attention_mask[:, -queries:].cpu().numpy().astype(bool)
-    textual = present & ~np.isin(ids, list(placeholders.values()))
-    placed: list[PlacedUnit] = []
+        present = attention_mask.cpu().numpy()[:, -ids.shape[1] :].astype(bool)
+    known = known or KnownPrefills()
+    found = sorted(_found(placeholders, encodings, ids), key=lambda one: (one.sample, int(one.rows[0])))
+    # Beams repeat each sample so many times in a row.
+    copies = sorted(
+        ((unit, one.sample + copy) for unit, one in enumerate(found) for copy in range(one.encoding.copies)),
+        key=lambda entry: (entry[1], entry[0]),
+    )
+    table = known.table([(sample, found[unit].rows) for unit, sample in copies], present, embeddings.device, following)
+    number = {unit: index for index, (unit, _) in reversed(list(enumerate(copies)))}
+    contexts = [
+        one.context(known, statistics, EnteringRows(embeddings, table, number[unit])) for unit, one in enumerate(found)
+    ]
+    return Prefill(tuple(PlacedUnit(contexts[unit], sample, found[unit].rows) for unit, sample in copies), table)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A unit and where its tokens are.
+
+    Attributes:
+        encoding: that it is of.
+        unit: what was encoded.
+        sample: the first one that it belongs to.
+        rows: int64 [N].
+    """
+
+    encoding: Encoding
+    unit: Unit
+    sample: int
+    rows: HostInts
+
+    def context(self, known: KnownPrefills, statistics: PixelStatistics, entering: EnteringRows) -> UnitContext:
+        """What scorers see of it."""
+        views, places = self.unit.views, self.unit.places
+        unit = replace(self.unit, layout=known.layout(self.unit.layout))
+        layers = {number: source.views(views, places) for number, source in self.encoding.layers.items()}
+        attention, rows = self.encoding.attention.views(views, places), self.encoding.class_rows.views(views, places)
+        return UnitContext(unit, attention, rows, layers, statistics, entering)
+
+
+def _found(placeholders: Mapping[str, int], encodings: Sequence[Encoding], ids: HostInts) -> Iterator[_Found]:
+    batch = len(ids)
     for encoding in encodings:
-        copies = encoding.copies  # beams repeat each sample that many times in a row
-        if batch % copies:
+        if batch % encoding.copies:
             raise _mismatch(encoding, ids, placeholders)
         parts = deque(encoding.units)
-        for sample in range(0, batch, copies):
+        for sample in range(0, batch, encoding.copies):
             rows = np.flatnonzero(ids[sample] == placeholders[encoding.modality])
             for unit in take_units(parts, len(rows), encoding.tokens_per_unit(ids[sample])):
-                attention = encoding.attention.views(unit.views, unit.places)
-                class_rows = encoding.class_rows.views(unit.views, unit.places)
                 own, rows = np.split(rows, [unit.layout.tokens])
-                texts = text_rows(own, textual[sample], last_row(present[sample], following))
-                taken, prompt = (partial(_take, embeddings, sample, some) for some in (own, texts))
-                layers = {number: source.views(unit.views, unit.places) for number, source in encoding.layers.items()}
-                context = UnitContext(unit, attention, class_rows, layers, statistics, taken, prompt)
-                placed.extend(PlacedUnit(context, sample + copy, own, texts) for copy in range(copies))
+                yield _Found(encoding, unit, sample, own)
             if len(rows):
                 raise _mismatch(encoding, ids, placeholders)
         if parts:
             raise _mismatch(encoding, ids, placeholders)
-    placed.sort(key=lambda entry: (entry.sample, int(entry.rows[0])))
-    return Prefill(tuple(placed), present)
 
 
 def require_no_placeholders(placeholders: Mapping[str, int], input_ids: Tensor) -> None:
@@ -135,10 +170,6 @@ def require_no_placeholders(placeholders: Mapping[str, int], input_ids: Tensor) 
                 f"the prompt holds {found} {modality} tokens, but neither pixels nor features came with it; pass all "
                 f"that the processor returned"
             )
-
-
-def _take(embeddings: Tensor, sample: int, rows: HostInts) -> Tensor:
-    return embeddings[sample, torch.from_numpy(rows).to(embeddings.device, non_blocking=True)]
 
 
 def _mismatch(encoding: Encoding, ids: HostInts, placeholders: Mapping[str, int]) -> InputError:
@@ -164,14 +195,6 @@ class ScoredUnit:
         """The plan in its place."""
         return PlacedPlan(self.draft.plan, self.sample, self.rows)
 
-    def require_finite(self) -> None:
-        """Check that the importance was finite, which waits for it.
-
-        Raises:
-            ImportanceError: it was not.
-        """
-        check_importance(self.score.importance, self.draft.layout)
-
     def details(self) -> dict[str, tuple[int, ...]]:
         """The scorer's details on the host."""
         return {name: tuple(np.atleast_1d(to_numpy(value)).tolist()) for name, value in self.score.details.items()}
@@ -183,22 +206,40 @@ def plan_units(strategy: Strategy, units: Sequence[PlacedUnit], *, wait: bool = 
     Args:
         strategy: the strategy.
         units: of a batch.
-        wait: check that importance is finite, which waits for it; else :meth:`ScoredUnit.require_finite` does.
+        wait: check that importance is finite, which waits for it; else :func:`require_finite` does.
 
     Raises:
         ImportanceError: an importance map is not finite or has the wrong shape.
         StrategyError: the schedule shares tokens among units in a way that does not meet its budget.
     """
-    made: dict[UnitContext, tuple[PlanDraft, Score]] = {}
-    for context, counts in _counts(strategy, units).items():
-        with torch.no_grad():
-            score = strategy.scorer.score_retaining(context, counts[0])
-            made[context] = strategy.draft(score.importance, context.layout, context, counts, wait=wait), score
-    return [
+    made: dict[UnitContext, Planned] = {}
+    counts = _counts(strategy, units)
+    with torch.no_grad():
+        for contexts in grouped(strategy, counts):
+            made |= zip(contexts, plan_group(strategy, contexts, counts[contexts[0]]), strict=True)
+    scored = [
         ScoredUnit(draft, placed.sample, placed.rows, score)
         for placed in units
         for draft, score in (made[placed.context],)
     ]
+    if wait:
+        require_finite(scored)
+    return scored
+
+
+def require_finite(units: Sequence[ScoredUnit]) -> None:
+    """Check that the importance of all units was finite, which waits for it.
+
+    Raises:
+        ImportanceError: that of one was not.
+    """
+    importance = [unit.score.importance for unit in units if isinstance(unit.score.importance, Tensor)]
+    if not importance:
+        return
+    values = joined(importance, importance[0].device)
+    if float((values - values).sum()):  # 0 of finite values, else not a number
+        for unit in units:  # tokens without a patch may have any
+            check_importance(unit.score.importance, unit.draft.layout)
 
 
 def _counts(strategy: Strategy, units: Sequence[PlacedUnit]) -> dict[UnitContext, tuple[int, ...]]:

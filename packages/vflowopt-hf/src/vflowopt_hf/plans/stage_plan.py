@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from vflowopt import Strategy
-from vflowopt.arrays import HostBools
 from vflowopt.components import Scorer
 from vflowopt.components.stage_scoring import StageScorer
 from vflowopt.plans.planning import PlanDraft
@@ -39,27 +38,17 @@ class StagePlan:
     stages: tuple[StageRows, ...]
 
     @classmethod
-    def of(
-        cls,
-        strategy: Strategy,
-        units: Sequence[ScoredUnit],
-        present: HostBools,
-        device: torch.device,
-        following: int = 0,
-    ) -> "StagePlan | None":
+    def of(cls, strategy: Strategy, units: Sequence[ScoredUnit], table: BatchRows) -> "StagePlan | None":
         """Build it; ``None`` if there is nothing to drop, so that upstream runs bitwise as it is.
 
         Args:
             strategy: the strategy.
             units: of the batch.
-            present: bool [batch, queries], False for padding.
-            device: where the decoder runs.
-            following: tokens at the end of every sample that come after its prompt, and so rank nothing.
+            table: the batch, where the decoder runs.
         """
         plans = tuple(unit.placed for unit in units)
         if all(placed.plan.is_identity for placed in plans):
             return None
-        table = BatchRows([(unit.sample, unit.rows) for unit in units], present, device, following)
         drafts = tuple(unit.draft for unit in units)
         return cls(strategy.scorer, strategy.schedule.boundaries, drafts, plans, table, table.stages(plans))
 

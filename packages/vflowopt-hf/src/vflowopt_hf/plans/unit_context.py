@@ -1,6 +1,6 @@
 """What a scorer sees of one image or video before the LLM."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from vflowopt import TokenLayout
 from vflowopt.errors import StrategyError
 from vflowopt_hf.family import Unit
 from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.plans.entering import EnteringRows
 from vflowopt_hf.vision.capture import NOT_CAPTURED, TorchAttention
 from vflowopt_hf.vision.class_rows import ClassRows
 
@@ -27,8 +28,7 @@ class UnitContext:
         class_rows: class attention of layers before the observed one, over the same views.
         layers: attention of such layers that were asked for, by number, over the same views.
         statistics: pixel normalisation to invert for patch entropy.
-        embeddings: gives the unit's rows of what enters the decoder, [N, features].
-        prompt: gives the rows of the text after the unit, [texts, features].
+        entering: its share of what enters the decoder.
     """
 
     unit: Unit
@@ -36,8 +36,7 @@ class UnitContext:
     class_rows: ClassRows
     layers: Mapping[int, TorchAttention]
     statistics: PixelStatistics
-    embeddings: Callable[[], Tensor]
-    prompt: Callable[[], Tensor]
+    entering: EnteringRows
 
     @property
     def layout(self) -> TokenLayout:
@@ -96,12 +95,12 @@ class UnitContext:
     @property
     def features(self) -> Tensor:
         """Embeddings of the visual tokens as they enter the decoder, float32 [N, features]."""
-        return self.embeddings().to(self.attention.device, torch.float32)
+        return self.entering.own.to(self.attention.device, torch.float32)
 
     @property
     def text(self) -> Tensor:
         """Embeddings of the prompt's text after the unit, float32 [texts, features]."""
-        return self.prompt().to(self.attention.device, torch.float32)
+        return self.entering.text.to(self.attention.device, torch.float32)
 
     def fresh(self) -> "UnitContext":
         """The same unit with nothing computed yet, to measure what scoring costs."""

@@ -8,7 +8,7 @@ from vflowopt.errors import PruningStateError
 from vflowopt.report import BreakEven, UnitReport
 from vflowopt_hf.decoder.kv_cache import kv_bytes, num_layers
 from vflowopt_hf.family import Family
-from vflowopt_hf.plans.prefill import ScoredUnit
+from vflowopt_hf.plans.prefill import ScoredUnit, require_finite
 from vflowopt_hf.plans.stage_plan import StagePlan
 
 
@@ -51,8 +51,7 @@ class Outcome:
         Raises:
             ImportanceError: it was not.
         """
-        for scored in self.scored:
-            scored.require_finite()
+        require_finite(self.scored)
 
     def report(self) -> PruningReport:
         """The same in numbers.

@@ -29,6 +29,7 @@ from vflowopt_hf.hooks.installing import Installed, at_end, replaced, require_un
 from vflowopt_hf.hooks.running import Door, Forward, Running
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.guarding import break_even, left_alone
+from vflowopt_hf.plans.known import KnownPrefills
 from vflowopt_hf.plans.prefill import place_units, plan_units, require_no_placeholders
 from vflowopt_hf.plans.stage_plan import StagePlan, attention_use
 from vflowopt_hf.pruning.calls import (
@@ -111,6 +112,7 @@ class Session(Installed):
         self._door = Door()
         self._running: Running[ModelForward] = Running()
         self._last = _Last()
+        self._known = KnownPrefills()
         self._finished: Outcome | None = None
         self._tap: EncoderTap
         self._hooks: ExitStack | None = None
@@ -309,16 +311,21 @@ class Session(Installed):
         """Plan a prefill."""
         outcome, placeholders = self._note(forward), self._family.placeholder_ids(self._model)
         prefill = place_units(
-            placeholders, encodings, forward.ids, forward.mask, self._statistics, embeddings, forward.following
+            placeholders,
+            encodings,
+            forward.ids,
+            forward.mask,
+            self._statistics,
+            embeddings,
+            forward.following,
+            self._known,
         )
         outcome.guard = None if self._guard is None else break_even(self._guard, self._strategy, prefill)
         if outcome.guard is None or outcome.guard.pays:
             outcome.scored = plan_units(self._strategy, prefill.units, wait=False)
         else:
             outcome.scored = left_alone(self._strategy, prefill.units)
-        outcome.stages = StagePlan.of(
-            self._strategy, outcome.scored, prefill.present, embeddings.device, forward.following
-        )
+        outcome.stages = StagePlan.of(self._strategy, outcome.scored, prefill.table)
         outcome.shape = (embeddings.shape[0], embeddings.shape[1])
         return outcome.stages
 

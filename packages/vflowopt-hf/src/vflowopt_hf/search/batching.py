@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vflowopt_hf.plans.prefill import Prefill
+from vflowopt_hf.plans.rows import BatchRows
 from vflowopt_hf.search.sample import Sample
 
 BATCH_AXIS = {"inputs_embeds": 0, "attention_mask": 0, "position_ids": -2}
@@ -64,7 +65,8 @@ def join_samples(samples: Sequence[Sample]) -> Sample:
         replace(unit, sample=number) for number, sample in enumerate(samples) for unit in sample.prefill.units
     )
     present = np.concatenate([sample.prefill.present for sample in samples])
-    return Sample(call, Prefill(units, present), samples[0].target)
+    table = BatchRows([(unit.sample, unit.rows) for unit in units], present, call["inputs_embeds"].device)
+    return Sample(call, Prefill(units, table), samples[0].target)
 
 
 def _joined(name: str, values: Sequence[Any]) -> Any:

@@ -192,7 +192,7 @@ class HiddenStateEvaluator:
         """Final-norm hidden states of one pruned prefill, and the plan of each unit."""
         decoder = self._family.decoder(self._model)
         scored = plan_units(strategy, sample.prefill.units)
-        plan = StagePlan.of(strategy, scored, sample.prefill.present, sample.call["inputs_embeds"].device)
+        plan = StagePlan.of(strategy, scored, sample.prefill.table.on(sample.call["inputs_embeds"].device))
         staged = StagedDecoder.of_plan(decoder, plan, self._family.take_residuals, attention_use(strategy))
         with staged.installed(), torch.no_grad(), clock.running():
             hidden: Tensor = decoder(**sample.call).last_hidden_state

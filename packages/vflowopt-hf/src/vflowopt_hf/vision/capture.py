@@ -213,6 +213,13 @@ class TorchAttention:
         return tuple(view[:, order] for view, order in zip(views, self._order, strict=True))
 
     @property
+    def shape(self) -> tuple[tuple[int, int], ...]:
+        """Of neighbouring views of one length, how many there are, and how many patches each has."""
+        if self._order is not None:
+            return ((len(self), self._order.shape[1]),)
+        return tuple((len(part), part.patches) for part in self._parts)
+
+    @property
     def device(self) -> torch.device:
         """Where query and key are."""
         return self._parts[0].query.device

@@ -1,7 +1,8 @@
 """Units made of parts: the crops of an image, where only the prompt tells which crops make an image."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,16 +41,12 @@ def join(parts: Sequence[Unit]) -> Unit:
     if len(parts) == 1:
         return parts[0]
     views = [part.views.stop - part.views.start for part in parts]
-    transforms = [part.to_tokens for part in parts]  # and not the parts, which hold pixels
+    to_tokens = partial(_to_tokens, tuple(part.to_tokens for part in parts), tuple(views))
     positions, grids = [], 0
     for part in parts:
         position = part.layout.position
         positions.append(np.where(position < 0, position, position + np.array([grids, 0, 0])))
         grids += int(position[:, 0].max(initial=-1)) + 1
-
-    def to_tokens(patch_map: Tensor) -> Tensor:
-        maps = patch_map.split(views)
-        return torch.cat([transform(own) for transform, own in zip(transforms, maps, strict=True)])
 
     def entropy(statistics: PixelStatistics) -> Tensor:
         return torch.cat([part.entropy(statistics) for part in parts])
@@ -58,3 +55,9 @@ def join(parts: Sequence[Unit]) -> Unit:
     return Unit(
         whole, TokenLayout(np.concatenate(positions)), to_tokens, entropy, parts[0].patch_order, parts[0].real_patches
     )
+
+
+def _to_tokens(transforms: Sequence[Callable[[Tensor], Tensor]], views: Sequence[int], patch_map: Tensor) -> Tensor:
+    """What each part makes of its views, [all views, patches] -> [N]."""
+    maps = patch_map.split(list(views))
+    return torch.cat([transform(own) for transform, own in zip(transforms, maps, strict=True)])

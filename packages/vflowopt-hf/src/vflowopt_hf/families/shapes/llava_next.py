@@ -21,11 +21,24 @@ from vflowopt_hf.family import Family
 SIDE = 336
 GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 LARGEST = 2928  # a base crop and 2 x 2 tiles: 5 x 576 with a patch, and 48 separators
+NARROW = {"hidden_size": 64, "intermediate_size": 64}
 
 
 def next_shapes(family: Family) -> tuple[BenchShape, ...]:
     """What ``vflowopt bench --shape`` offers for LLaVA-NeXT."""
     return (
+        BenchShape(
+            name="llava-next-narrow",
+            summary="LLaVA-NeXT-7B as deep as published and very narrow: what the host takes",
+            parts=PARTS,
+            visual_tokens=300,
+            build=partial(
+                build,
+                vicuna(**NARROW, num_attention_heads=4, num_key_value_heads=4, vocab_size=512),
+                clip(**NARROW, num_attention_heads=2, image_size=112, projection_dim=32),
+            ),
+            inputs=partial(next_inputs, family),
+        ),
         BenchShape(
             name="llava-next-7b",
             summary="LLaVA-NeXT-7B with Vicuna-7B, whose heads all have keys of their own, and CLIP ViT-L/14-336",

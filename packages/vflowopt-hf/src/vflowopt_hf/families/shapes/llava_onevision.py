@@ -38,6 +38,14 @@ def onevision_shapes(family: Family) -> tuple[BenchShape, ...]:
             inputs=partial(onevision_inputs, family),
         ),
         BenchShape(
+            name="llava-onevision-narrow",
+            summary="LLaVA-OneVision-7B as deep as published and very narrow: what the host takes",
+            parts=PARTS,
+            visual_tokens=500,
+            build=partial(build, decoder(64, 28, 4, 2, 64), tower(32, 26, 2, 32, side=112)),
+            inputs=partial(onevision_inputs, family),
+        ),
+        BenchShape(
             name="siglip-so400m",
             summary="vision tower of SigLIP-so400m (all 27 layers x 1152), tiny decoder; planning of 10 views' tokens",
             parts=("vision tower", "attention capture", "entropy", "planning"),

@@ -166,8 +166,8 @@ class Candidate:
 
     def stage_plan(self) -> StagePlan | None:
         """A fresh plan of the decoder's forward; ``None`` if nothing is dropped."""
-        prefill, device = self._subject.observed.prefill, self._subject.model.device
-        return None if self.strategy is None else StagePlan.of(self.strategy, self.scored, prefill.present, device)
+        table = self._subject.observed.prefill.table
+        return None if self.strategy is None else StagePlan.of(self.strategy, self.scored, table)
 
     def fill_cache(self) -> None:
         """Leave the cache that decoding continues."""
