@@ -209,5 +209,5 @@ def test_towers_that_are_compiled_inside_the_block_are_refused():
     model = tiny()
     with prune(model, STRATEGY):
         compile_layers(model.model.vision_tower.encoder.layers, Counting())
-        with torch.no_grad(), pytest.raises(UnsupportedOperationError, match="compile them before it"):
+        with torch.no_grad(), pytest.raises(UnsupportedOperationError, match="compiled must be so before the block"):
             model(**image_inputs(model, [[(42, 42)]]))

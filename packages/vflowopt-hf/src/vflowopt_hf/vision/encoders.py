@@ -226,7 +226,7 @@ def _observed(
             if seen != views:
                 raise UnsupportedOperationError(
                     f"the observed vision attention saw {seen} views in one call of {original.__name__}, not the "
-                    f"{views} of its inputs; if parts of the tower were compiled inside the block, compile them before it"
+                    f"{views} of its inputs; parts of a tower that are compiled must be so before the block"
                 )
         if attention and not isinstance(output, tuple):
             told = functools.partial(family.tokens_per_unit, model, modality)
