@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from vflowopt import TokenLayout
 from vflowopt.arrays import HostInts
 from vflowopt_hf.graphs.modules import Recorded
 from vflowopt_hf.graphs.store import Graphs
@@ -101,10 +100,17 @@ class GraphedDecoder:
         decoder: the decoder.
         graphs: holds them.
         statistics: of the pixels, where the strategy reads their entropy; else ``None``.
+        forget: called when a recording fails, of which nothing may be remembered: it has computed nothing.
     """
 
-    def __init__(self, decoder: nn.Module, graphs: Graphs, statistics: PixelStatistics | None) -> None:
-        self._decoder, self._graphs, self._statistics = decoder, graphs, statistics
+    def __init__(
+        self,
+        decoder: nn.Module,
+        graphs: Graphs,
+        statistics: PixelStatistics | None,
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._decoder, self._graphs, self._statistics, self._forget = decoder, graphs, statistics, forget
         self._recorded = Recorded(decoder)
 
     def replay(self, kwargs: Mapping[str, Any], encodings: Sequence[Encoding], prompt: Prompt) -> Replay | None:
@@ -177,6 +183,7 @@ class GraphedDecoder:
                 return self._replayed(own, replay)
             except UnrecordableError as error:
                 self._graphs.fall_back(PART, str(error))
+            self._forget()
             return self._planned(own, replay.encodings, kwargs)
 
         with replaced(self._decoder, "forward", forward):
@@ -229,9 +236,9 @@ def _tensors(encodings: Sequence[Encoding]) -> Any:
 
 
 def _twin(encoding: Encoding, tensors: Any, entropies: Sequence[Tensor]) -> Encoding:
-    """The same encoding with other tensors; what is remembered with its layouts stays in the recording."""
+    """The same encoding with other tensors."""
     attention, class_rows, layers = tensors
-    units = [replace(unit, layout=TokenLayout(unit.layout.position)) for unit in encoding.units]
+    units = list(encoding.units)
     if entropies:
         given = zip(units, entropies, strict=True)
         units = [replace(unit, entropy=functools.partial(_known, entropy)) for unit, entropy in given]

@@ -178,7 +178,7 @@ class Session(Installed):
         if self._graphs is not None:
             entropy = any("entropy" in component.needs for component in components)
             statistics = self._statistics if entropy else None
-            self._decoder_graphs = GraphedDecoder(unwrapped(decoder), self._graphs, statistics)
+            self._decoder_graphs = GraphedDecoder(unwrapped(decoder), self._graphs, statistics, self._forget)
             stack.enter_context(self._decoder_graphs.installed(self._running))
         stack.enter_context(checked_generation(self._model))
         model = unwrapped(self._model)
@@ -266,6 +266,9 @@ class Session(Installed):
         if forward.outcome is None:
             self._last.outcome = forward.outcome = Outcome(self._family, self._model, self._strategy)
         return forward.outcome
+
+    def _forget(self) -> None:
+        self._known = KnownPrefills()
 
     def _leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         if torch.compiler.is_compiling():
