@@ -30,8 +30,8 @@ def test_kernels_in_the_interpreter():
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs the compiler")
-@pytest.mark.parametrize("kernel", ["_normalise", "_sum_columns"])
-def test_kernels_compile_to_the_tensor_cores_of_a_gpu(kernel, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("kernel", "blocks"), [("_normalise", "_NORMALISE"), ("_sum_columns", "_SUM")])
+def test_kernels_compile_to_the_tensor_cores_of_a_gpu(kernel, blocks, tmp_path, monkeypatch):
     """For an H100, which need not be there."""
     triton = pytest.importorskip("triton", reason="there is no Triton for this platform")
     from triton.backends.compiler import GPUTarget
@@ -41,7 +41,7 @@ def test_kernels_compile_to_the_tensor_cores_of_a_gpu(kernel, tmp_path, monkeypa
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     function, (first, rest) = getattr(fused_sums, kernel), fused_sums._halves(72)
-    fixed = {"CHOSEN": True, "width": 72, "first": first, "rest": rest, "OWN": 128, "OTHER": 64}
+    fixed = {"CHOSEN": True, "width": 72, "first": first, "rest": rest} | getattr(fused_sums, blocks)
     kinds = {"query": "*bf16", "key": "*bf16", "normalisers": "*fp32", "result": "*fp32", "factor": "fp32"}
     kinds |= {"index": "*i64", "counts": "*i64"} | dict.fromkeys(fixed, "constexpr")
     names = function.arg_names

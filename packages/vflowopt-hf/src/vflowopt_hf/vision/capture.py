@@ -239,7 +239,7 @@ class TorchAttention:
             return self._in_order([part.received for part in self._parts])
         if self._order is not None:
             queries = torch.empty_like(queries).scatter(1, self._order, queries)
-        own = queries.split([len(part) for part in self._parts])
+        own = [queries] if len(self._parts) == 1 else queries.split([len(part) for part in self._parts])
         return self._in_order([part.received_from(some, at_most) for part, some in zip(self._parts, own, strict=True)])
 
     @property

@@ -103,37 +103,37 @@ class EqualViews:
             queries: bool [views, patches].
             at_most: no view has more of them.
         """
-        first, query, fused = self.class_tokens, self._rows, fused_kernels(self.query)
+        query, fused = self._patches(self.query, 2), fused_kernels(self.query)
         bound = self.patches if at_most is None else max(at_most, 1)
         if fused is None and bound >= self.patches:
-            return column_sums(query, self.key, self.scaling, queries.float())[:, first:]
+            return self._patches(column_sums(query, self.key, self.scaling, queries.float()))
         # The selected rows come first in this order, so the first `at_most` rows hold them all.
         rows = queries.byte().argsort(dim=-1, descending=True, stable=True)[:, :bound]
         if fused is not None:
             chosen = rows, queries.sum(dim=-1)
-            sums: Tensor = fused.column_sums(query, self.key, self.scaling, self._normalisers(fused), chosen)
-            return sums[:, first:]
+            return self._patches(fused.column_sums(query, self.key, self.scaling, self._normalisers(fused), chosen))
         weight, views = queries.gather(1, rows).float(), torch.arange(len(rows), device=rows.device)[:, None]
         query = query.transpose(1, 2)[views, rows].transpose(1, 2)
-        return column_sums(query, self.key, self.scaling, weight)[:, first:]
+        return self._patches(column_sums(query, self.key, self.scaling, weight))
 
     def _received(self) -> Tensor:
-        first, fused = self.class_tokens, fused_kernels(self.query)
+        query, fused = self._patches(self.query, 2), fused_kernels(self.query)
         if fused is None:
-            return column_sums(self._rows, self.key, self.scaling)[:, first:]
-        sums: Tensor = fused.column_sums(self._rows, self.key, self.scaling, self._normalisers(fused))
-        return sums[:, first:]
-
-    @property
-    def _rows(self) -> Tensor:
-        return self.query[:, :, self.class_tokens :]
+            return self._patches(column_sums(query, self.key, self.scaling))
+        return self._patches(fused.column_sums(query, self.key, self.scaling, self._normalisers(fused)))
 
     def _normalisers(self, fused: Any) -> Tensor:
         """Of the patches' rows, which the fused kernels need for every pass."""
-        return self._once("normalisers", lambda own: fused.row_normalisers(own._rows, own.key, own.scaling))
+        return self._once(
+            "normalisers", lambda own: fused.row_normalisers(own._patches(own.query, 2), own.key, own.scaling)
+        )
 
     def _of_class_token(self) -> Tensor:
-        return column_sums(self.query[:, :, :1], self.key, self.scaling)[:, self.class_tokens :]
+        return self._patches(column_sums(self.query[:, :, :1], self.key, self.scaling))
+
+    def _patches(self, states: Tensor, axis: int = 1) -> Tensor:
+        """Without class tokens."""
+        return states.narrow(axis, self.class_tokens, self.patches) if self.class_tokens else states
 
     def _once(self, name: str, compute: Callable[["EqualViews"], Tensor]) -> Tensor:
         if name not in self._known:

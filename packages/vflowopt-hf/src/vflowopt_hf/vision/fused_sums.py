@@ -14,8 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Rows or columns that a program owns, and of the others that it takes at once.
-_OWN, _OTHER, _WARPS, _STAGES = 128, 64, 4, 3
+# Rows that a program owns, and columns that it takes at once; then columns that it owns, and rows that it takes. Of six
+# pairs with two to three stages and four or eight warps the fastest on an H200, for heads of 72 and 80.
+_NORMALISE, _SUM = {"OWN": 128, "OTHER": 64}, {"OWN": 64, "OTHER": 128}
+_LAUNCH = {"num_warps": 4, "num_stages": 3}
 
 
 def row_normalisers(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -33,9 +35,9 @@ def row_normalisers(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     views, heads, rows, width = query.shape
     result = torch.empty(views, heads, rows, device=query.device)
     with torch.cuda.device_of(query):
-        _normalise[(triton.cdiv(rows, _OWN), views * heads)](
+        _normalise[(triton.cdiv(rows, _NORMALISE["OWN"]), views * heads)](
             query, key, result, scaling * math.log2(math.e), rows, key.shape[2], *query.stride()[:3], *key.stride()[:3],
-            heads, heads // key.shape[1], width, *_halves(width), _OWN, _OTHER, num_warps=_WARPS, num_stages=_STAGES,
+            heads, heads // key.shape[1], width, *_halves(width), **_NORMALISE, **_LAUNCH,
         )  # fmt: skip
     return result
 
@@ -61,10 +63,10 @@ def column_sums(
     result = torch.empty(views, heads, positions, device=query.device)
     index, counts = (normalisers, normalisers) if chosen is None else (chosen[0].contiguous(), chosen[1])
     with torch.cuda.device_of(query):
-        _sum_columns[(triton.cdiv(positions, _OWN), views * heads)](
+        _sum_columns[(triton.cdiv(positions, _SUM["OWN"]), views * heads)](
             query, key, normalisers, index, counts, result, scaling * math.log2(math.e), rows, positions,
             index.shape[-1], *query.stride()[:3], *key.stride()[:3], heads, heads // key.shape[1], chosen is not None,
-            width, *_halves(width), _OWN, _OTHER, num_warps=_WARPS, num_stages=_STAGES,
+            width, *_halves(width), **_SUM, **_LAUNCH,
         )  # fmt: skip
     return result.mean(dim=1)
 
