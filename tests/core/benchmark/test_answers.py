@@ -131,7 +131,7 @@ def test_the_picture_shows_answers_in_every_mode():
         (["--shape", "mid", "--generate", "2", "--modes", "eager,fast"], "'fast'"),
         (
             ["--shape", "mid", "--generate", "2", "--modes", "compiled", "--device", "cpu"],
-            "on the CPU --modes compiled",
+            "--modes compiled is for accelerators",
         ),
         (["--growth", "--generate", "2"], "--growth has no model"),
     ],

@@ -16,16 +16,20 @@ from vflowopt.errors import InputError
 from vflowopt_hf.adapters import llava_onevision
 from vflowopt_hf.measure.bench import Bench
 from vflowopt_hf.measure.bench.answers import Answers
-from vflowopt_hf.measure.bench.modes import EVERYTHING, WAYS, Way, compiled_steps, pruned
+from vflowopt_hf.measure.bench.layers import CompiledLayers
+from vflowopt_hf.measure.bench.modes import EAGER, EVERYTHING, WAYS, Way, compiled_code, pruned
 from vflowopt_hf.measure.bench.tasks import Candidate
 
-STRATEGY = Strategy.vflowopt(num_layers=tiny.LAYERS, retention=(0.6, 0.7, 0.5), threshold=1.0, cell=2.0)
+LAYERS = 3
+STRATEGY = Strategy.vflowopt(num_layers=LAYERS, retention=(0.6, 0.7, 0.5), threshold=1.0, cell=2.0)
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny.tiny_onevision()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "LAYERS", LAYERS)
+        return tiny.tiny_onevision()
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +57,14 @@ def test_answers_in_every_mode_are_those_of_generate(model, inputs):
     """Compiled once for each row and never again, though rows and lengths take turns."""
     config = CompileConfig(backend="eager")
     config._compile_all_devices = True
-    static = Way("compiled", {"cache_implementation": "static", "compile_config": config}, around=compiled_steps)
-    before = dict(vars(model))
-    expected = {"unpruned": generate(model, inputs, 3).sequences}
+    static = Way("compiled", {"cache_implementation": "static", "compile_config": config}, around=compiled_code)
+    by_layer = Way("layers", pruned=CompiledLayers("eager").pruned, prefills=True)
+    before = [dict(vars(module)) for module in model.modules()]
+    expected = {"unpruned": generate(model, inputs, 2).sequences}
     with prune(model, STRATEGY):
-        expected["mine"] = generate(model, inputs, 3).sequences
+        expected["mine"] = generate(model, inputs, 2).sequences
     with static.around(model), torch.no_grad():
-        answers = Answers(candidates(model, inputs), [WAYS["eager"], static], (3, 2), CPU)
+        answers = Answers(candidates(model, inputs), [EAGER, static, by_layer], (2,), CPU)
         ticks, told = itertools.count(), []
         answers.begin(lambda: told.append(1), lambda: Moment(float(next(ticks)), 0.0))
         assert "_compiled_call" in vars(model)
@@ -68,17 +73,18 @@ def test_answers_in_every_mode_are_those_of_generate(model, inputs):
             for name, run in runs.items():
                 got[name] = run()
         times = interleaved(dict.fromkeys(runs, lambda: None), rounds=2)
-    assert vars(model) == before
-    assert len(told) == answers.total == 4
-    for name, tokens in itertools.product(expected, (1, 2, 3)):
+    assert [dict(vars(module)) for module in model.modules()] == before
+    assert len(told) == answers.total == 6
+    for name, tokens in itertools.product(expected, (1, 2)):
         prompt = inputs["input_ids"].shape[1]
-        for mode in ("eager", "compiled"):
+        for mode in ("eager", "compiled", "layers"):
             assert torch.equal(got[f"{name}/{mode}/{tokens}"], expected[name][:, : prompt + tokens])
     for name in expected:
-        eager, compiled = answers.of(name, times, {})
-        assert (eager.mode, compiled.mode) == ("eager", "compiled")
+        eager, compiled, layers = answers.of(name, times, {})
+        assert [one.mode for one in (eager, compiled, layers)] == ["eager", "compiled", "layers"]
         assert eager.first_calls == compiled.first_calls == 1.0  # the clock ticks once meanwhile
-        assert set(eager.times) == set(compiled.times) == {1, 2, 3}
+        assert set(eager.times) == set(compiled.times) == set(layers.times) == {1, 2}
+        assert layers.prefill is not None
         assert eager.kernels is None  # on the CPU there are none
 
 
@@ -140,8 +146,8 @@ def test_a_model_that_stops_early_is_not_measured_as_if_it_had_not(model, inputs
     ("asked", "named"),
     [
         ({"generate": (0,)}, "at least one token, not 0"),
-        ({"generate": (2,), "modes": ("quick",)}, "no mode 'quick'; modes are eager, compiled, graphs"),
-        ({"generate": (2,), "modes": ("compiled",)}, "mode 'compiled' is none on cpu"),
+        ({"generate": (2,), "modes": ("quick",)}, "no mode 'quick'; modes are eager, compiled, layers, graphs"),
+        ({"generate": (2,), "modes": ("compiled",)}, "mode 'compiled' is for cuda or xpu, not for cpu"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_before_anything_runs(model, inputs, asked, named):

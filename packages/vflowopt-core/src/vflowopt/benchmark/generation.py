@@ -7,9 +7,10 @@ from typing import Literal, get_args
 from vflowopt.benchmark.kernels import Kernels
 from vflowopt.benchmark.timing import Spread, Timing
 
-Mode = Literal["eager", "compiled", "graphs"]
+Mode = Literal["eager", "compiled", "layers", "graphs"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 """``eager``: as the model runs by itself. ``compiled``: with a static cache, whose decoding steps are compiled.
+``layers``: each layer of tower and decoder is compiled, ``layer.forward = torch.compile(layer.forward, dynamic=True)``.
 ``graphs``: prompts are processed by recorded CUDA graphs, as with ``prune(..., graphs=True)``; unpruned, too."""
 
 

@@ -116,7 +116,7 @@ def bench(
     if ways != ["eager"] and not answers:
         raise InputError(f"--modes {modes} goes with --generate, for example --generate 1,32: other parts run eagerly")
     if device == "cpu" and (idle := [way for way in ways if way != "eager"]):
-        raise InputError(f"on the CPU --modes {idle[0]} changes nothing: leave it out, or use --device cuda")
+        raise InputError(f"--modes {idle[0]} is for accelerators: leave it out, or use --device cuda")
     if answers and growth:
         raise InputError("--generate goes with --model or --shape: --growth has no model that could answer")
     if [model is not None, shape is not None, growth].count(True) != 1:

@@ -14,6 +14,7 @@ from vflowopt.errors import InputError
 from vflowopt_hf.family import Family
 from vflowopt_hf.graphs.recorder import recorder_for
 from vflowopt_hf.graphs.store import Graphs
+from vflowopt_hf.measure.bench.layers import CompiledLayers
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.pruning.session import Session
 
@@ -58,8 +59,8 @@ class Way:
 
 
 @contextmanager
-def compiled_steps(model: Any) -> Iterator[None]:
-    """Inside the block ``generate`` may leave compiled steps on the model; none are there before and after it."""
+def compiled_code(model: Any) -> Iterator[None]:
+    """Inside the block there may be compiled code, and ``generate`` may leave some on the model; not after it."""
     before = dict(vars(model))
     torch.compiler.reset()  # code of other shapes would count against the limit of recompilations
     try:
@@ -73,14 +74,17 @@ def compiled_steps(model: Any) -> Iterator[None]:
 
 EAGER = Way("eager")
 
-WAYS: dict[Mode, Way] = {
-    way.mode: way
-    for way in (
-        EAGER,
-        Way("compiled", {"cache_implementation": "static"}, around=compiled_steps, devices=("cuda", "xpu")),
-        Way("graphs", pruned=recorded, calls=2, prefills=True, devices=("cuda",)),
-    )
+WAYS: dict[Mode, Callable[[], Way]] = {
+    "eager": lambda: EAGER,
+    "compiled": lambda: Way(
+        "compiled", {"cache_implementation": "static"}, around=compiled_code, devices=("cuda", "xpu")
+    ),
+    "layers": lambda: Way(
+        "layers", pruned=CompiledLayers().pruned, prefills=True, around=compiled_code, devices=("cuda", "xpu")
+    ),
+    "graphs": lambda: Way("graphs", pruned=recorded, calls=2, prefills=True, devices=("cuda",)),
 }
+"""Each makes its mode for one measurement."""
 
 
 def find_ways(modes: Iterable[str], device: torch.device) -> list[Way]:
@@ -89,15 +93,15 @@ def find_ways(modes: Iterable[str], device: torch.device) -> list[Way]:
     Raises:
         InputError: there is no such mode, or it is none on this device.
     """
-    found, known = [], {str(mode): way for mode, way in WAYS.items()}
+    found, known = [], {str(mode): make for mode, make in WAYS.items()}
     for mode in modes:
         if mode not in known:
             raise InputError(f"there is no mode {mode!r}; modes are {', '.join(known)}")
-        way = known[mode]
+        way = known[mode]()
         if way.devices and device.type not in way.devices:
             raise InputError(
-                f"mode {mode!r} is none on {device.type}, where it changes nothing; leave it out, or run on "
-                f"{' or '.join(way.devices)}"
+                f"mode {mode!r} is for {' or '.join(way.devices)}, not for {device.type}; leave it out, or use "
+                f"another device"
             )
         found.append(way)
     return found
