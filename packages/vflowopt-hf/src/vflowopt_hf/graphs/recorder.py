@@ -91,7 +91,7 @@ class CudaRecorder:
                     result = function()
                     self._bytes += max(0, torch.cuda.memory_reserved(self._device) - before)
             except BaseException:
-                self._leave_pool()
+                self._recover()
                 raise
         self._recorded += 1
         return graph.replay, result
@@ -103,10 +103,16 @@ class CudaRecorder:
         self._beside.synchronize()
         return result
 
-    def _leave_pool(self) -> None:
-        """What a capture that fails at its end does not do: the allocator would go on taking memory from the pool."""
+    def _recover(self) -> None:
+        """What a capture that fails at its end does not do.
+
+        The allocator would go on taking memory from the pool, and the generator of random numbers would go on counting
+        for a graph until the end of some other capture.
+        """
         with suppress(Exception):
             torch._C._cuda_endAllocateToPool(torch.cuda._utils._get_device_index(self._device), self._pool)
+        with suppress(Exception), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self._stream):
+            torch.zeros(1, device=self._device)
         if not self._recorded:  # a pool that nobody holds any more cannot be entered again
             self._pool = torch.cuda.graph_pool_handle()
 
