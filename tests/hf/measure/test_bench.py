@@ -189,10 +189,22 @@ def test_capture_is_timed_without_entropy_and_scores_the_same(model, inputs):
     object.__setattr__(known, "unit", None)  # pixels are out of reach
     assert torch.equal(known.fresh().entropy, context.entropy)
     with torch.no_grad():
-        (score,) = it.run("attention capture")()
+        (importance,) = it.run("attention capture")()
         (entropy,) = it.run("entropy")()
-    assert torch.equal(score.importance, scored.score.importance)
+    assert torch.equal(importance, scored.score.importance)
     assert torch.equal(entropy, context.entropy)
+
+
+def test_units_of_a_batch_are_scored_and_planned_together_as_in_a_prefill(model, inputs):
+    """What is timed gives what a prefill decides, of every sample."""
+    bench = Bench(llava_onevision.family, model, inputs, llava_onevision.family.pixel_statistics, batch=3)
+    it = Candidate(bench._subject, "it", WITH_ENTROPY)
+    with torch.no_grad():
+        importance, kept = it.run("attention capture")(), it.run("planning")()
+    assert len(importance) == len(kept) == len(it.scored) == 3
+    for scored, own, last in zip(it.scored, importance, kept, strict=True):
+        assert torch.equal(own, scored.score.importance)
+        assert torch.equal(last, scored.placed.plan.kept[-1])
 
 
 def test_the_model_is_left_as_it_was(model, inputs):

@@ -43,7 +43,8 @@ class Way:
         mode: its name.
         options: further arguments of ``generate``.
         pruned: makes the block of one answer, as :func:`pruned` does.
-        calls: answers in one block until everything is made that later ones in it reuse; the next one is timed.
+        calls: answers in one block until everything is made that later ones in it reuse, such as what follows from a
+            prompt's layout; the next one is timed.
         prefills: whether it changes how prompts are processed, and not only how answers are decoded.
         around: given the model, the block in which all answers of this mode are measured.
         devices: types of the devices on which it is what its name says; empty for all.
@@ -52,7 +53,7 @@ class Way:
     mode: Mode
     options: Mapping[str, Any] = field(default_factory=dict)
     pruned: Callable[[Family, Any, Strategy | None, PixelStatistics], Block] = pruned
-    calls: int = 0
+    calls: int = 1
     prefills: bool = False
     around: Callable[[Any], Block] = nullcontext
     devices: tuple[str, ...] = ()

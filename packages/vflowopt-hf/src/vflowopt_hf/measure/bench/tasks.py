@@ -1,6 +1,6 @@
 """The parts of a prefill as tasks: what is timed, measured and counted, for one strategy or the unpruned model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from vflowopt import Strategy
 from vflowopt.adapter import Inputs
 from vflowopt.benchmark import Part
-from vflowopt.components import Score
 from vflowopt.components.stage_scoring import StageScorer
 from vflowopt.errors import InputError
 from vflowopt.strategies.strategy import components_of
 from vflowopt_hf.decoder.staged import StagedDecoder
 from vflowopt_hf.family import Family
+from vflowopt_hf.measure.bench.groups import Counts, of_each_unit
 from vflowopt_hf.measure.bench.modes import EAGER, Way
 from vflowopt_hf.measure.bench.observed import Observed
 from vflowopt_hf.pixels import PixelStatistics
@@ -130,9 +130,10 @@ class Candidate:
 
     def run(self, part: Part) -> Run | None:
         """What to run for a part; ``None`` where it does not apply, or cannot be told apart from another."""
-        whole: dict[Part, Task] = {"end-to-end prefill": self._prefill, "decode per token": self._decode}
-        if part in whole:
-            return Run(whole[part], self.pruning)
+        if part == "end-to-end prefill":
+            return Run(self._prefill, partial(self._ready, 0, EAGER))
+        if part == "decode per token":
+            return Run(self._decode, self.pruning)
         task = self._task(part)
         return None if task is None else Run(task)
 
@@ -182,9 +183,8 @@ class Candidate:
         return Run(partial(self._generate, tokens, way) if tokens else self._forward, partial(self._ready, tokens, way))
 
     def first_answers(self, tokens: int, way: Way) -> Run:
-        """Answers until everything is made that later ones reuse, one at least."""
-        calls = range(max(1, way.calls))
-        return Run(lambda: [self._generate(tokens, way) for _ in calls], partial(self.pruning, way))
+        """Answers until everything is made that later ones reuse."""
+        return Run(lambda: [self._generate(tokens, way) for _ in range(way.calls)], partial(self.pruning, way))
 
     def pruning(self, way: Way = EAGER) -> AbstractContextManager[object]:
         """The block in which the model is pruned by the strategy."""
@@ -194,8 +194,9 @@ class Candidate:
     @contextmanager
     def _ready(self, tokens: int, way: Way) -> Iterator[None]:
         """The same, after the first prompts in it, given as for an answer of so many tokens."""
+        calls = way.calls if self.strategy is not None or way.prefills else 0  # else there is nothing to remember
         with self.pruning(way):
-            for _ in range(way.calls):
+            for _ in range(calls):
                 if tokens:
                     self._generate(1, way)
                 else:
@@ -203,24 +204,34 @@ class Candidate:
             yield
 
     def _scoring(self, strategy: Strategy) -> Task:
-        units = []
-        for context in self._subject.contexts:
-            count = strategy.schedule.counts(context.layout.tokens)[0]
-            units.append((KnownEntropy.of(context) if self.uses_entropy else context, count))
+        units = [KnownEntropy.of(unit) if self.uses_entropy else unit for unit in self._subject.contexts]
 
-        def run() -> list[Score]:
-            sources = TorchAttention.all_fresh(context.attention for context, _ in units)
-            return [
-                strategy.scorer.score_retaining(replace(context, attention=source), count)
-                for (context, count), source in zip(units, sources, strict=True)
-            ]
+        def score(context: UnitContext, counts: Counts) -> Tensor:
+            importance: Tensor = strategy.scorer.score_retaining(context, counts[0]).importance
+            return importance
+
+        def run() -> list[Tensor]:
+            sources = TorchAttention.all_fresh(unit.attention for unit in units)
+            fresh = [replace(unit, attention=source) for unit, source in zip(units, sources, strict=True)]
+            found = of_each_unit(strategy, _counts(strategy, fresh), score)
+            return [found[unit] for unit in fresh]
 
         return run
 
     def _planning(self, strategy: Strategy) -> Task:
         """All of it that is done before the LLM."""
-        units = [(one.score.importance, seen) for one, seen in zip(self.scored, self._subject.contexts, strict=True)]
-        return lambda: [strategy.draft(importance, seen.layout, seen) for importance, seen in units]
+        units = self._subject.contexts
+        known = {unit: one.score.importance for unit, one in zip(units, self.scored, strict=True)}
+
+        def plan(context: UnitContext, counts: Counts, importance: Tensor) -> Tensor:
+            draft = strategy.draft(importance, context.layout, context, counts, wait=False)
+            return draft.plan.kept[-1] if draft.plan.kept else importance
+
+        def run() -> list[Tensor]:
+            found = of_each_unit(strategy, _counts(strategy, units), plan, known)
+            return [found[unit] for unit in units]
+
+        return run
 
     def _gathers(self, strategy: Strategy) -> Task | None:
         """The hooks around layers that compute nothing; ``None`` where stages are decided by what layers compute."""
@@ -278,6 +289,10 @@ class Candidate:
         if given != tokens:
             raise InputError(f"generate gave {given} tokens where {tokens} were asked for; see generation_config")
         return ids
+
+
+def _counts(strategy: Strategy, units: Iterable[UnitContext]) -> dict[UnitContext, Counts]:
+    return {unit: tuple(strategy.schedule.counts(unit.layout.tokens)) for unit in units}
 
 
 class HollowDecoder(nn.Module):
