@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 WIDTH, HEADS = 32, 4
 
@@ -94,4 +94,4 @@ class Wrapper(nn.Module):
         self.timm_model = timm_model
 
     def forward(self, pixel_values, return_dict=True, **_):
-        return BaseModelOutput(last_hidden_state=self.timm_model.forward_features(pixel_values))
+        return BaseModelOutputWithPooling(last_hidden_state=self.timm_model.forward_features(pixel_values))
