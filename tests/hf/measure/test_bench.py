@@ -21,8 +21,9 @@ from vflowopt.methods import FastV
 from vflowopt.plugins import find_adapter
 from vflowopt_hf.adapter import TransformersAdapter
 from vflowopt_hf.adapters import llava_onevision
-from vflowopt_hf.measure.bench import Bench
+from vflowopt_hf.measure.bench import Bench, rows
 from vflowopt_hf.measure.bench.tasks import Candidate, KnownEntropy
+from vflowopt_hf.measure.bench.work import counted
 from vflowopt_hf.measure.flops import prefill_flops
 from vflowopt_hf.testing.subject import Subject
 
@@ -46,17 +47,17 @@ def candidate(model, inputs, strategy):
     return Candidate(bench._subject, "it", strategy)
 
 
-@pytest.mark.parametrize("rows", [1, 7, 40])
-def test_flops_agree_with_torch(rows):
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_flops_agree_with_torch(count):
     decoder = tiny.tiny_onevision("eager").model.language_model
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        decoder(input_ids=torch.ones(1, rows, dtype=torch.long))
-    assert prefill_flops(decoder, [rows] * tiny.LAYERS, causal=False) == counter.get_total_flops()
+        decoder(input_ids=torch.ones(1, count, dtype=torch.long))
+    assert prefill_flops(decoder, [count] * tiny.LAYERS, causal=False) == counter.get_total_flops()
 
 
 def test_causal_attention_needs_half_of_the_pairs(model):
-    decoder, rows = model.model.language_model, [100] * tiny.LAYERS
-    both = prefill_flops(decoder, rows, causal=False) - prefill_flops(decoder, rows)
+    decoder, lengths = model.model.language_model, [100] * tiny.LAYERS
+    both = prefill_flops(decoder, lengths, causal=False) - prefill_flops(decoder, lengths)
     assert both == tiny.LAYERS * 4 * decoder.config.hidden_size * (100 * 100 - 100 * 101 // 2)
 
 
@@ -91,15 +92,17 @@ def test_the_formula_holds_for_every_family_without_experts_and_recurrences(modu
     subject, adapter = Subject(case, "sdpa"), TransformersAdapter(case.family)
     layers = adapter.num_layers(subject.model)
     strategy = Strategy.vflowopt(num_layers=layers, retention=(0.8, 0.7, 0.7), threshold=1.0, cell=2.0)
-    bench = adapter.benchmark(
-        subject.model, subject.batch(subject.image(-1)).inputs, {"mine": strategy}, parts=("LM prefill",), rounds=1,
-        batch=1 if module in PACKED else 2, details=True,
-    )  # fmt: skip
+    batch, inputs = 1 if module in PACKED else 2, subject.batch(subject.image(-1)).inputs
+    bench = Bench(case.family, subject.model, inputs, adapter.statistics(subject.processor), batch)
     experts = any(name.endswith("experts") for name, _ in subject.model.named_modules())
     holds = not experts and not case.recurrent
-    assert all((row.flops_by_torch == row.flops_all_pairs) == holds for row in bench.rows)
-    for row in bench.rows:  # where it does not hold, torch's count stands as it is
-        assert holds == (row.work["LM prefill"].flops < row.flops_by_torch)
+    for each in (None, strategy):
+        it = Candidate(bench._subject, "it", each)
+        with torch.no_grad():
+            work = {"LM prefill": counted(it.run("LM prefill"))}
+            found = rows.row(bench._subject, it, rows.Found(times={}, memory={}, work=work, kernels={}, generation=()))
+        assert (found.flops_by_torch == found.flops_all_pairs) == holds
+        assert holds == (found.work["LM prefill"].flops < found.flops_by_torch)  # else torch's count stands as it is
 
 
 @pytest.mark.parametrize("batch", [1, 3])
