@@ -1,17 +1,20 @@
 """Decoder layers that reuse the keys of earlier ones, and take inputs of their own (Gemma 4 E2B)."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from support.cases import gemma4, gemma4_e2b
+from support.conversation import Conversation
 from vflowopt import Progressive, Strategy
 from vflowopt.arrays import to_numpy
 from vflowopt.errors import StrategyError, UnsupportedOperationError
 from vflowopt.methods import DensityPeaks, PyramidDrop
 from vflowopt_hf.decoder.layer_kinds import attending_layers, keys_of
 from vflowopt_hf.decoder.shared_keys import require_reusable
+from vflowopt_hf.testing.batches import Batch
 from vflowopt_hf.testing.generation import EXACT, generate, require_oracle_logits
 from vflowopt_hf.testing.oracle import Oracle
 from vflowopt_hf.testing.subject import Subject
@@ -122,6 +125,27 @@ def test_stages_that_merge_behind_the_shared_keys(samples):
     with own.prune(merging) as pruning:
         output = generate(own, batch.inputs, 6)
     require_oracle_logits(Oracle(own, batch, [plan.to_host() for plan in pruning.plan]), output, samples)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_an_image_in_a_later_turn(attention):
+    """Queries and keys are fewer by different tokens then: those of both turns."""
+    own = subject(attention)
+    first, second = own.batch(own.image(1)), own.batch(own.image(2))
+    with own.prune(own.strategy(first, LATE)) as pruning:
+        talk = Conversation(own, first.inputs)
+        plans = [plan.to_host() for plan in pruning.plan]
+        found = talk.add(second.inputs)
+        plans += [plan.to_host() for plan in pruning.plan]
+        after = talk.write([11, 12, 13])
+    length = first.inputs["input_ids"].shape[1]
+    placed = (*first.placed, *(replace(entry, rows=entry.rows + length) for entry in second.placed))
+    pixels = {name: torch.cat([first.pixels[name], second.pixels[name]]) for name in first.pixels}
+    texts = {name: torch.cat([first.inputs[name], second.inputs[name]], dim=1) for name in talk.text}
+    whole = Batch({**texts, **pixels}, pixels, placed)
+    logits = Oracle(own, whole, plans).logits(talk.text["input_ids"])
+    assert (found - logits[:, -4]).abs().max() <= EXACT
+    assert (after - logits[:, -1]).abs().max() <= EXACT
 
 
 @pytest.mark.parametrize("samples", ["one", "ragged"])
