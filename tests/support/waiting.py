@@ -1,12 +1,15 @@
 """A recorder of what makes the host wait for an accelerator: on a CPU, where nothing waits, by what is called."""
 
+import functools
 import weakref
 from contextlib import ExitStack
 from unittest import mock
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 DATA_DEPENDENT = {
     "_local_scalar_dense", "item", "nonzero", "masked_select", "unique_dim", "_unique2", "is_nonzero", "equal",
@@ -31,8 +34,22 @@ class Waits:
         if self.recording:
             self.found.append(name)
 
+    def quiet_on_host(self, method):
+        """A method whose result is on the host where its token ids are: to move it there is no move."""
+
+        @functools.wraps(method)
+        def call(input_ids, *args, **kwargs):
+            if not self._functions.is_host(input_ids):
+                return method(input_ids, *args, **kwargs)
+            recording, self.recording = self.recording, False
+            found = method(input_ids, *args, **kwargs)
+            self.recording = recording
+            return tree_map_only(torch.Tensor, self._functions.on_host, found)
+
+        return call
+
     def __enter__(self):
-        functions = _Functions(self)
+        functions = self._functions = _Functions(self)
         with ExitStack() as stack:
             stack.enter_context(_Operators(self))
             stack.enter_context(functions)
@@ -88,17 +105,18 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in TO_HOST and isinstance(args[0] if args else None, torch.Tensor) and not self._is_host(args[0]):
+        if name in TO_HOST and isinstance(args[0] if args else None, torch.Tensor) and not self.is_host(args[0]):
             self.waits.note(name)
-        if name == "to" and self._is_host(args[0]):
+        if name == "to" and self.is_host(args[0]):
             if self.waits.recording:
                 self.waits.copies.append(tuple(args[0].shape))
             if not kwargs.get("non_blocking"):
                 self.waits.note("blocking copy to the device")
-        if name in FROM_HOST and kwargs.get("device") is not None and not isinstance(args[0], torch.Tensor):
+        goes = name in FROM_HOST and kwargs.get("device") is not None and not isinstance(args[0], torch.Tensor)
+        if goes and np.size(args[0]):
             self.waits.note("blocking copy to the device")
         made = func(*args, **kwargs)
-        if isinstance(made, tuple) and args and self._is_host(args[0]):
+        if isinstance(made, tuple) and not isinstance(made, torch.Size) and args and self.is_host(args[0]):
             return tuple(self.on_host(part) for part in made)
         if not isinstance(made, torch.Tensor):
             return made
@@ -106,7 +124,7 @@ class _Functions(TorchFunctionMode):
             return self.on_host(made.detach())  # not the tensor itself, as a copy from a device would not be
         if name in FROM_HOST and kwargs.get("device") is None:
             return self.on_host(made)
-        if not args or not self._is_host(args[0]):
+        if not args or not self.is_host(args[0]):
             return made
         return made.detach() if name == "to" else self.on_host(made)
 
@@ -114,6 +132,6 @@ class _Functions(TorchFunctionMode):
         self.host[id(tensor)] = weakref.ref(tensor)
         return tensor
 
-    def _is_host(self, tensor):
+    def is_host(self, tensor):
         known = self.host.get(id(tensor))
         return known is not None and known() is tensor

@@ -15,6 +15,7 @@ from support.waiting import Waits
 from vflowopt import Strategy
 from vflowopt.components.schedule import Progressive
 from vflowopt.methods import PyramidDrop
+from vflowopt_hf.hooks.installing import replaced
 from vflowopt_hf.testing.subject import Subject
 
 FAMILIES = [module.name for module in pkgutil.iter_modules(support.cases.__path__)]
@@ -33,8 +34,18 @@ def recording(own, waits):
             if hasattr(backbone, name):
                 setattr(backbone, name, _recorded_after(getattr(backbone, name), waits))
                 stack.callback(delattr, backbone, name)
+        stack.enter_context(_quiet_masks(backbone, waits))
         handle = decoder.layers[-1].register_forward_hook(lambda *_: setattr(waits, "recording", False))
         stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def _quiet_masks(backbone, waits):
+    if hasattr(backbone, "get_placeholder_mask"):
+        with replaced(backbone, "get_placeholder_mask", waits.quiet_on_host(backbone.get_placeholder_mask)):
+            yield
+    else:
         yield
 
 
@@ -70,6 +81,28 @@ def test_pruning_adds_nothing_to_wait_for(family):
         upstream = waits_of(own, batch.inputs)
         ours = waits_of(own, batch.inputs, own.strategy(batch))
         assert not ours - upstream
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "vipllava"])
+def test_nothing_waits_for_the_tower_but_who_wants_the_logits(family):
+    """From the tower's output to the last decoder layer, what upstream waits for is answered from the host as well."""
+    own = subject(family)
+    batch, waits = own.batch(own.image(0)), Waits()
+    tower, decoder = own.model.model.vision_tower, own.family.decoder(own.model)
+    begin = tower.register_forward_hook(lambda *_: setattr(waits, "recording", True))
+    end = decoder.layers[-1].register_forward_hook(lambda *_: setattr(waits, "recording", False))
+    for strategy in (None, own.strategy(batch)):
+        waits.found.clear()
+        with ExitStack() as stack, torch.no_grad(), waits:
+            stack.enter_context(_quiet_masks(own.family.backbone(own.model), waits))
+            if strategy is not None:
+                stack.enter_context(own.prune(strategy))
+                own.model(**batch.inputs)  # what depends on the layout is copied to the device once
+                waits.found.clear()
+            own.model(**batch.inputs)
+        assert (waits.found == []) == (strategy is not None)
+    begin.remove()
+    end.remove()
 
 
 def test_nor_do_stages_that_the_decoder_decides():

@@ -89,6 +89,10 @@ class Family(ABC):
         """How many a model has, for families whose towers differ; by default :attr:`class_tokens`."""
         return self.class_tokens
 
+    host_arguments: ClassVar[frozenset[str]] = frozenset()
+    """Tensors among the arguments of upstream's encoders that it reads as Python numbers only. They are brought to the
+    host before the tower runs: after it, reading them would wait for it."""
+
     def backbone(self, model: Any) -> nn.Module:
         """The multimodal module whose forward takes token ids and pixels and calls vision tower and decoder.
 
@@ -132,6 +136,13 @@ class Family(ABC):
 
         Where the arguments do not tell which crops make an image, parts of units, which :meth:`tokens_per_unit` joins.
         """
+
+    def without_waits(self, backbone: Any) -> Mapping[str, Callable[..., Any]]:  # noqa: ARG002
+        """Methods of a backbone that do the same as upstream's of these names, and do not wait for the device.
+
+        They take their place while the model is observed. By default there is none.
+        """
+        return {}
 
     def tokens_per_unit(self, model: Any, modality: str, ids: HostInts) -> Sequence[int] | None:  # noqa: ARG002
         """How many placeholders of a prompt belong to each unit, for families whose units only the prompt tells.

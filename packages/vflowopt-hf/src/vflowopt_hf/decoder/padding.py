@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from vflowopt.adapter import Inputs
+from vflowopt.arrays import HostBools
 from vflowopt.errors import InputError
+from vflowopt_hf.decoder.layer_kinds import is_recurrent
+from vflowopt_hf.upstream import cache_in
 
 
 def without_padding(inputs: Inputs) -> dict[str, Any]:
@@ -61,3 +64,28 @@ def token_mask(mask: Any, queries: int, cache: Any) -> Any:
     seen = mask[:, 0, -1]
     seen = seen if seen.dtype == torch.bool else seen == 0
     return seen.index_select(1, torch.arange(queries, device=seen.device) + cache.get_seq_length())
+
+
+def without_needless_mask(arguments: dict[str, Any], present: HostBools, config: Any) -> dict[str, Any]:
+    """A decoder's keyword arguments without a mask of which the host knows that it hides nothing.
+
+    Upstream would read it back from the device to find that out, and then leave it away.
+
+    Args:
+        arguments: of the decoder.
+        present: bool [batch, queries], False for padding.
+        config: of the text decoder.
+
+    Returns:
+        The arguments as they are where the cache holds tokens already or there is none, as then upstream takes no mask
+        for something else, and where a layer has a state.
+    """
+    mask, cache, kept = arguments.get("attention_mask"), cache_in(arguments), arguments.get("use_cache")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or not present.all():
+        return arguments
+    if cache is None and not (getattr(config, "use_cache", False) if kept is None else kept):
+        return arguments
+    filled = any(getattr(layer, "is_initialized", True) for layer in getattr(cache, "layers", ()))
+    if filled or any(is_recurrent(config, layer) for layer in range(config.num_hidden_layers)):
+        return arguments
+    return {**arguments, "attention_mask": None}

@@ -17,6 +17,7 @@ from vflowopt_hf.decoder.conversion import convert, pruned_layer
 from vflowopt_hf.decoder.key_bias import attend_with_bias, carrying_layers, require_carriable, require_carried
 from vflowopt_hf.decoder.layer_kinds import attending_layers, has_keys, is_recurrent, keys_of
 from vflowopt_hf.decoder.layer_views import Views
+from vflowopt_hf.decoder.padding import without_needless_mask
 from vflowopt_hf.decoder.recurrent_cache import PrunedRecurrentLayer
 from vflowopt_hf.decoder.residuals import residuals_after
 from vflowopt_hf.decoder.shared_keys import ReusedKeys, SharedKeys, last_rows_suffice, require_reusable
@@ -177,7 +178,7 @@ class StagedDecoder(Installed):
         plan = self._begin(kwargs)
         if plan is None:
             return None
-        arguments = dict(kwargs)
+        arguments = dict(without_needless_mask(kwargs, plan.table.present, self._decoder.config))
         forward.plan, forward.entered, forward.residuals = plan, entered, self._take_residuals(arguments)
         self._require_layers(plan, forward)
         forward.last = arguments.get("logits_to_keep") or 0

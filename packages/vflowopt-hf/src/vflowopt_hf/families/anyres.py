@@ -1,7 +1,7 @@
 """Geometry of anyres images: a base crop, then tiles stitched to one grid, and a separator at the end of each row."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -56,18 +56,31 @@ def image_units(config: Any, pixels: Tensor, sizes: Tensor, tiled: Sequence[bool
         start += views
 
 
-class OneMap(list[Tensor]):
-    """A single map as the features that upstream's ``pack_image_features`` packs.
+class Unplaced(list[Tensor]):
+    """Features that upstream's ``pack_image_features`` packs.
 
     It takes the features by iterating. The first entry it asks for the device to copy their lengths to, and waits for
     the copy; nobody needs these lengths, so here they stay on the host.
     """
 
-    def __init__(self, patch_map: Tensor) -> None:
-        super().__init__([patch_map[..., None]])
-
     def __getitem__(self, _index: Any) -> Any:
         return SimpleNamespace(device=None)
+
+
+def one_map(patch_map: Tensor) -> Unplaced:
+    """A single map in place of features."""
+    return Unplaced([patch_map[..., None]])
+
+
+def packing_without_waits(backbone: Any) -> Mapping[str, Callable[..., Any]]:
+    """See :meth:`vflowopt_hf.family.Family.without_waits`."""
+    pack = backbone.pack_image_features
+
+    @functools.wraps(pack)
+    def call(image_features: Iterable[Tensor], *args: Any, **kwargs: Any) -> Any:
+        return pack(Unplaced(image_features), *args, **kwargs)
+
+    return {"pack_image_features": call}
 
 
 def image_layout(pack: Callable[[Tensor], Tensor], views: int, side: int) -> TokenLayout:

@@ -4,7 +4,7 @@ Geometry is upstream's own: maps go through the model's ``pack_image_features`` 
 features' many, so they line up with the features by construction. Nothing is interpolated.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vflowopt.benchmark import BenchShape
-from vflowopt_hf.families.anyres import OneMap, image_units
+from vflowopt_hf.families.anyres import image_units, one_map, packing_without_waits
 from vflowopt_hf.families.llava import Llava
 from vflowopt_hf.family import Unit
 
@@ -21,11 +21,16 @@ class LlavaNext(Llava):
     """See the module's docstring."""
 
     name: ClassVar[str] = "llava-next"
+    host_arguments: ClassVar[frozenset[str]] = frozenset({"image_sizes"})
 
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:  # noqa: ARG002
         """One unit per image; every image is tiled, however many a prompt holds."""
         pixels, sizes = arguments["pixel_values"], arguments["image_sizes"]
         return list(image_units(model.config, pixels, sizes, [True] * len(sizes), partial(_pack, model)))
+
+    def without_waits(self, backbone: Any) -> Mapping[str, Callable[..., Any]]:
+        """Packing that does not copy lengths to the device."""
+        return packing_without_waits(backbone)
 
     def shapes(self) -> Sequence[BenchShape]:
         """``llava-next-7b`` and ``llava-next-mistral-7b``; successors inherit none."""
@@ -38,7 +43,7 @@ def _pack(model: Any, size: tuple[int, int], patch_map: Tensor) -> Tensor:
     """[views, patches] -> [N]; row separators get 0."""
     newline = torch.zeros(1, dtype=patch_map.dtype, device=patch_map.device)
     packed, _ = model.model.pack_image_features(
-        OneMap(patch_map),
+        one_map(patch_map),
         [size],
         vision_feature_select_strategy=model.config.vision_feature_select_strategy,
         image_newline=newline,

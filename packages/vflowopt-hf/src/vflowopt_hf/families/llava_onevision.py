@@ -4,7 +4,7 @@ Geometry is upstream's own: maps go through the model's ``pack_image_features`` 
 instead of the features' many, so they line up with the features by construction.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,7 +14,14 @@ from torch import Tensor
 
 from vflowopt import TokenLayout
 from vflowopt.benchmark import BenchShape
-from vflowopt_hf.families.anyres import SEPARATOR, OneMap, grid_positions, image_units, patches_per_side
+from vflowopt_hf.families.anyres import (
+    SEPARATOR,
+    grid_positions,
+    image_units,
+    one_map,
+    packing_without_waits,
+    patches_per_side,
+)
 from vflowopt_hf.families.llava_family import LlavaFamily
 from vflowopt_hf.family import Unit
 from vflowopt_hf.pixels import PixelStatistics, image_entropy
@@ -24,12 +31,17 @@ class LlavaOnevision(LlavaFamily):
     """See the module's docstring."""
 
     name: ClassVar[str] = "llava-onevision"
+    host_arguments: ClassVar[frozenset[str]] = frozenset({"image_sizes", "batch_num_images"})
     repeats_placeholders: ClassVar[bool] = True
     pixel_statistics: ClassVar[PixelStatistics] = PixelStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
     def units(self, model: Any, modality: str, arguments: Mapping[str, Any]) -> Sequence[Unit]:
         """One unit per image (a sample's single image is tiled) or per video."""
         return list((_videos if modality == "video" else _images)(model, arguments))
+
+    def without_waits(self, backbone: Any) -> Mapping[str, Callable[..., Any]]:
+        """Packing that does not copy lengths to the device."""
+        return packing_without_waits(backbone)
 
     def shapes(self) -> Sequence[BenchShape]:
         """``mid``, ``large``, ``siglip-so400m`` and ``llava-onevision-7b``."""
@@ -61,7 +73,7 @@ def _pack_image(model: Any, size: tuple[int, int], patch_map: Tensor) -> Tensor:
     """[views, patches] -> [N]; row separators get 0."""
     newline = torch.zeros(1, dtype=patch_map.dtype, device=patch_map.device)
     packed, _ = model.model.pack_image_features(
-        OneMap(patch_map), [size], image_newline=newline, vision_aspect_ratio=model.config.vision_aspect_ratio
+        one_map(patch_map), [size], image_newline=newline, vision_aspect_ratio=model.config.vision_aspect_ratio
     )
     tokens: Tensor = packed[0][:, 0]
     return tokens

@@ -40,6 +40,7 @@ from vflowopt_hf.pruning.calls import (
 )
 from vflowopt_hf.pruning.graphed_decoder import GraphedDecoder, Prompt, Replay
 from vflowopt_hf.pruning.outcome import Outcome
+from vflowopt_hf.pruning.placeholder_masks import placeholders_on_host
 from vflowopt_hf.pruning.requirements import VALUES
 from vflowopt_hf.upstream import cache_in
 from vflowopt_hf.vision.class_rows import vision_depth
@@ -172,6 +173,7 @@ class Session(Installed):
         for module, enter in ((unwrapped(self._model), self._enter_model), (self._backbone, self._enter_backbone)):
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.enter_context(at_end(module, self._leave))
+        stack.enter_context(placeholders_on_host(self._backbone, self._on_host))
         decoder, take = self._family.decoder(self._model), self._family.take_residuals
         staged = StagedDecoder(decoder, self._begin, take, attention_use(self._strategy))
         stack.enter_context(staged.installed())
@@ -260,6 +262,12 @@ class Session(Installed):
         forward.ids, forward.mask = ids.cpu(), mask.cpu() if isinstance(mask, Tensor) else mask
         if cache is None or not int(cache.get_seq_length()):
             self._note(forward)
+
+    def _on_host(self, ids: Tensor) -> Tensor | None:
+        """Token ids of the prefill that runs, if these are they."""
+        forward = self._running.innermost
+        own = None if forward is None else forward.ids
+        return own if own is not None and own.shape == ids.shape else None
 
     def _note(self, forward: ModelForward) -> Outcome:
         """From now on, this thread's report is that of a forward."""

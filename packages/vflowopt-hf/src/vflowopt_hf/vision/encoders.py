@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from vflowopt.arrays import HostInts
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.family import Family, Unit
@@ -165,6 +167,8 @@ def tap_encoders(
                 tower, recorders = tower_of(backbone, observed), (capture, earlier, others)
                 noted = functools.partial(_noted, recorders)
                 stack.enter_context(graphed_tower(tower, graphs, noted))
+            for name, method in family.without_waits(backbone).items():
+                stack.enter_context(replaced(backbone, name, method))
             for modality in MODALITIES:
                 name = f"get_{modality}_features"
                 original = getattr(backbone, name, None)
@@ -203,6 +207,7 @@ def _observed(
             door.leave()
 
     def observe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args, kwargs = _on_host(signature, args, kwargs, family.host_arguments)
         arguments = signature.bind(*args, **kwargs).arguments
         units = tuple(family.units(model, modality, arguments))
         key = None if graphs is None or resampler is not None else (modality, identity(arguments))
@@ -235,6 +240,18 @@ def _observed(
         return output
 
     return encode
+
+
+def _on_host(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any], names: Collection[str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a call, tensors of some names on the host."""
+
+    def placed(name: str, value: Any) -> Any:
+        return value.cpu() if name in names and isinstance(value, Tensor) else value
+
+    named = tuple(placed(name, value) for name, value in zip(signature.parameters, args, strict=False))
+    return (*named, *args[len(named) :]), {name: placed(name, value) for name, value in kwargs.items()}
 
 
 def _packed(units: Sequence[Unit]) -> list[int]:
