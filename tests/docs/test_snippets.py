@@ -13,6 +13,7 @@ SHORTER = {"iterations=50": "iterations=2", "initial=10": "initial=4"}
 
 NEEDS = {
     "getting-started.md": "onevision",
+    "how-it-works.md": "onevision",
     "search.md": "onevision",
     "strategies.md": "onevision",
     "write-a-component.md": "onevision",
