@@ -141,13 +141,16 @@ def test_methods_that_rank_inside_the_decoder(model, images, tmp_path):
 
 def test_bench_compares_with_unpruned(model, images):
     ask = ("bench", "-m", model, "-i", images / "1.png", "-p", "w7", "--budgets", "0.5", "--rounds", 1)
-    (measured,) = json.loads(run(*ask, "--json"))["runs"]
+    (measured,) = json.loads(run(*ask, "--generate", 3, "--json"))["runs"]
     full, half = measured["rows"]
     assert full["name"] == "unpruned"
     assert half["flops"] < full["flops"]
     assert half["flops_by_torch"] == half["flops_all_pairs"]
     assert half["kv_cache_bytes"] < full["kv_cache_bytes"]
     assert half["times"]["decode per token"]["wall"]["median"] > 0
+    (answers,) = half["generation"]
+    assert (answers["mode"], set(answers["times"])) == ("eager", {"1", "3"})
+    assert half["kernels"] == {}  # a CPU has none
 
 
 def test_bench_sweeps_sizes_and_writes_files(model, images, tmp_path):
