@@ -68,7 +68,7 @@ def caches(model, kind):
 @pytest.mark.parametrize(
     ("kind", "samples", "strategy", "attention"),
     [
-        ("dynamic", "one", STRATEGY, "sdpa"),
+        pytest.param("dynamic", "one", STRATEGY, "sdpa", marks=pytest.mark.slow),
         ("dynamic", "unequal", STRATEGY, "sdpa"),
         ("static", "unequal", STRATEGY, "sdpa"),
         ("static", "one", BY_ATTENTION, "sdpa"),

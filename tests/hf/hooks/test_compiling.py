@@ -117,7 +117,7 @@ PLACES = [
 def answer(model, inputs):
     with torch.no_grad():
         first = model(**inputs).logits
-    return first, model.generate(**inputs, max_new_tokens=3, do_sample=False, suppress_tokens=[1, 2])
+    return first, model.generate(**inputs, max_new_tokens=2, do_sample=False, suppress_tokens=[1, 2])
 
 
 @pytest.mark.parametrize(
