@@ -153,6 +153,9 @@ def test_details_cover_every_timed_part(model, inputs):
     tower = next(counted.flops for part, counted in bench.unpruned.work.items() if part == "vision tower")
     whole, prefill = (bench.unpruned.work[part].flops for part in ("end-to-end prefill", "LM prefill"))
     assert whole > tower + prefill
+    shorter = {part: bench.rows[1].work[part].flops for part in ("end-to-end prefill", "LM prefill")}
+    # The rest is as unpruned, and importance besides: nothing is counted twice.
+    assert tower < shorter["end-to-end prefill"] - shorter["LM prefill"] < 1.2 * (whole - prefill)
 
 
 def test_decoding_reads_all_weights_and_the_cache_for_one_token(model, inputs):

@@ -7,7 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from vflowopt.benchmark import Kernels
-from vflowopt_hf.measure.bench.tasks import Run
+from vflowopt_hf.measure.bench.tasks import Task
 
 _MOVES = ("Memcpy", "Memset")
 """How the profiler's names of copies and fills begin; all else on the device is a kernel."""
@@ -20,14 +20,13 @@ def can_profile(device: torch.device) -> bool:
     return device.type == "cuda" and ProfilerActivity.CUDA in torch.profiler.supported_activities()
 
 
-def profiled(run: Run, device: torch.device) -> Kernels | None:
+def profiled(task: Task, device: torch.device) -> Kernels | None:
     """Run once under the profiler, on a device for which :func:`can_profile` holds; ``None`` as in :func:`summed`."""
-    with run.within():
+    torch.cuda.synchronize(device)
+    # Operators of the host are left out: noting them would slow it down, and none is asked for.
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
+        task()
         torch.cuda.synchronize(device)
-        # Operators of the host are left out: noting them would slow it down, and none is asked for.
-        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
-            run.task()
-            torch.cuda.synchronize(device)
     return summed(seen.events() or ())
 
 

@@ -165,11 +165,12 @@ def _timed(runs: Mapping[str, Run], rounds: int, device: torch.device, tell: Cal
     return interleaved(tasks, rounds, lambda _: tell(), within=lambda name: runs[name].within())
 
 
-def _each(runs: Mapping[str, Run], measure: Callable[[Run], T | None], tell: Callable[[], None]) -> dict[str, T]:
-    """What is measured of each run, as far as it can be."""
+def _each(runs: Mapping[str, Run], measure: Callable[[Task], T | None], tell: Callable[[], None]) -> dict[str, T]:
+    """What is measured of each run, as far as it can be; not of entering its block."""
     found = {}
     for name, run in runs.items():
-        one = measure(run)
+        with run.within():
+            one = measure(run.task)
         if one is not None:
             found[name] = one
         tell()
