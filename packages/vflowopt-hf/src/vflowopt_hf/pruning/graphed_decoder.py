@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from vflowopt.arrays import HostInts
+from vflowopt_hf.decoder.filling import can_be_filled, fill
 from vflowopt_hf.graphs.modules import Recorded
 from vflowopt_hf.graphs.store import Graphs
 from vflowopt_hf.graphs.trees import UnknownArgumentError, signature, tensors_of
@@ -76,14 +77,16 @@ class Replay:
     Attributes:
         key: what the host has decided with.
         arguments: keyword arguments of the decoder, but the cache.
-        cache: empty.
+        cache: empty; dynamic or static.
+        empty: the dynamic one that the decoder fills while it is recorded.
         encodings: behind the visual tokens.
         entropies: of each unit of each of them, where the strategy reads them.
     """
 
     key: Hashable
     arguments: Mapping[str, Any]
-    cache: DynamicCache
+    cache: Cache
+    empty: DynamicCache
     encodings: Sequence[Encoding]
     entropies: Sequence[Sequence[Tensor]]
 
@@ -130,6 +133,7 @@ class GraphedDecoder:
     def _found(self, kwargs: Mapping[str, Any], encodings: Sequence[Encoding], prompt: Prompt) -> Replay | None:
         state, reason = self._recorded.state()
         cache, arguments = self._cache(kwargs), _arguments(kwargs)
+        empty = cache if isinstance(cache, DynamicCache) else DynamicCache(config=self._config)
         tensors = tensors_of((arguments, _tensors(encodings)))
         reason = reason or self._graphs.reason_against(tensors)
         if reason is not None:
@@ -137,31 +141,35 @@ class GraphedDecoder:
         encoded = tuple((encoding.key, encoding.copies) for encoding in encodings)
         if any(key is None for key, _ in encoded):
             raise UnrecordableError("its images were encoded before the block, or by a resampler")
-        layers = tuple(map(type, cache.layers))
+        layers = tuple(map(type, empty.layers))
         key = (state, layers, prompt.key(encodings), encoded, signature(arguments), *map(signature, tensors))
         if not self._graphs.is_due(PART, key):
             return None
-        return Replay(key, arguments, cache, encodings, [self._entropies(encoding) for encoding in encodings])
+        return Replay(key, arguments, cache, empty, encodings, [self._entropies(encoding) for encoding in encodings])
 
     def _entropies(self, encoding: Encoding) -> list[Tensor]:
         statistics = self._statistics
         return [] if statistics is None else [unit.entropy(statistics) for unit in encoding.units]
 
-    def _cache(self, kwargs: Mapping[str, Any]) -> DynamicCache:
+    @property
+    def _config(self) -> Any:
+        return self._decoder.config
+
+    def _cache(self, kwargs: Mapping[str, Any]) -> Cache:
         cache: Any = cache_in(kwargs)
-        config: Any = self._decoder.config
         if cache is None:
             kept = kwargs.get("use_cache")
-            if not (getattr(config, "use_cache", False) if kept is None else kept):
+            if not (getattr(self._config, "use_cache", False) if kept is None else kept):
                 raise UnrecordableError("no KV cache is kept (use_cache=False)")
-            cache = DynamicCache(config=config)
-        kinds = (DynamicLayer, DynamicSlidingWindowLayer)
-        layers: list[Any] = cache.layers
-        if not isinstance(cache, DynamicCache) or cache.offloading or any(type(layer) not in kinds for layer in layers):
-            raise UnrecordableError(f"its KV cache is no DynamicCache of attention layers ({type(cache).__name__})")
+            cache = DynamicCache(config=self._config)
+        kinds, layers = (DynamicLayer, DynamicSlidingWindowLayer), cache.layers
+        is_dynamic = isinstance(cache, DynamicCache) and not cache.offloading
+        if not (is_dynamic and all(type(layer) in kinds for layer in layers)) and not can_be_filled(cache):
+            raise UnrecordableError(f"its KV cache is a {type(cache).__name__} with other layers than of attention")
         if any(layer.is_initialized for layer in layers):
             raise UnrecordableError("its KV cache holds tokens already")
-        return cache
+        found: Cache = cache
+        return found
 
     @contextmanager
     def installed(self, running: Any) -> Iterator[None]:
@@ -201,7 +209,7 @@ class GraphedDecoder:
         def run(inputs: Any) -> Any:
             arguments, tensors, entropies = inputs
             encodings = [_twin(*parts) for parts in zip(replay.encodings, tensors, entropies, strict=True)]
-            cache = copy.deepcopy(replay.cache)
+            cache = copy.deepcopy(replay.empty)
             output = self._planned(own, encodings, {**arguments, cache_argument(self._decoder): cache})
             if not isinstance(output, Mapping) or own.outcome is None:
                 raise UnrecordableError(f"it returns a {type(output).__name__}")
@@ -211,7 +219,7 @@ class GraphedDecoder:
         output, layers, *made = self._graphs.run(PART, replay.key, replay.inputs, run)
         assert own.outcome is not None
         own.outcome.shape, own.outcome.scored, own.outcome.stages, own.outcome.guard = made
-        replay.cache.layers[:] = layers
+        fill(replay.cache, layers)
         return type(output)(
             **{name: replay.cache if isinstance(value, Cache) else value for name, value in output.items()}
         )
@@ -224,6 +232,8 @@ def _arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         UnrecordableError: the mask says more.
     """
     mask = kwargs.get("attention_mask")
+    if isinstance(mask, Mapping) and all(own is None for own in mask.values()):
+        mask = None  # as generate() makes it for a static cache, by the type of layers
     if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
         raise UnrecordableError("its attention mask was made ahead")
     unmasked = {"attention_mask": None} if "attention_mask" in kwargs else {}
