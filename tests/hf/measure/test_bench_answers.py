@@ -146,7 +146,10 @@ def test_a_model_that_stops_early_is_not_measured_as_if_it_had_not(model, inputs
     ("asked", "named"),
     [
         ({"generate": (0,)}, "at least one token, not 0"),
-        ({"generate": (2,), "modes": ("quick",)}, "no mode 'quick'; modes are eager, compiled, layers, graphs"),
+        (
+            {"generate": (2,), "modes": ("quick",)},
+            "no mode 'quick'; modes are eager, compiled, layers, graphs, graphs-compiled",
+        ),
         ({"generate": (2,), "modes": ("compiled",)}, "mode 'compiled' is for cuda or xpu, not for cpu"),
     ],
 )

@@ -7,11 +7,12 @@ from typing import Literal, get_args
 from vflowopt.benchmark.kernels import Kernels
 from vflowopt.benchmark.timing import Spread, Timing
 
-Mode = Literal["eager", "compiled", "layers", "graphs"]
+Mode = Literal["eager", "compiled", "layers", "graphs", "graphs-compiled"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 """``eager``: as the model runs by itself. ``compiled``: with a static cache, whose decoding steps are compiled.
 ``layers``: each layer of tower and decoder is compiled, ``layer.forward = torch.compile(layer.forward, dynamic=True)``.
-``graphs``: prompts are processed by recorded CUDA graphs, as with ``prune(..., graphs=True)``; unpruned, too."""
+``graphs``: prompts are processed by recorded CUDA graphs, as with ``prune(..., graphs=True)``; unpruned, too.
+``graphs-compiled``: that with the static cache of ``compiled``."""
 
 
 @dataclass(frozen=True)

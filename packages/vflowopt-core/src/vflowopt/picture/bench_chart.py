@@ -18,7 +18,13 @@ PHASES: dict[str, Color] = dict(
     zip((*IN_PREFILL, REST), (LATER[3], ORANGE, LATER[1], LATER[0], BLUE, (190, 190, 196)), strict=True)
 )
 """After Okabe and Ito, which colour-blind readers can tell apart."""
-ANSWERS: dict[Mode, Color] = {"eager": BLUE, "compiled": ORANGE, "layers": LATER[1], "graphs": LATER[3]}
+ANSWERS: dict[Mode, Color] = {
+    "eager": BLUE,
+    "compiled": ORANGE,
+    "layers": LATER[1],
+    "graphs": LATER[3],
+    "graphs-compiled": LATER[0],
+}
 
 
 def draw_runs(runs: Sequence[Benchmark], title: str) -> Image.Image:

@@ -75,15 +75,18 @@ def compiled_code(model: Any) -> Iterator[None]:
 
 EAGER = Way("eager")
 
+STATIC = {"cache_implementation": "static"}
+
 WAYS: dict[Mode, Callable[[], Way]] = {
     "eager": lambda: EAGER,
-    "compiled": lambda: Way(
-        "compiled", {"cache_implementation": "static"}, around=compiled_code, devices=("cuda", "xpu")
-    ),
+    "compiled": lambda: Way("compiled", STATIC, around=compiled_code, devices=("cuda", "xpu")),
     "layers": lambda: Way(
         "layers", pruned=CompiledLayers().pruned, prefills=True, around=compiled_code, devices=("cuda", "xpu")
     ),
     "graphs": lambda: Way("graphs", pruned=recorded, calls=2, prefills=True, devices=("cuda",)),
+    "graphs-compiled": lambda: Way(
+        "graphs-compiled", STATIC, recorded, calls=2, prefills=True, around=compiled_code, devices=("cuda",)
+    ),
 }
 """Each makes its mode for one measurement."""
 
