@@ -81,6 +81,13 @@ def descending_order(values: Array) -> Array:
     return namespace(values).argsort(-values, stable=True)
 
 
+def places_among(ascending: Array, values: Array) -> Array:
+    """Where values [n] are, or would be, among ascending ones [m]: int64 [n]."""
+    if array_api_compat.is_torch_array(ascending):
+        ascending = ascending.contiguous()  # a part of several units' need not be so, which torch warns of
+    return namespace(ascending).searchsorted(ascending, values)
+
+
 def normalised(vectors: Array) -> Array:
     """Vectors [tokens, D] of length 1, whose products are cosine similarities; those that are 0 stay so."""
     xp = namespace(vectors)

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from vflowopt.arrays import Array, device_of, namespace, normalised, pick
+from vflowopt.arrays import Array, device_of, namespace, normalised, pick, places_among
 from vflowopt.components.contract import Component, ScoringContext
 
 KEY_BIAS = "key-bias"
@@ -120,7 +120,7 @@ class LogMass(Mass):
             likeness = xp.where(structural[None, :], -xp.inf, likeness)
             anchor = pick(reduction.anchor, tokens)
             merged = anchor >= 0
-            slot = xp.where(merged, xp.searchsorted(kept, anchor), xp.argmax(likeness, axis=1))
+            slot = xp.where(merged, places_among(kept, anchor), xp.argmax(likeness, axis=1))
             # Where every retained token is structural, the nearest one is structural too, and gets nothing.
             goes = merged | ~(pick(reduction.structural, tokens) | pick(structural, slot))
             share = xp.where(goes, pick(reduction.mass, tokens) * self._share(reduction, tokens, slot), 0.0)

@@ -37,6 +37,7 @@ class Competitors:
         separators: what becomes of separators.
         layout: of the C tokens, all of which have a place; on the host.
         number: int64 [N], 0, 1, ...
+        one: float32 [N], 1.
         structural: bool [N], the separators; ``None`` if there is none.
         apart: those that do not compete; ``None`` if all tokens compete.
         rows: rows of separators, for what is settled row by row; else ``None``.
@@ -45,6 +46,7 @@ class Competitors:
     separators: Separators
     layout: TokenLayout
     number: Array
+    one: Array
     structural: Array | None
     apart: "Apart | None"
     rows: "Rows | None"
@@ -62,15 +64,16 @@ class Competitors:
 
     @classmethod
     def _made(cls, separators: Separators, layout: TokenLayout, like: Array) -> "Competitors":
-        number = asarray_like(np.arange(layout.tokens), like)
+        hosts = np.arange(layout.tokens), np.ones(layout.tokens, dtype=np.float32)
+        number, one = (asarray_like(host, like) for host in hosts)
         found, patches = np.flatnonzero(layout.structural), np.flatnonzero(~layout.structural)
         if not len(found):
-            return cls(separators, layout, number, None, None, None)
+            return cls(separators, layout, number, one, None, None, None)
         structural, apart, competing = layout.structural_like(like), None, layout.placed()
         if separators != "rank" and len(patches):
             apart, competing = Apart.of(layout.structural, like), layout.taken(patches)
         rows = Rows.of(layout, like) if separators in ("rank", "merge") else None
-        return cls(separators, competing, number, structural, apart, rows)
+        return cls(separators, competing, number, one, structural, apart, rows)
 
     def share(self, count: int) -> int:
         """How many of ``count`` retained tokens compete; the others are separators that do not."""

@@ -16,21 +16,20 @@ class Untouched:
 
     Attributes:
         kept: int64 [N], 0, 1, ...
-        like: float32 [N].
+        weight: float32 [N], 1.
     """
 
     kept: Array
-    like: Array
+    weight: Array
 
-    def each(self, change: Callable[[Array], Array]) -> "Untouched":
-        """The same with every array that belongs to the unit changed."""
-        return Untouched(self.kept, change(self.like))
+    def each(self, _change: Callable[[Array], Array]) -> "Untouched":
+        """The same with every array that belongs to the unit changed; these belong to its layout."""
+        return self
 
     @cached_property
     def merge(self) -> Merge:
         """The same as an outcome over the N tokens."""
-        weight = namespace(self.like).ones_like(self.like)
-        return Merge(weight > 0, self.kept, weight)
+        return Merge(self.weight > 0, self.kept, self.weight)
 
 
 @dataclass(frozen=True, eq=False)

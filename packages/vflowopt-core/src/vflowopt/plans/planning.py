@@ -97,7 +97,7 @@ class PlanDraft:
         _check_shape(importance, layout.tokens)
         competitors = Competitors.of(separators, layout, importance)
         importance = competitors.valued(finite_or_lowest(importance))
-        untouched = Untouched(competitors.number, importance)
+        untouched = Untouched(competitors.number, competitors.one)
         plan = PruningPlan(
             importance=importance,
             structural=layout.structural,
@@ -105,7 +105,7 @@ class PlanDraft:
             boundaries=tuple(boundaries),
             kept=(),
             anchor=untouched.kept,
-            weight=untouched.merge.weight,
+            weight=untouched.weight,
             recycled=False,
         )
         counts = clipped(counts, layout.tokens)

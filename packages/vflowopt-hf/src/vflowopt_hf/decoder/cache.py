@@ -47,7 +47,8 @@ class PrunedLayer(PrunedState, DynamicLayer):
         Raises:
             PruningStateError: called outside ``prune``, whose hooks say which tokens these are.
         """
-        self._require_expected(key_states.shape[-2])
+        if self.permit is None or self.permit.rows != key_states.shape[-2]:
+            self._require_expected(key_states.shape[-2])
         keys, values = super().update(key_states, value_states, *args, **kwargs)
         return keys, values
 

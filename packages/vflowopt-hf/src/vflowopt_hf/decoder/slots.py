@@ -74,6 +74,19 @@ class Slots:
         return self.each(lambda state: state.to(device))
 
 
+@dataclass(eq=False)
+class Permit:
+    """What all pruned layers of one cache let a decoding step do, so that nobody has to tell each of them.
+
+    Attributes:
+        plain: whether a step that is given no mask sees in every layer what it should.
+        rows: how many rows the step that runs appends to each; ``None`` if none runs.
+    """
+
+    plain: bool
+    rows: int | None = None
+
+
 class PrunedState(CacheLayerMixin):
     """What a cache layer of which some tokens were never stored knows about them, besides its keys and values.
 
@@ -82,6 +95,7 @@ class PrunedState(CacheLayerMixin):
         dropped: logical length minus stored length: tokens never stored, or discarded.
         history: stages that produced the layer's content, -1 for a pruned prefill of which the layer holds all;
             layers with equal history hold the same tokens.
+        permit: of the cache, from the first decoding step after a pruned prefill on.
         fixed: logical length that no cut may go below: there the text after the last visual token begins. All of a
             sample's text is stored, so the layer can be cut within it as if nothing had been pruned.
     """
@@ -90,6 +104,7 @@ class PrunedState(CacheLayerMixin):
     dropped: int
     history: tuple[int, ...]
     fixed: Any
+    permit: Permit | None
     _expected: int | None
 
     def _adopt(self, layer: Any) -> None:
@@ -99,7 +114,7 @@ class PrunedState(CacheLayerMixin):
         self._forget()
 
     def _forget(self) -> None:
-        self.known, self.dropped, self.history, self.fixed = None, 0, (), 0
+        self.known, self.dropped, self.history, self.fixed, self.permit = None, 0, (), 0, None
 
     @property
     def is_plain(self) -> bool:
@@ -128,7 +143,7 @@ class PrunedState(CacheLayerMixin):
         Such a layer is then continued and cut where the others can be, or not at all: else a refusal by one of them
         would come when the layers before it have changed already.
         """
-        self.fixed, self.history = self.get_seq_length() + fixed, (*self.history, stage)
+        self.fixed, self.history, self.permit = self.get_seq_length() + fixed, (*self.history, stage), None
 
     def _require_expected(self, rows: int) -> None:
         if self.history and self._expected != rows:

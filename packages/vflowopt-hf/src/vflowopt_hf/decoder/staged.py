@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from transformers.cache_utils import StaticLayer
 
 from vflowopt.errors import UnsupportedModelError
-from vflowopt_hf.decoder.cache_entry import enter_prefill
+from vflowopt_hf.decoder.cache_entry import enter_prefill, permit_of
 from vflowopt_hf.decoder.conversion import convert, pruned_layer
+from vflowopt_hf.decoder.decoder_forward import DecoderForward
 from vflowopt_hf.decoder.key_bias import attend_with_bias, carrying_layers, require_carriable, require_carried
+from vflowopt_hf.decoder.layer_hooks import LayerHook, LayerHooks
 from vflowopt_hf.decoder.layer_kinds import attending_layers, has_keys, is_recurrent, keys_of
 from vflowopt_hf.decoder.layer_views import Views
 from vflowopt_hf.decoder.padding import without_needless_mask
@@ -25,7 +27,7 @@ from vflowopt_hf.decoder.windows import sliding_window
 from vflowopt_hf.family import LayerResiduals
 from vflowopt_hf.hooks.compiling import eagerly, require_step, unwrapped
 from vflowopt_hf.hooks.installing import Installed, at_end, claimed
-from vflowopt_hf.hooks.running import Forward, Running
+from vflowopt_hf.hooks.running import Running
 from vflowopt_hf.plans.decoder_attention import AttentionCall, attention_module, observe_attention, require_masks
 from vflowopt_hf.plans.merging import has_row_per_token, merge_rows, rows_of_stage
 from vflowopt_hf.plans.rows import take_rows
@@ -33,36 +35,6 @@ from vflowopt_hf.plans.stage_plan import AttentionUse, StagePlan
 from vflowopt_hf.upstream import cache_in, require_cache_arguments
 
 NO_USE = AttentionUse()
-
-
-@dataclass(eq=False)
-class DecoderForward(Forward):
-    """State of a decoder forward that is running.
-
-    Attributes:
-        views: what layers see.
-        plan: what the forward prunes; ``None`` if nothing, as in every decoding step.
-        residuals: what the decoder would have added after its first layers.
-        entered: embeddings [batch, queries, features], if the decoder got such.
-        cache: the KV cache, if the forward prunes and there is one.
-        attention: of the layer by whose attention the next stage is decided, once that layer has run.
-        bias: float32 [batch, slots], what the layer that runs adds to the attention logits of its keys, where its mask
-            does not hold it; ``None`` if nothing.
-        states: layers of the cache that are open for this forward.
-        reused: the keys that later layers reuse.
-        last: how many rows at the end are asked for; 0 for all.
-    """
-
-    views: Views
-    reused: ReusedKeys
-    plan: StagePlan | None = None
-    residuals: LayerResiduals | None = None
-    entered: Tensor | None = None
-    cache: Any = None
-    attention: AttentionCall | None = None
-    bias: Tensor | None = None
-    states: list[PrunedRecurrentLayer] = field(default_factory=list)
-    last: int = 0
 
 
 class StagedDecoder(Installed):
@@ -93,10 +65,15 @@ class StagedDecoder(Installed):
         self._begin, self._take_residuals = begin, take_residuals
         self._observed, self._biased = attending_layers(self._decoder.config, use.observed), use.biased
         self._layers: list[nn.Module] = list(decoder.layers)  # type: ignore[arg-type]
+        self._attends = [has_keys(self._decoder.config, index) for index in range(len(self._layers))]
+        self._recurs = [is_recurrent(self._decoder.config, index) for index in range(len(self._layers))]
+        self._windows: dict[int, int | None] = {}
         self._keys_of = [keys_of(self._decoder.config, index) for index in range(len(self._layers))]
         self._reusing = [index for index, layer in enumerate(self._keys_of) if layer != index]
         self._sharing = {self._keys_of[index] for index in self._reusing}
         self._running: Running[DecoderForward] = Running()
+        hooks = [LayerHook(index, self.before_layer, self.of_stage) for index in range(len(self._layers))]
+        self._hooks = LayerHooks(self._layers, hooks)
 
     @classmethod
     def of_plan(
@@ -128,14 +105,8 @@ class StagedDecoder(Installed):
         with ExitStack() as hooks:
             hooks.enter_context(claimed(self._decoder, self))
             hooks.enter_context(at_end(self._decoder, self._leave))
-            for handle in (
-                self._decoder.register_forward_pre_hook(self._enter, with_kwargs=True),
-                *(
-                    layer.register_forward_pre_hook(_LayerHook(self, index), with_kwargs=True)
-                    for index, layer in enumerate(self._layers)
-                ),
-            ):
-                hooks.callback(handle.remove)
+            hooks.callback(self._decoder.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
+            hooks.enter_context(self._hooks.installed())
             attended = {index: attention_module(self._layers[index]) for index in {*self._observed, *carriers}}
             for index, attention in attended.items():
                 around = self._attend if index in carriers else None
@@ -174,10 +145,12 @@ class StagedDecoder(Installed):
         forward = self._running.enter(DecoderForward(module, Views(queries, self._implementation), ReusedKeys(queries)))
         if torch.compiler.is_compiling():
             require_step(tokens)
+            self._hooks.require_on()
             return None
         plan = self._begin(kwargs)
         if plan is None:
             return None
+        self._hold(forward)
         arguments = dict(without_needless_mask(kwargs, plan.table.present, self._decoder.config))
         forward.plan, forward.entered, forward.residuals = plan, entered, self._take_residuals(arguments)
         self._require_layers(plan, forward)
@@ -194,6 +167,26 @@ class StagedDecoder(Installed):
                 output.last_hidden_state = output.last_hidden_state[:, -forward.last :]
             for state in forward.states:
                 state.close()
+            if forward.permit is not None:
+                forward.permit.rows = None
+            if forward.holds:
+                self._hooks.release()
+
+    def _hold(self, forward: DecoderForward) -> None:
+        self._hooks.hold()
+        forward.holds = True
+
+    def _is_untouched(self, forward: DecoderForward, hidden: Tensor, kwargs: dict[str, Any]) -> bool:
+        """Whether a forward changes nothing in any layer, as the first one shows; if not, all of them get hooks."""
+        if forward.plan is not None or torch.compiler.is_compiling():
+            return False
+        permit = permit_of(cache_in(kwargs), self._decoder.config)
+        if not permit.plain or kwargs.get("attention_mask") is not None:
+            self._hold(forward)
+            return False
+        permit.rows, forward.permit = hidden.shape[1], permit
+        self._hooks.rest()
+        return True
 
     def _require_layers(self, plan: StagePlan, forward: DecoderForward) -> None:
         """Refuse what cannot be pruned before the first layer runs."""
@@ -204,7 +197,7 @@ class StagedDecoder(Installed):
                 f"layer follows to prune them for"
             )
         for index in range(plan.boundaries[0], depth):
-            if has_keys(self._decoder.config, index):
+            if self._attends[index]:
                 self._window(index)
             if plan.stage_at(index) != plan.stage_at(self._keys_of[index]):
                 require_reusable(self._implementation, index)
@@ -219,7 +212,7 @@ class StagedDecoder(Installed):
     def before_layer(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]] | None:
         """Hidden states and changed arguments for one decoder layer; ``None`` leaves them as they are."""
         forward = self._running.innermost
-        if forward is None:
+        if forward is None or forward.permit is not None or (not index and self._is_untouched(forward, hidden, kwargs)):
             return None
         forward.bias = None
         self._see_cache(forward, kwargs)
@@ -282,7 +275,7 @@ class StagedDecoder(Installed):
     ) -> tuple[Tensor, dict[str, Any]]:
         """For a layer of a stage."""
         stage = plan.stages[number]
-        if not has_keys(self._decoder.config, index):
+        if not self._attends[index]:
             # All that such a layer asks is which rows are filler; there is no padding any more.
             valid = None if stage.valid is None else stage.valid.to(hidden.device)
             return hidden, _those_given({"attention_mask": valid, "position_ids": None}, kwargs)
@@ -310,7 +303,7 @@ class StagedDecoder(Installed):
 
     def _open_state(self, forward: DecoderForward, index: int, kwargs: dict[str, Any]) -> None:
         """Let a recurrent layer go on with its state in a cache that may lack tokens of earlier forwards."""
-        if is_recurrent(self._decoder.config, index):
+        if self._recurs[index]:
             cache = cache_in(kwargs)
             state = None if cache is None else cache.layers[index]
             if isinstance(state, PrunedRecurrentLayer):
@@ -344,7 +337,9 @@ class StagedDecoder(Installed):
         return str(self._decoder.config._attn_implementation)
 
     def _window(self, index: int) -> int | None:
-        return sliding_window(self._decoder.config, index)
+        if index not in self._windows:
+            self._windows[index] = sliding_window(self._decoder.config, index)
+        return self._windows[index]
 
     def _residual(self, forward: DecoderForward, index: int) -> Tensor | None:
         """What the decoder would have added to a layer's output; ``None`` if nothing."""
@@ -358,25 +353,3 @@ class StagedDecoder(Installed):
 def _those_given(changes: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The changes of arguments that a layer was called with."""
     return {name: value for name, value in changes.items() if name in kwargs}
-
-
-class _LayerHook(Installed):
-    """Pre-hook of one decoder layer."""
-
-    def __init__(self, staged: StagedDecoder, index: int) -> None:
-        self._staged, self._index = staged, index
-
-    def __call__(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        found = self._staged.before_layer(self._index, args[0] if args else kwargs["hidden_states"], kwargs)
-        if found is None:
-            return None
-        hidden, changed = found
-        changed = changed if args else {**changed, "hidden_states": hidden}
-        positional = tuple(self._staged.of_stage(self._index, value) for value in args[1:])
-        named = {
-            name: changed[name] if name in changed else self._staged.of_stage(self._index, value)
-            for name, value in kwargs.items()
-        }
-        return ((hidden, *positional) if args else args), named

@@ -41,15 +41,18 @@ def _reason_against(root: nn.Module) -> str | None:
             return "it is in training mode; call model.eval()"
         if is_compiled(vars(module).get("forward")) or vars(module).get("_compiled_call_impl") is not None:
             return "parts of it are compiled"
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-            if not (getattr(hook, "__module__", None) or type(hook).__module__).startswith(_OURS):
-                return f"somebody has put a hook on its {type(module).__name__}"
+        if any(not _is_ours(hook) for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())):
+            return f"somebody has put a hook on its {type(module).__name__}"
     parameters = list(root.parameters())
     if not all(parameter.is_floating_point() for parameter in parameters):
         return "its weights are quantised"
     if len({parameter.device for parameter in parameters}) > 1:
         return "its weights are on several devices"
     return None
+
+
+def _is_ours(hook: Any) -> bool:
+    return bool((getattr(hook, "__module__", None) or type(hook).__module__).startswith(_OURS))
 
 
 def _states(root: nn.Module) -> Iterator[Any]:
@@ -62,8 +65,8 @@ def _states(root: nn.Module) -> Iterator[Any]:
         yield id(module)
         yield id(own.get("forward"))
         yield module.training
-        yield len(own["_forward_hooks"])
-        yield len(own["_forward_pre_hooks"])
+        for hooks in (own["_forward_hooks"], own["_forward_pre_hooks"]):
+            yield sum(not _is_ours(hook) for hook in hooks.values())  # ours come and go
         for tensor in own["_parameters"].values():
             if tensor is not None:
                 yield tensor.data_ptr()

@@ -1,5 +1,6 @@
 """What one forward of the decoder prunes, decided before it or, stage by stage, by what its layers attend to."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -54,8 +55,7 @@ class StagePlan:
 
     def stage_at(self, layer: int) -> int | None:
         """The stage that decoder layer ``layer`` belongs to; ``None`` before the first."""
-        started = [index for index, boundary in enumerate(self.boundaries) if boundary <= layer]
-        return started[-1] if started else None
+        return bisect_right(self.boundaries, layer) - 1 if layer >= self.boundaries[0] else None
 
     def awaits(self, layer: int) -> bool:
         """Whether a stage that is still to be decided begins with decoder layer ``layer``."""

@@ -304,13 +304,13 @@ class Session(Installed):
         forward.planned = True
         forward.made = self._tap.since(forward.mark)
         encodings = [*forward.given, *forward.made]
-        placeholders = self._family.placeholder_ids(self._model)
         if not encodings:
             if forward.outcome is not None and forward.ids is not None:
-                require_no_placeholders(placeholders, forward.ids)
+                require_no_placeholders(self._family.placeholder_ids(self._model), forward.ids)
                 forward.outcome.shape = (forward.ids.shape[0], forward.ids.shape[1])
             return None
         if self._decoder_graphs is not None:
+            placeholders = self._family.placeholder_ids(self._model)
             prompt = Prompt(forward.ids, forward.mask, forward.following, placeholders)
             forward.replay = self._decoder_graphs.replay(kwargs, encodings, prompt)
             if forward.replay is not None:

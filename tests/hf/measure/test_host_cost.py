@@ -1,0 +1,73 @@
+"""What pruning costs the host: counts that must not grow, on a narrow model as deep as a published one."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from vflowopt import Strategy
+from vflowopt.cli.bench_subjects import shapes
+from vflowopt_hf.measure.bench.inputs import repeated
+from vflowopt_hf.measure.host_cost import HEADER, Operators, compare, main, own_calls
+from vflowopt_hf.upstream import cache_from, with_cache
+
+PUBLISHED = Strategy.preset("llava-onevision-7b/10")
+DEPTH = 28
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    adapter, shape = shapes()["llava-onevision-narrow"]
+    model = shape.build("cpu", "auto")
+    return adapter, model, shape.inputs(model, 300, 20)
+
+
+@pytest.mark.parametrize(("batch", "most"), [(1, 250), (8, 400)])
+def test_a_prefill_and_a_step(narrow, batch, most):
+    adapter, model, one = narrow
+    prefill, step = compare(adapter, model, repeated(one, batch), PUBLISHED, rounds=1)
+    assert 0 < prefill.surplus <= most
+    assert step.surplus == 0
+    assert prefill.pruned.copies == step.pruned.waits == 0
+
+
+def test_a_step_runs_no_python_of_ours_per_layer_but_the_cache_layers_own(narrow):
+    adapter, model, inputs = narrow
+    with adapter.prune(model, PUBLISHED), torch.no_grad():
+        cache = cache_from(model(**inputs, use_cache=True))
+        step = with_cache(model, {"input_ids": inputs["input_ids"][:, -1:]}, cache)
+        model(**step)
+        with own_calls() as found:
+            model(**step)
+    assert [name for name, count in Counter(found).items() if count >= DEPTH] == ["cache.py:PrunedLayer.update"]
+
+
+def test_operators_are_told_apart():
+    values, chosen = torch.arange(4.0), torch.tensor([True, False, True, False])
+    with Operators() as seen:
+        values.sum().item()  # waits
+        values[chosen]  # likewise: its shape is that of the answer
+        values[torch.tensor([0, 2])] + 1
+    assert (seen.waits, seen.copies) == (2, 0)
+    assert seen.calls >= 5
+
+
+def test_the_table(capsys):
+    main(
+        [
+            "--shapes",
+            "llava-onevision-narrow",
+            "--strategies",
+            "llava-onevision-7b/10",
+            "--batches",
+            "1",
+            "--rounds",
+            "1",
+        ]
+    )
+    header, line, prefill, step = capsys.readouterr().out.splitlines()
+    assert header == f"| {' | '.join(HEADER)} |"
+    assert set(line) == set("| -")
+    assert " | prefill | " in prefill
+    assert " | step | " in step
+    assert " | +0 | " in step
