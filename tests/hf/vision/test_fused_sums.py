@@ -7,13 +7,15 @@ very file. It takes bfloat16 for integers.
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
 
 from vflowopt.components.scorer import calibrated_attention
 from vflowopt_hf.vision import equal_views, fusing
-from vflowopt_hf.vision.capture import AttentionCall, TorchAttention
+from vflowopt_hf.vision.capture import TorchAttention
+from vflowopt_hf.vision.vision_call import VisionCall
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -111,7 +113,7 @@ def test_sums_are_those_of_float64(shape, dtype):
 def test_packed_views_of_several_lengths_are_read_where_they_lie():
     lengths = [40, 33, 33, 5]
     packed = [states(1, 1, sum(lengths), 72, torch.float16, seed) for seed in range(2)]
-    source = TorchAttention.of_calls([AttentionCall(*packed, 0.2, torch.tensor([0, 40, 73, 106, 111]))], packed=lengths)
+    source = TorchAttention.of_calls([VisionCall(*packed, 0.2, torch.tensor([0, 40, 73, 106, 111]))], packed=lengths)
     start = 0
     for place, views in ((0, 1), (1, 2), (3, 1)):
         length = lengths[place]
@@ -164,3 +166,18 @@ def test_at_the_sizes_of_published_towers_no_other_tokens_are_chosen(views, posi
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_cpu_has_no_kernels(dtype):
     assert fusing.fused_kernels(torch.zeros(1, 1, 16, 64, dtype=dtype)) is None
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
+def test_where_triton_fails_it_is_said_and_torch_does_it(monkeypatch):
+    """As without a C compiler, which Triton needs to launch anything."""
+
+    def fail(*_):
+        raise RuntimeError("Failed to find C compiler.\nMore of it")
+
+    module = types.SimpleNamespace(row_normalisers=fail)
+    monkeypatch.setitem(sys.modules, "vflowopt_hf.vision.fused_sums", module)
+    monkeypatch.setattr("vflowopt_hf.vision.fused_sums", module, raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
+    with pytest.warns(RuntimeWarning, match=r"RuntimeError: Failed to find C compiler\.\); .* torch's own operators"):
+        assert fusing._kernels.__wrapped__(torch.device("cpu"), torch.float16, 64) is None

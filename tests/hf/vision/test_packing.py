@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from support.waiting import Waits
-from vflowopt_hf.vision.capture import AttentionCall, TorchAttention, VisionCapture, packed_lengths
+from vflowopt_hf.vision.capture import TorchAttention, VisionCapture
+from vflowopt_hf.vision.vision_call import VisionCall, packed_lengths
 
 
 def blocks(*lengths):
@@ -78,8 +79,8 @@ def test_what_the_host_knows_of_packed_views_is_not_read_from_the_device(bounds)
     query, key = torch.randn(2, 1, 4, 18, 8, generator=generator)
     lengths = [4, 3, 4, 4, 3]
     calls = [
-        AttentionCall(query[:, :, :11], key[:, :, :11], 0.7, bounds, None if bounds is not None else blocks(4, 3, 4)),
-        AttentionCall(query[:, :, 11:], key[:, :, 11:], 0.7, None, blocks(4, 3)),
+        VisionCall(query[:, :, :11], key[:, :, :11], 0.7, bounds, None if bounds is not None else blocks(4, 3, 4)),
+        VisionCall(query[:, :, 11:], key[:, :, 11:], 0.7, None, blocks(4, 3)),
     ]
     with Waits() as waits:
         waits.recording = True
@@ -97,7 +98,7 @@ def test_what_the_host_knows_of_packed_views_is_not_read_from_the_device(bounds)
 @pytest.mark.parametrize("packed", [[4, 4], [4, 3, 4, 1], [11], [5, 3, 3]])
 def test_lengths_that_do_not_fit_are_not_believed(packed):
     query, key = torch.randn(2, 1, 4, 11, 8, generator=torch.Generator().manual_seed(0))
-    call = AttentionCall(query, key, 0.7, torch.tensor([0, 4, 7, 9, 11]))
+    call = VisionCall(query, key, 0.7, torch.tensor([0, 4, 7, 9, 11]))
     source = TorchAttention.of_calls([call], packed=packed)
     assert len(source) == 4
     assert [len(keys[0]) for keys in source.keys] == [4, 3, 2, 2]

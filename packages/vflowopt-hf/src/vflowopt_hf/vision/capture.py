@@ -3,8 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from vflowopt.errors import StrategyError
 from vflowopt_hf.vision.equal_views import EqualViews
 from vflowopt_hf.vision.observing import attention_calls
+from vflowopt_hf.vision.vision_call import VisionCall
 
 NO_CLASS_TOKEN = (
     "the vision tower has no class token; rank by the mean attention received instead (mean-attention, or source=mean "
@@ -26,62 +26,6 @@ NOT_CAPTURED = (
     "known, as by a search, keeps neither values nor other layers"
 )
 """Why something that a strategy would have got is not there."""
-
-
-@dataclass(frozen=True, eq=False)
-class AttentionCall:
-    """What an attention function was called with; nothing is computed yet, and nothing waited for.
-
-    Attributes:
-        query: [views, heads, positions, head_dim]; views may be packed along the positions.
-        key: [views, key heads, positions, head_dim].
-        scaling: factor of the scores.
-        bounds: see :func:`packed_lengths`.
-        mask: the same.
-        value: as ``key``; ``None`` if nobody asks for it.
-    """
-
-    query: Tensor
-    key: Tensor
-    scaling: float
-    bounds: Tensor | None = None
-    mask: object = None
-    value: Tensor | None = None
-
-    def views(self, class_tokens: int = 0, expected: Sequence[int] = ()) -> list[EqualViews]:
-        """The views of the call, neighbours of one length together.
-
-        Args:
-            class_tokens: of each view.
-            expected: positions of its views, and of those of later calls, where the host knows them. If they are empty,
-                or do not fit the shapes, bounds or mask are read, which waits for the device.
-        """
-        states = [self.query.detach(), self.key.detach()]
-        states += [] if self.value is None else [self.value.detach()]
-        lengths = self._fitting(expected) or packed_lengths(self.bounds, self.mask)
-        if lengths is None:
-            return [_equal_views(states, self.scaling, class_tokens)]
-        found, start = [], 0
-        for length, equal in groupby(lengths):
-            views = len(list(equal))
-            packed = slice(start, start + views * length)
-            own = [state[0, :, packed].unflatten(1, (views, length)).transpose(0, 1) for state in states]
-            found.append(_equal_views(own, self.scaling, class_tokens))
-            start = packed.stop
-        return found
-
-    def _fitting(self, expected: Sequence[int]) -> list[int] | None:
-        """As many of the lengths as fill the call; without bounds or mask it is one view, whatever would fit."""
-        positions, ends = self.query.shape[2], list(accumulate(expected))
-        if len(self.query) > 1 or positions not in ends or (self.bounds is None and _square(self.mask) is None):
-            return None
-        lengths = list(expected[: ends.index(positions) + 1])
-        return lengths if self.bounds is None or len(self.bounds) == len(lengths) + 1 else None
-
-
-def _equal_views(states: Sequence[Tensor], scaling: float, class_tokens: int) -> EqualViews:
-    query, key, *value = states
-    return EqualViews(query, key, scaling, class_tokens, *value)
 
 
 class TorchAttention:
@@ -102,7 +46,7 @@ class TorchAttention:
     def __init__(
         self, query: Tensor, key: Tensor, scaling: float, class_tokens: int = 0, value: Tensor | None = None
     ) -> None:
-        self._parts = AttentionCall(query, key, scaling, value=value).views(class_tokens)
+        self._parts = VisionCall(query, key, scaling, value=value).views(class_tokens)
         self._order: Tensor | None = None  # int64 [views, patches]: where each patch stands in query and key
 
     @classmethod
@@ -113,7 +57,7 @@ class TorchAttention:
 
     @classmethod
     def of_calls(
-        cls, calls: Iterable[AttentionCall], class_tokens: int = 0, packed: Sequence[int] = ()
+        cls, calls: Iterable[VisionCall], class_tokens: int = 0, packed: Sequence[int] = ()
     ) -> "TorchAttention":
         """One source over the views of all calls of one attention module.
 
@@ -121,7 +65,7 @@ class TorchAttention:
             calls: at least one.
             class_tokens: of each view.
             packed: positions of all their views, for towers that pack views into one sequence; see
-                :meth:`AttentionCall.views`.
+                :meth:`VisionCall.views`.
         """
         parts: list[EqualViews] = []
         for call in calls:
@@ -278,7 +222,7 @@ class VisionCapture(threading.local):
     def __init__(self, class_tokens: int, *, values: bool = False) -> None:
         self.class_tokens = class_tokens
         self._values = values
-        self._calls: list[AttentionCall] | None = None
+        self._calls: list[VisionCall] | None = None
 
     @property
     def is_recording(self) -> bool:
@@ -286,17 +230,17 @@ class VisionCapture(threading.local):
         return self._calls is not None
 
     @property
-    def noted(self) -> list[list[AttentionCall]]:
+    def noted(self) -> list[list[VisionCall]]:
         """The list that is being filled in this thread, if one is."""
         return [] if self._calls is None else [self._calls]
 
     @contextmanager
-    def recording(self) -> Iterator[list[AttentionCall]]:
+    def recording(self) -> Iterator[list[VisionCall]]:
         """The list fills with the calls of its attention function inside the block.
 
         A module may call it once for all views, in a batch or packed into one sequence, or once per view.
         """
-        calls: list[AttentionCall] = []
+        calls: list[VisionCall] = []
         self._calls = calls
         try:
             yield calls
@@ -306,9 +250,9 @@ class VisionCapture(threading.local):
     def note(
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, bounds: Tensor | None, mask: object
     ) -> None:
-        """Record one call of the attention function, see :class:`AttentionCall`."""
+        """Record one call of the attention function, see :class:`VisionCall`."""
         if self._calls is not None:
-            self._calls.append(AttentionCall(query, key, scaling, bounds, mask, value if self._values else None))
+            self._calls.append(VisionCall(query, key, scaling, bounds, mask, value if self._values else None))
 
 
 @contextmanager
@@ -332,35 +276,3 @@ def capture_attention(module: nn.Module, class_tokens: int = 0, *, values: bool 
 
     with attention_calls(module, seen):
         yield capture
-
-
-def packed_lengths(bounds: Tensor | None, mask: object) -> list[int] | None:
-    """Positions of each view, if a tower packs several into one sequence, and so into one call.
-
-    Args:
-        bounds: int [views + 1], where packed views begin and end (``cu_seq_lens_q``), or ``None``.
-        mask: the call's attention mask; tells views apart if it is [1, 1, positions, positions], boolean (True is seen)
-            or additive, and lets every position see exactly those of its own view.
-
-    Returns:
-        Lengths in order; ``None`` if neither argument tells of packed views.
-    """
-    if bounds is not None:
-        lengths: list[int] = bounds.diff().tolist()
-        return lengths
-    square = _square(mask)
-    if square is None:
-        return None
-    seen = square if square.dtype == torch.bool else square == 0
-    first = seen.byte().argmax(dim=1)  # the first position that each one sees: that of its view
-    if (first.diff() < 0).any() or not torch.equal(seen, first[:, None] == first):
-        return None
-    counted: list[int] = first.unique_consecutive(return_counts=True)[1].tolist()
-    return counted
-
-
-def _square(mask: object) -> Tensor | None:
-    """[positions, positions] of a mask that says who sees whom in one sequence; ``None`` for any other."""
-    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[:2] != (1, 1) or mask.shape[2] != mask.shape[3]:
-        return None
-    return mask[0, 0]

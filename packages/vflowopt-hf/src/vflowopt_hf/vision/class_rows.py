@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from vflowopt.errors import StrategyError
 from vflowopt_hf.family import Family
 from vflowopt_hf.feature_layer import layers_up_to
-from vflowopt_hf.vision.capture import AttentionCall, TorchAttention
+from vflowopt_hf.vision.capture import TorchAttention
 from vflowopt_hf.vision.earlier_layers import LayerRecorder
 from vflowopt_hf.vision.observing import attention_calls
+from vflowopt_hf.vision.vision_call import VisionCall
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class ClassRowCapture(LayerRecorder[Tensor]):
         super().__init__(range(layers))
         self.depth, self._class_tokens = depth, class_tokens
 
-    def kept(self, call: AttentionCall) -> Iterable[Tensor]:
+    def kept(self, call: VisionCall) -> Iterable[Tensor]:
         """See :meth:`vflowopt_hf.vision.earlier_layers.LayerRecorder.kept`."""
         return TorchAttention.of_calls([call], self._class_tokens).class_rows()
 

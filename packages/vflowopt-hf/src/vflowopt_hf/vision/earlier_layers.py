@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from vflowopt_hf.vision.capture import AttentionCall
+from vflowopt_hf.vision.vision_call import VisionCall
 
 Kept = TypeVar("Kept")
 
@@ -25,7 +25,7 @@ class LayerRecorder(threading.local, Generic[Kept]):
         self._recorded: dict[int, list[Kept]] | None = None
 
     @abstractmethod
-    def kept(self, call: AttentionCall) -> Iterable[Kept]:
+    def kept(self, call: VisionCall) -> Iterable[Kept]:
         """What is kept of one call."""
 
     @property
@@ -54,5 +54,5 @@ class LayerRecorder(threading.local, Generic[Kept]):
     ) -> None:
         """Record one call of a layer's attention function."""
         if self._recorded is not None:
-            call = AttentionCall(query, key, scaling, options.get("cu_seq_lens_q"), mask)
+            call = VisionCall(query, key, scaling, options.get("cu_seq_lens_q"), mask)
             self._recorded[layer].extend(self.kept(call))

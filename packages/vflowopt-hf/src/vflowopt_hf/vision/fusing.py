@@ -40,9 +40,10 @@ def _kernels(device: torch.device, dtype: torch.dtype, width: int) -> Any | None
         for rows in (None, chosen):
             fused_sums.column_sums(states, states, 1.0, normalisers, rows)
     except Exception as error:  # of a compiler, a driver or a device that Triton does not know: there is no list
+        reason = next(iter(str(error).splitlines()), "")
         warnings.warn(
-            f"Triton does not work here ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            f"importance is computed by slower operators of torch, with the same result",
+            f"Triton does not work here ({type(error).__name__}: {reason}); importance is computed by torch's own "
+            f"operators instead, which takes longer",
             RuntimeWarning,
             stacklevel=2,
         )

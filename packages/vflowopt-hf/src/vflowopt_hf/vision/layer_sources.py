@@ -7,16 +7,16 @@ from typing import Any
 
 from vflowopt.errors import StrategyError
 from vflowopt_hf.family import Family
-from vflowopt_hf.vision.capture import AttentionCall
 from vflowopt_hf.vision.class_rows import vision_layers
 from vflowopt_hf.vision.earlier_layers import LayerRecorder
 from vflowopt_hf.vision.observing import attention_calls
+from vflowopt_hf.vision.vision_call import VisionCall
 
 
-class LayerCapture(LayerRecorder[AttentionCall]):
+class LayerCapture(LayerRecorder[VisionCall]):
     """Keeps the calls as they are."""
 
-    def kept(self, call: AttentionCall) -> Iterable[AttentionCall]:
+    def kept(self, call: VisionCall) -> Iterable[VisionCall]:
         """See :meth:`vflowopt_hf.vision.earlier_layers.LayerRecorder.kept`."""
         return (call,)
 

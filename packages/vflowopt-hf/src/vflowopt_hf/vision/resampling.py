@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vflowopt.errors import UnsupportedModelError
 from vflowopt_hf.family import Family, Unit
-from vflowopt_hf.vision.capture import AttentionCall, VisionCapture, capture_attention
+from vflowopt_hf.vision.capture import VisionCapture, capture_attention
+from vflowopt_hf.vision.vision_call import VisionCall
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def capture_resampler(family: Family, model: Any) -> Iterator[VisionCapture | No
         yield capture
 
 
-def resampled(units: Sequence[Unit], calls: Sequence[AttentionCall]) -> tuple[Unit, ...]:
+def resampled(units: Sequence[Unit], calls: Sequence[VisionCall]) -> tuple[Unit, ...]:
     """The units, ``to_tokens`` of which now takes a map over patches, and not one over what the resampler made.
 
     Args:
