@@ -62,6 +62,7 @@ def states(cache):
             if isinstance(value, torch.Tensor)
             else value
             for name, value in vars(layer).items()
+            if name != "permit"  # one object for all layers of a cache
         }
         for layer in cache.layers
     ]

@@ -1,6 +1,6 @@
 """Modules whose work is to be recorded: what speaks against it, and what would make a recording stale."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from typing import Any
 
 from torch import nn
@@ -55,22 +55,16 @@ def _is_ours(hook: Any) -> bool:
     return bool((getattr(hook, "__module__", None) or type(hook).__module__).startswith(_OURS))
 
 
-def _states(root: nn.Module) -> Iterator[Any]:
+def _states(root: nn.Module) -> list[Any]:
     """Modules, hooks, where the weights are, and the attention in use."""
-    open_modules: list[Any] = [root]
-    yield getattr(getattr(root, "config", None), "_attn_implementation", None)
-    while open_modules:
-        module = open_modules.pop()
-        own = module.__dict__
-        yield id(module)
-        yield id(own.get("forward"))
-        yield module.training
+    found: list[Any] = [getattr(getattr(root, "config", None), "_attn_implementation", None)]
+    left: list[Any] = [root]
+    while left:  # of several hundred modules at every prefill: plain attributes, no properties
+        own = left.pop().__dict__
+        found += (id(own), id(own.get("forward")), own["training"])
         for hooks in (own["_forward_hooks"], own["_forward_pre_hooks"]):
-            yield sum(not _is_ours(hook) for hook in hooks.values())  # ours come and go
-        for tensor in own["_parameters"].values():
-            if tensor is not None:
-                yield tensor.data_ptr()
-        for tensor in own["_buffers"].values():
-            if tensor is not None:
-                yield tensor.data_ptr()
-        open_modules.extend(child for child in own["_modules"].values() if child is not None)
+            found.append(sum(not _is_ours(hook) for hook in hooks.values()) if hooks else 0)  # ours come and go
+        for tensors in (own["_parameters"], own["_buffers"]):
+            found += [tensor.data_ptr() for tensor in tensors.values() if tensor is not None]
+        left += [child for child in own["_modules"].values() if child is not None]
+    return found

@@ -161,7 +161,7 @@ class _Graph:
         watch = Watch(recorder, self._inputs)
 
         def watched() -> Any:
-            with watch:
+            with watch.on():
                 return function(own)
 
         self._replay, self._result = recorder.record(watched)

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from transformers.utils.generic import ModelOutput
 
 Change = Callable[[Tensor], Tensor]
 
+_LEAVES = (bool, int, float, str, type)
 
-@runtime_checkable
+
 class HoldsTensors(Protocol):
     """An object that knows which tensors it holds."""
 
@@ -30,12 +31,13 @@ def changed(tree: Any, change: Change) -> Any:
     """The same tree with every tensor changed; what holds no tensor is the same object."""
     if isinstance(tree, Tensor):
         return change(tree)
-    if isinstance(tree, type):
+    if tree is None or isinstance(tree, _LEAVES):
         return tree
     if isinstance(tree, ModelOutput):
         return type(tree)(**{name: changed(value, change) for name, value in tree.items()})
-    if isinstance(tree, HoldsTensors):
-        return tree.each(change)
+    each = getattr(type(tree), "each", None)  # of HoldsTensors: to ask a protocol takes many times longer
+    if each is not None:
+        return each(tree, change)
     if isinstance(tree, dict):
         return {name: changed(value, change) for name, value in tree.items()}
     if isinstance(tree, list | tuple):

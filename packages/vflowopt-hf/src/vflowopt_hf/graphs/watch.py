@@ -1,15 +1,19 @@
 """Watches what is recorded operator by operator: what a graph cannot hold is refused before it is run."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from vflowopt_hf.graphs.recorder import Recorder
+
+_OF_NUMBERS = (torch.tensor, torch.as_tensor, torch.asarray)
 
 _WAITING = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 _BY_MASK = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"})
@@ -44,6 +48,18 @@ class Watch(TorchDispatchMode):
         for tensor in inputs:
             self._known[tensor] = True
 
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Look at what is done inside the block."""
+        with _Constants(self), self:
+            yield
+
+    def constant(self, make: Callable[[], Tensor]) -> Tensor:
+        """Something that is made of memory of the host, beside the recording."""
+        made: Tensor = self._recorder.aside(make)
+        self._note_outside(made)
+        return made
+
     def has_made(self, tensor: Tensor) -> bool:
         """Whether a tensor is an input, or was made while watching: its numbers change with every replay."""
         made: bool = self._known.get(tensor, False)
@@ -55,10 +71,7 @@ class Watch(TorchDispatchMode):
         given = _tensors((args, kwargs))
         here = [tensor for tensor in given if self._recorder.on_device(tensor)]
         if not here and any(tensor.numel() for tensor in given) and _goes_to_device(func, kwargs):
-            constant = self._recorder.aside(lambda: func(*args, **kwargs))
-            for tensor in _tensors(constant):
-                self._note_outside(tensor)
-            return constant
+            return self.constant(lambda: func(*args, **kwargs))
         self._refuse(func, args, kwargs, given, here)
         for tensor in here:
             self._note_outside(tensor)
@@ -86,6 +99,21 @@ class Watch(TorchDispatchMode):
             written = argument.alias_info is not None and argument.alias_info.is_write
             if written and isinstance(value, Tensor) and self._recorder.on_device(value) and not self.has_made(value):
                 raise UnrecordableError(f"{name} changes a tensor that others use")
+
+
+class _Constants(TorchFunctionMode):
+    """Sees tensors that are made of numbers right on the device: the copy is below what operators tell."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See the class."""
+        kwargs = kwargs or {}
+        if func not in _OF_NUMBERS or kwargs.get("device") is None or not args or isinstance(args[0], Tensor):
+            return func(*args, **kwargs)
+        return self._watch.constant(lambda: func(*args, **kwargs))
 
 
 def _tensors(tree: Any) -> list[Tensor]:

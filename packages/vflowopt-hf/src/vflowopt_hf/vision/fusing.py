@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from vflowopt_hf.graphs.watch import Watch
+
 _WIDEST = 256
 """Of a head: beyond, a block of rows does not fit."""
 
@@ -17,9 +19,10 @@ def fused_kernels(states: Tensor) -> Any | None:
     """:mod:`vflowopt_hf.vision.fused_sums` for query and key like ``states``, or ``None``.
 
     They need CUDA, Triton, and 16 bits: of float32 the tensor cores would drop bits that the tower's own products keep.
-    A mode that looks on at operators, to count FLOPs for example, would not see them.
+    A mode that looks on at operators, to count FLOPs for example, would not see them; that of recordings need not.
     """
-    if _get_current_dispatch_mode() is not None:
+    mode = _get_current_dispatch_mode()
+    if mode is not None and not isinstance(mode, Watch):
         return None
     if not states.is_cuda or states.dtype not in (torch.bfloat16, torch.float16) or states.shape[-1] > _WIDEST:
         return None
