@@ -23,7 +23,7 @@ class Tape:
     """
 
     def __init__(self):
-        self.records, self.replays, self.bytes = 0, 0, 0
+        self.records, self.replays, self.bytes, self.limit = 0, 0, 0, 1 << 30
 
     def on_device(self, tensor):
         return True

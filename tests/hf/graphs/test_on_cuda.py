@@ -31,10 +31,9 @@ def answers(model, pruning, batches):
     return found
 
 
-def require_equal(got, expected, tolerance):
-    for (logits, tokens, report), (wanted, expected_tokens, expected_report) in zip(got, expected, strict=True):
-        torch.testing.assert_close(logits, wanted, rtol=tolerance, atol=tolerance)
-        assert torch.equal(tokens, expected_tokens)
+def require_close(got, expected, tolerance):
+    for (logits, _, report), (wanted, _, expected_report) in zip(got, expected, strict=True):
+        assert (logits - wanted).abs().max() <= tolerance * wanted.abs().max()
         assert report == expected_report
 
 
@@ -49,7 +48,10 @@ def test_families(name):
         block = subject.adapter.prune(subject.model, strategy, processor=subject.processor, graphs=True)
         got = answers(subject.model, block, batches)
     eager = subject.adapter.prune(subject.model, strategy, processor=subject.processor)
-    require_equal(got, answers(subject.model, eager, batches), 1e-5)
+    wanted = answers(subject.model, eager, batches)
+    require_close(got, wanted, 1e-5)
+    for (_, tokens, _), (_, expected, _) in zip(got, wanted, strict=True):
+        assert torch.equal(tokens, expected)
     reasons = [str(one.message) for one in told if one.category is GraphsWarning]
     assert [reason for reason in reasons if "decoder" in reason] == []
     assert (name == "qwen2_vl") == any("vision tower" in reason for reason in reasons)  # it splits by a list
@@ -64,4 +66,4 @@ def test_a_wide_model_in_half_precision():
     with warnings.catch_warnings():
         warnings.simplefilter("error", GraphsWarning)
         got = answers(model, adapter.prune(model, strategy, graphs=True), batches)
-    require_equal(got, answers(model, adapter.prune(model, strategy), batches), 2e-2)
+    require_close(got, answers(model, adapter.prune(model, strategy), batches), 2e-2)

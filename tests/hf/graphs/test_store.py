@@ -63,17 +63,25 @@ def test_the_least_recently_used_goes_first():
     assert tape.records == 4
 
 
-def test_all_go_when_they_take_too_much_memory_and_what_takes_too_much_alone_is_refused():
+def test_all_go_when_they_take_too_much_memory():
     one = numbers(0).nbytes
-    graphs = Graphs(Tape(), most_bytes=2 * one)
-    for key in "aabbcc":
+    tape = Tape()
+    graphs = Graphs(tape, most_bytes=3 * one)
+    for key in "aabbccdd":
         asked(graphs, key, numbers(0))
-    assert len(graphs) == 1
-    graphs = Graphs(Tape(), most_bytes=one)
-    assert graphs.is_due("tower", "a") is False
-    with pytest.raises(UnrecordableError, match="takes more than 0 MiB"):
-        graphs.run("tower", "a", numbers(0), lambda tensor: tensor @ tensor @ tensor)
-    assert not graphs.is_due("tower", "a")
+    assert (len(graphs), tape.records) == (1, 5)  # the fourth, too much, is made a second time
+    assert torch.equal(asked(graphs, "d", numbers(1))["square"], numbers(1) @ numbers(1))
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_what_takes_too_much_beside_one_other_is_refused(kept):
+    graphs = Graphs(Tape(), most_bytes=numbers(0).nbytes)
+    for key in "aa"[: 2 * kept]:
+        asked(graphs, key, numbers(0))
+    with pytest.raises(UnrecordableError, match="take more than 0 MiB"):
+        graphs.run("decoder", "b", numbers(0), lambda tensor: tensor @ tensor @ tensor)
+    assert not graphs.is_due("decoder", "b")
+    assert len(graphs) == kept
 
 
 def test_what_cannot_be_recorded_is_not_tried_again_and_said_once():

@@ -49,6 +49,11 @@ class Recorder(Protocol):
         """Device memory of all recordings."""
         ...
 
+    @property
+    def limit(self) -> int:
+        """How many bytes they may take."""
+        ...
+
     def settle(self) -> None:
         """Wait until no replay runs any more."""
         ...
@@ -128,6 +133,11 @@ class CudaRecorder:
     def bytes(self) -> int:
         """See :meth:`Recorder.bytes`."""
         return self._bytes
+
+    @property
+    def limit(self) -> int:
+        """See :meth:`Recorder.limit`: a quarter of the device's memory."""
+        return int(torch.cuda.get_device_properties(self._device).total_memory) // 4
 
     def settle(self) -> None:
         """See :meth:`Recorder.settle`."""

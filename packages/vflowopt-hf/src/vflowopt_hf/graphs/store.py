@@ -15,8 +15,8 @@ from vflowopt_hf.graphs.recorder import Recorder
 from vflowopt_hf.graphs.trees import changed, tensors_of
 from vflowopt_hf.graphs.watch import UnrecordableError, Watch
 
-MOST, MOST_BYTES, SEEN = 16, 4 << 30, 1024
-"""Recordings kept at most, what they may hold together, and how many keys are remembered that have none."""
+MOST, SEEN = 16, 1024
+"""Recordings kept at most, and how many keys are remembered that have none."""
 
 
 class GraphsWarning(UserWarning):
@@ -31,10 +31,11 @@ class Graphs:
     Args:
         recorder: records and replays; ``None`` where nothing does.
         most: how many are kept.
-        most_bytes: how much device memory they may take; when they take more, all go.
+        most_bytes: how much device memory they may take, by default what the recorder says; when they take more, all
+            go, or the last one, if there were no others than those of one shape.
     """
 
-    def __init__(self, recorder: Recorder | None, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, recorder: Recorder | None, most: int = MOST, most_bytes: int | None = None) -> None:
         self._recorder, self._most, self._most_bytes = recorder, most, most_bytes
         self._lock = threading.RLock()
         self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
@@ -120,12 +121,12 @@ class Graphs:
         except Exception as error:
             reason = str(error) if isinstance(error, UnrecordableError) else f"recording it failed: {error}"
             raise self._refusal(part, reason.partition("\n")[0]) from error
-        if self._recorder.bytes > self._most_bytes:
-            too_large = not self._graphs
+        limit = self._recorder.limit if self._most_bytes is None else self._most_bytes
+        if self._recorder.bytes > limit:
+            del graph
+            if len(self._graphs) < 2:  # to begin anew would be no help, again and again
+                raise self._refusal(part, f"its recordings take more than {limit >> 20} MiB of memory")
             self.clear()
-            if too_large:
-                del graph
-                raise self._refusal(part, f"a recording of it takes more than {self._most_bytes >> 20} MiB")
             return self._record(part, key, inputs, function)
         self._graphs[part, key] = graph
         while len(self._graphs) > self._most:
