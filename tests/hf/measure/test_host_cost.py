@@ -71,3 +71,13 @@ def test_the_table(capsys):
     assert " | prefill | " in prefill
     assert " | step | " in step
     assert " | +0 | " in step
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_known_layout_is_not_copied_to_the_device_again(batch):
+    adapter, shape = shapes()["llava-onevision-narrow"]
+    model = shape.build("cuda", "auto")
+    prefill, step = compare(adapter, model, repeated(shape.inputs(model, 300, 20), batch), PUBLISHED, rounds=1)
+    assert prefill.pruned.copies <= prefill.unpruned.copies
+    assert step.pruned.copies == step.unpruned.copies

@@ -10,6 +10,7 @@ from support.cases import llava_next, llava_onevision, qwen2_vl, smolvlm
 from support.waiting import Waits
 from vflowopt import Progressive, Strategy
 from vflowopt.components.mass import LogMass
+from vflowopt.discovery.registry import component_types
 from vflowopt.methods import DivPrune
 from vflowopt.plugins import find_adapter
 from vflowopt_hf.plans import unit_groups
@@ -81,6 +82,37 @@ def test_plans_are_those_of_each_unit_alone(family, name, monkeypatch):
     assert plans[0].kept[0].tolist() != plans[2].kept[0].tolist()
 
 
+@pytest.mark.parametrize("name", [name for name, kind in component_types("scorer").items() if kind.vectorises])
+def test_every_scorer_that_says_so_scores_several_units_at_once(name, monkeypatch):
+    own, together = subject("next"), []  # which has a class token, too
+    scorer = component_types("scorer")[name]()
+    strategy = Strategy(scorer=scorer, schedule=STAGES, recycler=scorer.usual_recycler)
+    inputs = different(own.batch(own.image(0), own.image(0)).inputs)
+    monkeypatch.setattr(torch.func, "vmap", counting(torch.func.vmap, together))
+    plans, _ = run(own, inputs, strategy)
+    assert together == [2]
+    monkeypatch.setattr(unit_groups, "PAIRS", 0)
+    alone, _ = run(own, inputs, strategy)
+    assert [[kept.tolist() for kept in plan.kept] for plan in plans] == [
+        [kept.tolist() for kept in plan.kept] for plan in alone
+    ]
+
+
+def test_what_is_kept_of_a_layout_serves_every_gradient_mode():
+    own = subject("onevision")
+    batch = own.batch(own.image(0), own.image(1))
+    with own.prune(STRATEGIES["order"](own, batch)):
+        with torch.inference_mode():
+            first = own.model(**batch.inputs).logits
+        with torch.no_grad():
+            second = own.model(**batch.inputs).logits
+        third = own.model(**batch.inputs).logits
+        third.sum().backward()
+    own.model.zero_grad()
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+
+
 def floats(plan):
     return [plan.importance, plan.weight, *plan.mass, *plan.bias, *(merge.weight for merge in plan.later.values())]
 
@@ -105,9 +137,7 @@ def test_components_that_look_at_values_are_called_for_one_unit_after_the_other(
 
 
 class Reading(DivPrune):
-    """Reads a value back, which vmap would refuse."""
-
-    vectorises = False
+    """Reads a value back, which vmap would refuse; what DivPrune says of itself does not hold here."""
 
     def score_retaining(self, context, count):
         assert float(context.features.sum()) < float("inf")

@@ -4,7 +4,7 @@ None of them looks at attention. Plain mean attention is ``CalibratedAttention``
 """
 
 import zlib
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,7 @@ class UniformGrid(Scorer):
     Grids share the budget in proportion to their sizes.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["uniform-grid"] = "uniform-grid"
 
     def score(self, context: ScoringContext) -> Score:
@@ -62,6 +63,7 @@ class LowResolution(Scorer):
     goes to the next finer grid.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["low-resolution"] = "low-resolution"
 
     def score(self, context: ScoringContext) -> Score:

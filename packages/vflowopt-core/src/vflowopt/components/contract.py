@@ -26,9 +26,15 @@ class Component(Value, ABC):
     """The field of a strategy that the component fills: "scorer", "schedule", "recycler" or "mass"."""
 
     vectorises: ClassVar[bool] = False
-    """Whether an adapter may call it once for several units, by ``torch.func.vmap``: it reads and writes arrays through
-    the array API alone, writes none in place, takes nothing from the host but what follows from the layout, and looks
-    at no value. Otherwise it is called for one unit after the other."""
+    """Whether an adapter may call it once for several units, by ``torch.func.vmap``: it computes through the array
+    API alone, changes no array in place, takes nothing from the host but what follows from the layout, and looks
+    at no value. Otherwise it is called for one unit after the other. Every class says so for itself: what inherits from
+    one that does may look at values."""
+
+    @property
+    def is_vectorised(self) -> bool:
+        """Whether the component's own class says :attr:`vectorises`."""
+        return bool(vars(type(self)).get("vectorises", False))
 
     @classmethod
     def component_name(cls) -> str:

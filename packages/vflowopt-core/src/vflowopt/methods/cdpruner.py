@@ -22,7 +22,7 @@ Where this differs from the public code:
 - Structural tokens take no part; of equally good tokens the one with the lower index is chosen.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vflowopt.arrays import Array, descending_order, device_of, namespace, normalised, pick
 from vflowopt.components import Score, Scorer, ScoringContext
@@ -46,6 +46,7 @@ class CDPruner(Scorer):
         negative: whether tokens that are least like the text are the relevant ones.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["cdpruner"] = "cdpruner"
     negative: bool = False
 

@@ -18,7 +18,7 @@ Where this differs from the public code:
 - What has no counterpart in the frame before, as where two crops of an image differ in size, counts as a first frame.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -34,6 +34,7 @@ _FIRST = 2.0
 class EVS(Scorer):
     """Cosine distance from the token in the same place of the frame before. No options."""
 
+    vectorises: ClassVar[bool] = True
     name: Literal["evs"] = "evs"
 
     @property

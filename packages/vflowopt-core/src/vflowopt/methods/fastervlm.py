@@ -16,7 +16,7 @@ compete, so that the count is exact also where crops are unpadded or pooled.
 With an ensemble over several layers this is VTC-CLS (:mod:`vflowopt.methods.vtc_cls`).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vflowopt.components import Score, Scorer, ScoringContext
 
@@ -24,6 +24,7 @@ from vflowopt.components import Score, Scorer, ScoringContext
 class FasterVLM(Scorer):
     """Attention of the class token, mean over heads, taken from patches to visual tokens."""
 
+    vectorises: ClassVar[bool] = True
     name: Literal["fastervlm"] = "fastervlm"
 
     @property

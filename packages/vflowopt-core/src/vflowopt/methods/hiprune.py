@@ -21,7 +21,7 @@ Where this differs from the public code:
 - Structural tokens take no part.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -40,6 +40,7 @@ class HiPrune(Scorer):
         layer: the middle layer, as a share of the vision layers up to the observed one; rounded to a whole layer.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["hiprune"] = "hiprune"
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.1
     layer: Annotated[float, Field(gt=0, le=1)] = 0.4

@@ -14,7 +14,7 @@ What is ours: r. It is an option, 8 by default. Also that principal components a
 scaled to length 1, as they are by definition. Structural tokens take no part.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,7 @@ class LRCP(Scorer):
         rank: r, dimensions of the background; with 0 all of a token lies outside.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["lrcp"] = "lrcp"
     rank: Annotated[int, Field(ge=0)] = 8
 

@@ -18,7 +18,7 @@ Where this differs from the public code:
 - That code may choose several tokens per step; here it is always one.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,7 @@ class MMR(Scorer):
         source: whose attention; "auto" is that of the class token where there is one, else the mean over patches.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["mmr"] = "mmr"
     relevance: Annotated[float, Field(ge=0, le=1)] = 0.8
     source: Source = "auto"

@@ -21,7 +21,7 @@ Where this differs from the public code:
 - Frames of video models have one size; here frames may differ.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -36,6 +36,7 @@ _TEMPERATURE = 0.01
 class VidCom2(Scorer):
     """Outliers of the video and of their frame, with a number per frame that follows how unique it is. No options."""
 
+    vectorises: ClassVar[bool] = True
     name: Literal["vidcom2"] = "vidcom2"
 
     @property

@@ -23,7 +23,7 @@ Where this differs from the public code:
 - It counts the class token among the dominant ones; the models here make no visual token of it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -39,6 +39,7 @@ class ContextualTokens(ContextRecycler):
         contextual: share of contextual tokens among what is retained, separators aside.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["visionzip"] = "visionzip"
     contextual: Annotated[float, Field(ge=0, le=1)] = 10 / 64
 
@@ -80,6 +81,7 @@ class VisionZip(Scorer):
             patches, for vision towers without a class token.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["visionzip"] = "visionzip"
     source: Literal["class", "mean"] = "class"
 

@@ -23,7 +23,7 @@ Where this differs from the public code:
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,7 @@ class VisPruner(Scorer):
         source: whose attention; "auto" is that of the class token where there is one, else the mean over patches.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["vispruner"] = "vispruner"
     important: Annotated[float, Field(ge=0, le=1)] = 0.5
     source: Source = "auto"

@@ -23,7 +23,7 @@ Where this differs from the public code:
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,7 @@ class VTCCLS(Scorer):
         ensemble: of what the layers say of a patch.
     """
 
+    vectorises: ClassVar[bool] = True
     name: Literal["vtc-cls"] = "vtc-cls"
     depth: Annotated[float, Field(gt=0, le=1)] = 0.3
     ensemble: Literal["sum", "max", "min"] = "sum"

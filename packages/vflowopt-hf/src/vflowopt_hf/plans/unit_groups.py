@@ -37,7 +37,7 @@ def grouped(strategy: Strategy, counts: Mapping[UnitContext, tuple[int, ...]]) -
         counts: of each unit, tokens to retain after each stage.
     """
     parts = [part for part in (strategy.scorer, strategy.recycler, strategy.mass) if part is not None]
-    apart = not all(part.vectorises for part in parts)
+    apart = not all(part.is_vectorised for part in parts)
     text = any("text" in part.needs for part in parts)
     groups: dict[Hashable, list[UnitContext]] = {}
     for number, (context, own) in enumerate(counts.items()):
