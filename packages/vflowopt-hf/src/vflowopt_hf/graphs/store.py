@@ -125,6 +125,8 @@ class Graphs:
         if self._recorder.bytes > limit:
             del graph
             if len(self._graphs) < 2:  # to begin anew would be no help, again and again
+                if not self._graphs:
+                    self._recorder.forget()
                 raise self._refusal(part, f"its recordings take more than {limit >> 20} MiB of memory")
             self.clear()
             return self._record(part, key, inputs, function)
