@@ -83,7 +83,7 @@ class Watch(TorchDispatchMode):
 
     def _note_outside(self, tensor: Tensor) -> None:
         if tensor not in self._known:
-            self.outside.append(tensor)
+            self.outside.append(tensor.detach())  # where it is, also if a weight gets other memory
             self._known[tensor] = False
 
     def _refuse(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], here: list[Tensor]) -> None:

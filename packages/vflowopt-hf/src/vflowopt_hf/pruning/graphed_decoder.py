@@ -191,7 +191,10 @@ class GraphedDecoder:
                 return self._replayed(own, replay)
             except UnrecordableError as error:
                 self._graphs.fall_back(PART, str(error))
-            self._forget()
+                self._forget()
+            except Exception:
+                self._forget()
+                raise
             return self._planned(own, replay.encodings, kwargs)
 
         with replaced(self._decoder, "forward", forward):
