@@ -61,7 +61,7 @@ def _states(root: nn.Module) -> list[Any]:
     left: list[Any] = [root]
     while left:  # of several hundred modules at every prefill: plain attributes, no properties
         own = left.pop().__dict__
-        found += (id(own), id(own.get("forward")), own["training"])
+        found += (id(own), len(own), id(own.get("forward")), own["training"])
         for hooks in (own["_forward_hooks"], own["_forward_pre_hooks"]):
             found.append(sum(not _is_ours(hook) for hook in hooks.values()) if hooks else 0)  # ours come and go
         for tensors in (own["_parameters"], own["_buffers"]):
