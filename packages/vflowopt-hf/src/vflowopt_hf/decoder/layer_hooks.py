@@ -114,9 +114,10 @@ class LayerHook(Installed):
             return None
         hidden, changed = found
         changed = changed if args else {**changed, "hidden_states": hidden}
-        positional = tuple(self._of_stage(value) for value in args[1:])
-        named = {name: changed[name] if name in changed else self._of_stage(value) for name, value in kwargs.items()}
-        return ((hidden, *positional) if args else args), named
-
-    def _of_stage(self, value: Any) -> Any:
-        return self._reduced(self._index, value) if isinstance(value, Tensor) else value
+        further = {
+            name: self._reduced(self._index, value)
+            for name, value in kwargs.items()
+            if isinstance(value, Tensor) and name not in changed
+        }
+        positional = (self._reduced(self._index, value) if isinstance(value, Tensor) else value for value in args[1:])
+        return ((hidden, *positional) if args else args), kwargs | further | changed

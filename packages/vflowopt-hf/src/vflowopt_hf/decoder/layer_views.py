@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vflowopt_hf.decoder.cache import PrunedLayer, PrunedSlidingLayer
 from vflowopt_hf.decoder.conversion import AnyPrunedLayer
-from vflowopt_hf.decoder.masks import holds_bias, pruned_mask, step_mask
+from vflowopt_hf.decoder.masks import holds_bias, pruned_mask, step_mask, unmasked_step
 from vflowopt_hf.decoder.slots import Slots
 from vflowopt_hf.decoder.windows import require_logical_window
 from vflowopt_hf.plans.rows import StageRows, take_rows
@@ -68,7 +68,7 @@ class Views:
         key, count = (layer.history, window), layer.slot_count(self.queries)
         view = self._made.get(key)
         if view is None or not view.serves(mask, None, count, hidden.device):
-            reduced, bias = self._step_mask(layer, mask, hidden.dtype) if window is None else None, None
+            reduced, bias = self._step_mask(layer, mask, hidden) if window is None else None, None
             if reduced is None:
                 slots = layer.slots_after(self.queries, None, hidden.shape[0], hidden.device)
                 reduced = self._mask(layer, mask, None, slots, hidden, window)
@@ -79,10 +79,13 @@ class Views:
     def _bias(self, slots: Slots) -> Tensor | None:
         return None if holds_bias(self.implementation) else slots.bias
 
-    def _step_mask(self, layer: AnyPrunedLayer, mask: Any, dtype: torch.dtype) -> Tensor | None:
+    def _step_mask(self, layer: AnyPrunedLayer, mask: Any, hidden: Tensor) -> Tensor | None:
         """A short way for steps on dynamic caches; ``None`` for all else."""
         if not isinstance(layer, PrunedLayer) or layer.known is None or self.queries != 1:
             return None
+        dtype = hidden.dtype
+        if mask is None and holds_bias(self.implementation) and not layer.is_plain:
+            return unmasked_step(layer.known.to(hidden.device), layer.slot_count(1), dtype)
         if not isinstance(mask, Tensor) or mask.ndim != 4:
             return None
         return step_mask(mask, layer.known.to(mask.device), layer.width + layer.dropped, dtype)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.functional import pad
 
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.decoder.slots import Slots
@@ -86,6 +87,21 @@ def _with_bias(mask: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype == torch.bool:
         return torch.where(mask, bias.to(dtype), torch.finfo(dtype).min)
     return mask + bias.to(mask.dtype)
+
+
+def unmasked_step(known: Slots, slots: int, dtype: torch.dtype) -> Tensor:
+    """The same for one query per sample that sees every token: [batch, 1, 1, slots].
+
+    Args:
+        known: tokens of the first slots, with filler or a bias; from there on none is missing.
+        slots: how many there are.
+        dtype: of the layer's states, and so of masks of numbers.
+    """
+    seen = known.valid if known.bias is None else known.bias.to(dtype)
+    assert seen is not None
+    if known.bias is not None and known.valid is not None:
+        seen = seen.masked_fill(~known.valid, torch.finfo(dtype).min)
+    return pad(seen[:, None, None], (0, slots - seen.shape[1]), value=float(known.bias is None))
 
 
 def step_mask(mask: Tensor, known: Slots, following: int, dtype: torch.dtype) -> Tensor:

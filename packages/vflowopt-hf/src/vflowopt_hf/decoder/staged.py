@@ -215,6 +215,8 @@ class StagedDecoder(Installed):
         if forward is None or forward.permit is not None or (not index and self._is_untouched(forward, hidden, kwargs)):
             return None
         forward.bias = None
+        if forward.plan is None and not (self._recurs[index] or self._reusing):
+            return self._continue(forward, index, hidden, kwargs)
         self._see_cache(forward, kwargs)
         self._open_state(forward, index, kwargs)
         added = self._residual(forward, index - 1)
