@@ -58,13 +58,20 @@ def _is_ours(hook: Any) -> bool:
 def _states(root: nn.Module) -> list[Any]:
     """Modules, hooks, where the weights are, and the attention in use."""
     found: list[Any] = [getattr(getattr(root, "config", None), "_attn_implementation", None)]
-    left: list[Any] = [root]
-    while left:  # of several hundred modules at every prefill: plain attributes, no properties
-        own = left.pop().__dict__
+    left: list[nn.Module | None] = [root]
+    while left:  # of several hundred modules before every prefill: plain entries, and nothing for what is empty
+        module = left.pop()
+        if module is None:
+            continue
+        own = module.__dict__
         found += (id(own), len(own), id(own.get("forward")), own["training"])
-        for hooks in (own["_forward_hooks"], own["_forward_pre_hooks"]):
-            found.append(sum(not _is_ours(hook) for hook in hooks.values()) if hooks else 0)  # ours come and go
-        for tensors in (own["_parameters"], own["_buffers"]):
-            found += [tensor.data_ptr() for tensor in tensors.values() if tensor is not None]
-        left += [child for child in own["_modules"].values() if child is not None]
+        for name in ("_forward_hooks", "_forward_pre_hooks"):
+            for hook in own[name].values():
+                if not _is_ours(hook):  # ours come and go
+                    found.append((name, id(hook)))
+        for name in ("_parameters", "_buffers"):
+            for tensor in own[name].values():
+                if tensor is not None:
+                    found.append(tensor.data_ptr())
+        left += own["_modules"].values()
     return found
