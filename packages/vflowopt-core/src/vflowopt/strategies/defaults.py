@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from vflowopt.strategies.specification import specification, specified
 from vflowopt.strategies.strategy import Strategy
 
-GENERAL_METHOD = "divprune,mass=0.5"
+GENERAL_METHOD = "divprune,mass=1"
 """The method where nothing better is known of a model's family, as ``SCORER[,OPTION=VALUE...]``.
 
-Half of the full mass: on three trained models at 10 and 25 % it gained up to 8 points and lost at most half a one; all
-of the mass may lose more.
+Of the methods that need no search it is the best on average over four trained models at 50, 25 and 10 %. The mass gains
+up to 15 points at 10 % there and loses one at most.
 """
 
 
