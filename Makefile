@@ -8,7 +8,7 @@ PACKAGES := $(wildcard packages/*/pyproject.toml)
 SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src \
 	packages/vflowopt-lmms/src examples/vflowopt-deepseek-vl/src
 
-.PHONY: demo test test-slow test-gpu test-lmms host-cost fuzz test-newest test-oldest lint types docs families smoke core-alone check clean
+.PHONY: demo test test-slow test-gpu test-lmms host-cost importance-cost fuzz test-newest test-oldest lint types docs families smoke core-alone check clean
 
 demo: $(VENV)/.run
 	$(BIN)/vflowopt demo
@@ -59,6 +59,10 @@ endef
 # Operators, Python calls, waits and copies of prefills and decoding steps, pruned beside unpruned: docs/benchmarks.md.
 host-cost: $(VENV)/.run
 	$(BIN)/python -m vflowopt_hf.measure.host_cost
+
+# Importance beside a vision tower on a CPU, and its error; some ten minutes for the largest size.
+importance-cost: $(VENV)/.run
+	$(BIN)/python -m vflowopt_hf.measure.importance_cost
 
 # Over a thousand bad inputs for the command line; `make fuzz FUZZ="--inputs 5000 --seed 1"` for others.
 fuzz: $(VENV)/.dev

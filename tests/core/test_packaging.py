@@ -13,8 +13,8 @@ PACKAGES = sorted(path.parent for path in (REPOSITORY / "packages").glob("*/pypr
 BY_NAME = {package.name: package for package in PACKAGES}
 MODULES = {"pillow": "PIL", "vflowopt-core": "vflowopt"}
 """Import names that do not follow from the distribution's name."""
-GUARDED = {"huggingface_hub"}
-"""Imported by the core where it is installed; it says what to install where it is not."""
+GUARDED = {"huggingface_hub", "triton"}
+"""Imported where they are installed: the core says what to install, and CUDA builds of torch bring Triton along."""
 
 
 def project(package):

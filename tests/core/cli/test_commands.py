@@ -39,7 +39,8 @@ def test_every_model_type_as_json_and_as_a_table():
         kind: verdict.status for kind, verdict in verdicts().items()
     }
     told = {entry["model_type"]: (entry["nearest"], entry["told"]) for entry in listed}
-    assert told["idefics2"] == ("idefics3", RESAMPLED)
+    assert told["aria"] == ("idefics3", RESAMPLED)
+    assert told["idefics2"] == ("", "vflowopt-hf")
     result = CliRunner().invoke(app, ["adapters", "--all"])
     assert result.exit_code == 0
     assert "Model types of transformers" in result.stdout

@@ -16,7 +16,7 @@ from support.cases import idefics3, internvl, smolvlm
 from support.tiny import random_image
 from vflowopt import Strategy, prune
 from vflowopt.errors import InputError, UnsupportedModelError, UnsupportedOperationError
-from vflowopt_hf.vision.capture import capture_attention
+from vflowopt_hf.vision.capture import TorchAttention, capture_attention
 
 CASES = {case.CASE.family.name: case for case in (internvl, idefics3, smolvlm)}
 SPLIT = {"size": {"longest_edge": 96}}  # makes SmolVLM split images, as Idefics3 does
@@ -90,7 +90,7 @@ def test_attention_is_what_upstream_computes(name):
     observed = capture_attention(family.vision_attention(model), family.class_tokens)
     with observed as capture, capture.recording() as calls, torch.no_grad():
         output = model.model.get_image_features(**inputs, output_attentions=True)
-    (seen,) = calls
+    seen = TorchAttention.of_calls(calls, family.class_tokens)
     expected = output.attentions[-1].mean(1)[:, family.class_tokens :, family.class_tokens :]
     assert len(seen) == len(crops(inputs["pixel_values"])) == len(family.units(model, "image", inputs))
     torch.testing.assert_close(seen.received(), expected.sum(1), rtol=0, atol=2e-5)

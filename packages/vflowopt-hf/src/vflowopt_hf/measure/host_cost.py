@@ -25,6 +25,7 @@ from vflowopt.adapter import Adapter, Inputs, strategy_of
 from vflowopt.benchmark.timing import Spread
 from vflowopt.strategies.reading import read_strategy
 from vflowopt_hf.measure.bench.inputs import repeated
+from vflowopt_hf.measure.markdown import print_row
 from vflowopt_hf.upstream import cache_from, with_cache
 
 NARROW = "-narrow"
@@ -197,12 +198,6 @@ def rows(
                 counted = (f"{full.operators:,} / {ours.operators:,}", f"{found.surplus:+,}", f"{ours.own:,}")
                 waits, copies = (f"{getattr(full, n)} / {getattr(ours, n)}" for n in ("waits", "copies"))
                 yield name, text, str(batch), run, *counted, waits, copies, milliseconds
-
-
-def print_row(cells: Sequence[str]) -> None:
-    """A row of a Markdown table on standard output, at once."""
-    sys.stdout.write(f"| {' | '.join(cells)} |\n")
-    sys.stdout.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
