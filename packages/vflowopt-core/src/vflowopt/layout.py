@@ -46,7 +46,8 @@ class TokenLayout:
             like: an array that lives where what is made lives.
             make: makes it, for example copies a table to the device; it must not read other arrays.
         """
-        return self._derived.get((name, home_of(like)), make)
+        made: T = self._derived.get((name, home_of(like)), make)
+        return made
 
     @property
     def tokens(self) -> int:
