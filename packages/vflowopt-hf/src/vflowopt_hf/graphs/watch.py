@@ -68,7 +68,7 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See the class."""
         kwargs = kwargs or {}
-        given = _tensors((args, kwargs))
+        given = tensors_in((args, kwargs))
         here = [tensor for tensor in given if self._recorder.on_device(tensor)]
         if not here and any(tensor.numel() for tensor in given) and _goes_to_device(func, kwargs):
             return self.constant(lambda: func(*args, **kwargs))
@@ -76,7 +76,7 @@ class Watch(TorchDispatchMode):
         for tensor in here:
             self._note_outside(tensor)
         result = func(*args, **kwargs)
-        for tensor in _tensors(result):
+        for tensor in tensors_in(result):
             if tensor not in self._known:
                 self._known[tensor] = True
         return result
@@ -88,7 +88,7 @@ class Watch(TorchDispatchMode):
 
     def _refuse(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], here: list[Tensor]) -> None:
         name = func.overloadpacket.__name__
-        if here and _waits(func, name, args, kwargs):
+        if here and waits(func, args, kwargs):
             raise UnrecordableError(f"{name} waits for the device")
         host = [tensor for tensor in given if tensor.numel() and not any(tensor is one for one in here)]
         target = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
@@ -116,7 +116,8 @@ class _Constants(TorchFunctionMode):
         return self._watch.constant(lambda: func(*args, **kwargs))
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors among arguments or results of an operator."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
@@ -125,7 +126,9 @@ def _goes_to_device(func: Any, kwargs: Any) -> bool:
     return "pin_memory" in func.overloadpacket.__name__ or (target is not None and torch.device(target).type != "cpu")
 
 
-def _waits(func: Any, name: str, args: Any, kwargs: Any) -> bool:
+def waits(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operator waits for the device, as its result, or the shape of that, depends on values there."""
+    name = func.overloadpacket.__name__
     if name in _BY_MASK:
         return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     if name == "repeat_interleave":

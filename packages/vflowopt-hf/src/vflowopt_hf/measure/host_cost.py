@@ -15,15 +15,14 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import vflowopt
 from vflowopt import Strategy
 from vflowopt.adapter import Adapter, Inputs, strategy_of
 from vflowopt.benchmark.timing import Spread
 from vflowopt.strategies.reading import read_strategy
+from vflowopt_hf.graphs.watch import tensors_in, waits
 from vflowopt_hf.measure.bench.inputs import repeated
 from vflowopt_hf.measure.markdown import print_row
 from vflowopt_hf.upstream import cache_from, with_cache
@@ -38,7 +37,6 @@ TEXT = 40
 """Text tokens of every prompt."""
 
 _OWN = (str(Path(vflowopt.__file__ or "").parent), str(Path(__file__).parents[1]))
-_WAITING = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
 @dataclass(frozen=True)
@@ -84,22 +82,15 @@ class Operators(TorchDispatchMode):
         """Count one operator, and run it."""
         kwargs = kwargs or {}
         self.calls += 1
-        self.waits += _waits(func, args)
+        self.waits += waits(func, args, kwargs)
         result = func(*args, **kwargs)
         pageable = any(
-            leaf.device.type == "cpu" and leaf.ndim and not leaf.is_pinned()
-            for leaf in tree_leaves((args, kwargs))
-            if isinstance(leaf, Tensor)
+            tensor.device.type == "cpu" and tensor.ndim and not tensor.is_pinned()
+            for tensor in tensors_in((args, kwargs))
         )
-        arrives = any(leaf.device.type != "cpu" for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        arrives = any(tensor.device.type != "cpu" for tensor in tensors_in(result))
         self.copies += pageable and arrives
         return result
-
-
-def _waits(func: Any, args: tuple[Any, ...]) -> bool:
-    if func.overloadpacket.__name__ in ("index", "index_put", "index_put_"):
-        return any(isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1])
-    return any(tag in func.tags for tag in _WAITING)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from vflowopt.benchmark.timing import Spread, interleaved
 from vflowopt.components.scorer import calibrated_attention
 from vflowopt_hf.measure.bench.tasks import synchronised
-from vflowopt_hf.measure.devices import find_device
+from vflowopt_hf.measure.devices import find_device, find_dtype
 from vflowopt_hf.measure.markdown import print_row
 from vflowopt_hf.vision.capture import TorchAttention
 
@@ -135,7 +135,7 @@ def rows(
     """Rows of the table."""
     for views, patches in sizes:
         for dtype in dtypes:
-            cost = measure(views, patches, getattr(torch, dtype), device, rounds)
+            cost = measure(views, patches, find_dtype(dtype, device, torch.bfloat16), device, rounds)
             share = f"{100 * cost.share.median:.2f} % ({100 * cost.share.low:.2f} to {100 * cost.share.high:.2f})"
             error = "not computed" if cost.error is None else f"{cost.error:.1e}"
             changed = "not computed" if cost.changed is None else f"{cost.changed} of {views * round(SHARE * patches)}"
