@@ -1,0 +1,66 @@
+"""What LLaVA-NeXT and LLaVA-OneVision share: anyres crops, and a decoder with one rotary axis."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vflowopt_hf.families.anyres import image_units, patches_per_side
+from vflowopt_hf.family import Unit
+from vflowopt_vllm.places import AXES
+from vflowopt_vllm.pruned_model import PrunedModel
+
+
+class PrunedLlava(PrunedModel):
+    """Mixin before any of vLLM's LLaVA models; tokens stand one after another.
+
+    vLLM lets models correct their positions only where positions have several axes: here all have the same, and the
+    decoder gets one of them.
+    """
+
+    merge: ClassVar[Callable[..., Tensor]]
+    """vLLM's packing of one image's features, a method of its model."""
+
+    vision_tower: Any
+
+    def observed(self) -> nn.Module:
+        """Attention of the last tower layer, which is the last one that the projector uses: vLLM builds no others."""
+        attention: nn.Module = self.vision_tower.vision_model.encoder.layers[-1].self_attn.attn
+        return attention
+
+    def units(self, images: Mapping[str, Any]) -> Sequence[Unit]:
+        """See :meth:`PrunedModel.units`; vLLM cuts every image into crops, however many a prompt holds."""
+        pixels, sizes = images["pixel_values"], images["image_sizes"]
+        flat = pixels.flatten(0, 1) if isinstance(pixels, Tensor) else torch.cat(list(pixels))
+        return list(image_units(self.config, flat, sizes, [True] * len(sizes), self.packed))
+
+    def some(self, images: Mapping[str, Any], which: slice) -> dict[str, Any]:
+        """See :meth:`PrunedModel.some`."""
+        return {name: images[name][which] for name in ("pixel_values", "image_sizes")}
+
+    def places(self, image: Unit) -> Tensor:
+        """See :meth:`PrunedModel.places`."""
+        return torch.arange(image.layout.tokens)[:, None].expand(-1, AXES)
+
+    def extent(self, image: Mapping[str, Any]) -> int:
+        """See :meth:`PrunedModel.extent`."""
+        height, width = image["image_sizes"].data.tolist()
+        views = len(image["pixel_values"].data)
+        return len(self.packed((height, width), torch.zeros(views, patches_per_side(self.config) ** 2)))
+
+    def packed(self, size: tuple[int, int], patch_map: Tensor) -> Tensor:
+        """A map in place of features, packed as these are: [views, patches] -> [N]; row separators get 0.
+
+        Upstream takes the separator's features from the model, and so gets something with one channel in its place.
+        """
+        newline = torch.zeros(1, dtype=patch_map.dtype, device=patch_map.device)
+        stand_in = SimpleNamespace(config=self.config, image_newline=newline)
+        merge = type(self).merge
+        return merge(stand_in, torch.tensor(size), patch_map[..., None], strategy="spatial_unpad")[:, 0]
+
+    def forward(self, input_ids: Any, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As upstream's, with one axis of the positions."""
+        own = positions[0] if positions.ndim > 1 else positions
+        return super().forward(input_ids, own, *args, **kwargs)  # type: ignore[misc]

@@ -1,0 +1,35 @@
+"""Qwen2.5-VL: Qwen2-VL's layout, and a tower of which a few blocks attend to whole images."""
+
+from typing import Any, ClassVar
+
+from torch import nn
+from vllm.model_executor.models import qwen2_5_vl as upstream
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from vflowopt_vllm.models.qwen2_vl import PrunedQwen, QwenPrompts
+from vflowopt_vllm.processing import ImagesOnly
+
+
+class Info(ImagesOnly, upstream.Qwen2_5_VLProcessingInfo):
+    """Images only."""
+
+
+class Processor(QwenPrompts, upstream.Qwen2_5_VLMultiModalProcessor):
+    """Shorter prompts."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=upstream.Qwen2_5_VLDummyInputsBuilder)
+class PrunedQwen25VL(PrunedQwen, upstream.Qwen2_5_VLForConditionalGeneration):
+    """See the module's docstring."""
+
+    upstream: ClassVar[str] = "Qwen2_5_VLForConditionalGeneration"
+
+    def observed(self) -> nn.Module:
+        """Attention of the last block that attends to whole images."""
+        last = max(self.config.vision_config.fullatt_block_indexes)
+        attention: nn.Module = self.visual.blocks[last].attn.attn
+        return attention
+
+    def _postprocess_image_embeds_evs(self, image_embeds_split: Any, _image_input: Any) -> Any:
+        """Places are added after pruning; upstream's own are of all tokens."""
+        return image_embeds_split

@@ -1,0 +1,49 @@
+"""Qwen3-VL: Qwen2-VL's layout, and features of earlier vision layers that decoder layers add (DeepStack).
+
+These stand in further columns of an image's embeddings, and are merged as the embeddings are.
+"""
+
+from typing import Any, ClassVar
+
+from torch import nn
+from vllm.model_executor.models import qwen3_vl as upstream
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from vflowopt_vllm.models.qwen2_vl import PrunedQwen, QwenPrompts
+from vflowopt_vllm.processing import ImagesOnly
+
+
+class Info(ImagesOnly, upstream.Qwen3VLProcessingInfo):
+    """Images only."""
+
+
+class Processor(QwenPrompts, upstream.Qwen3VLMultiModalProcessor):
+    """Shorter prompts."""
+
+
+class PrunedQwen3(PrunedQwen):
+    """Mixin before vLLM's Qwen3-VL and its successors."""
+
+    visual_dim: int
+    multiscale_dim: int
+
+    @property
+    def columns(self) -> int:
+        """See :attr:`PrunedModel.columns`."""
+        return self.visual_dim + self.multiscale_dim
+
+    def observed(self) -> nn.Module:
+        """Attention of the last block."""
+        attention: nn.Module = self.visual.blocks[-1].attn.attn
+        return attention
+
+    def _postprocess_image_embeds_evs(self, image_embeds_split: Any, _image_input: Any) -> Any:
+        """Places are added after pruning; upstream's own are of all tokens."""
+        return image_embeds_split
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=upstream.Qwen3VLDummyInputsBuilder)
+class PrunedQwen3VL(PrunedQwen3, upstream.Qwen3VLForConditionalGeneration):
+    """See the module's docstring."""
+
+    upstream: ClassVar[str] = "Qwen3VLForConditionalGeneration"

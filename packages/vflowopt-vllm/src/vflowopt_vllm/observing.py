@@ -1,0 +1,61 @@
+"""What the observed attention of vLLM's vision tower is called with."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
+
+from vflowopt_hf.family import Unit
+from vflowopt_hf.vision.capture import TorchAttention
+from vflowopt_hf.vision.vision_call import VisionCall
+
+
+class Observer:
+    """Notes query, key and value of one attention module, between :meth:`open` and :meth:`close`.
+
+    Args:
+        module: vLLM's ``MMEncoderAttention`` of the layer.
+        class_tokens: leading positions of a view that are no patches.
+    """
+
+    def __init__(self, module: nn.Module, class_tokens: int) -> None:
+        self._module, self._class_tokens = module, class_tokens
+        self._calls: list[VisionCall] | None = None
+        module.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def open(self) -> None:
+        """Note from now on."""
+        self._calls = []
+
+    def close(self, units: Sequence[Unit]) -> TorchAttention:
+        """Note no more; the attention over all views of these units, which were encoded meanwhile."""
+        calls, self._calls = self._calls or [], None
+        packed = [unit.packed_patches for unit in units for _ in range(unit.views.stop - unit.views.start)]
+        lengths = [self._class_tokens + patches for patches in packed if patches is not None]
+        if lengths:
+            # Where views are packed, vLLM's own bounds are on the device, and some backends scale them.
+            bounds = torch.tensor([0, *accumulate(lengths)])
+            calls = [VisionCall(call.query, call.key, call.scaling, bounds, value=call.value) for call in calls]
+        return TorchAttention.of_calls(calls, self._class_tokens, lengths)
+
+    def _note(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._calls is None:
+            return
+        states = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+        query, key, value = (self._heads(module, states[name]) for name in ("query", "key", "value"))
+        self._calls.append(VisionCall(query, key, float(module.scale), value=value))
+
+    @staticmethod
+    def _heads(module: Any, states: Tensor) -> Tensor:
+        """[views, positions, heads * head_dim] or [views, positions, heads, head_dim] -> all heads first.
+
+        Under tensor parallelism a rank has some of the heads. All ranks have to choose the same tokens, so each gets
+        the heads of all.
+        """
+        split = states.unflatten(-1, (-1, module.head_size)) if states.ndim == 3 else states
+        if get_tensor_model_parallel_world_size() > 1:
+            split = tensor_model_parallel_all_gather(split.contiguous(), dim=2)
+        return split.transpose(1, 2)
