@@ -6,7 +6,7 @@ WORKERS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PACKAGES := $(wildcard packages/*/pyproject.toml)
 SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src \
-	packages/vflowopt-lmms/src examples/vflowopt-deepseek-vl/src
+	packages/vflowopt-lmms/src packages/vflowopt-vllm/src examples/vflowopt-deepseek-vl/src
 
 .PHONY: demo test test-slow test-gpu test-lmms host-cost importance-cost fuzz test-newest test-oldest lint types docs families smoke core-alone check clean
 

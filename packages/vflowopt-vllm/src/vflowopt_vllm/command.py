@@ -29,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.model, given.strategy, one_stage=given.one_stage, without_mass=given.without_mass
         )
     except VFlowOptError as error:
-        print(f"vflowopt-vllm: {error}", file=sys.stderr)
+        sys.stderr.write(f"vflowopt-vllm: {error}\n")
         return 2
     # Without spaces, so that a shell's $(...) keeps it in one piece.
-    print("--hf-overrides", json.dumps(options["hf_overrides"], separators=(",", ":")))
+    overrides = json.dumps(options["hf_overrides"], separators=(",", ":"))
+    sys.stdout.write(f"--hf-overrides {overrides}\n")
     return 0

@@ -10,7 +10,7 @@ from vflowopt_vllm.errors import ServingError
 from vflowopt_vllm.request import KEY, Request, resolved
 
 OPENS_GATE = 1e-9
-"""vLLM corrects the positions of pruned prompts where ``video_pruning_rate`` is above 0; no video is ever pruned by it."""
+"""vLLM corrects the positions of pruned prompts where ``video_pruning_rate`` is above 0. No video is served."""
 
 CPU_WORKER = "vflowopt_vllm.cpu_worker.PruningCPUWorker"
 
@@ -71,7 +71,7 @@ def refusing(served: Served, before: type[VerifyAndUpdateConfig]) -> type[Verify
         before: what vLLM does for it.
     """
 
-    class UpstreamConfig(before):  # type: ignore[misc,valid-type]
+    class UpstreamConfig(before):
         @staticmethod
         def verify_and_update_model_config(model_config: Any) -> None:
             if getattr(model_config.hf_config, KEY, None) is not None:

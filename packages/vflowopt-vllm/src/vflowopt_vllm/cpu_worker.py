@@ -8,7 +8,7 @@ from typing import Any
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 
-class PruningCPUWorker(CPUWorker):  # type: ignore[misc]
+class PruningCPUWorker(CPUWorker):
     """See the module's docstring."""
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:

@@ -6,5 +6,5 @@ from vflowopt.errors import VFlowOptError
 class ServingError(VFlowOptError):
     """An engine cannot be started with this strategy, model, option or release of vLLM.
 
-    It is no :class:`ValueError` on purpose: pydantic, which checks vLLM's options, would wrap one into lines of its own.
+    It is no :class:`ValueError` on purpose: pydantic, which checks vLLM's options, would wrap it in its own lines.
     """

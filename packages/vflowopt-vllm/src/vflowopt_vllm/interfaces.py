@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 from vflowopt_vllm.errors import ServingError
 
@@ -45,8 +46,8 @@ def check_interfaces() -> None:
     missing = list(_missing())
     if missing:
         raise ServingError(
-            f"vLLM {vllm.__version__} lacks {', '.join(missing)}, which vflowopt-vllm leans on; it was tested with vLLM "
-            f"{_tested()}"
+            f"vLLM {vllm.__version__} lacks {', '.join(missing)}, which vflowopt-vllm leans on; install vLLM "
+            f"{_tested()}, with which it was tested"
         )
 
 
@@ -57,7 +58,7 @@ def _tested() -> str:
 def _missing() -> Iterator[str]:
     for module, path, parameters in _LEANED_ON:
         try:
-            found = importlib.import_module(module)
+            found: Any = importlib.import_module(module)
             for name in path.split("."):
                 found = getattr(found, name)
         except (ImportError, AttributeError):

@@ -4,7 +4,7 @@ A retained token keeps its position: the one that it has in the unpruned prompt.
 prompt when it comes, which is before its images are encoded, and lets models that prune correct them when the image's
 embeddings are there. So text has its final positions at once; a row of an image holds ``-(base + 1)`` until then, with
 ``base`` the position of the image's first token. What is missing, the place of each token relative to ``base`` and how
-many positions the image takes up, travels in extra columns of its embedding, as it does in vLLM's own pruning of videos.
+many positions the image takes up, travels in extra columns of its embedding, as vLLM's own pruning of videos does it.
 """
 
 from collections.abc import Iterable

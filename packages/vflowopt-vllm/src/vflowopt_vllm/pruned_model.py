@@ -49,7 +49,7 @@ class PrunedModel:
 
     @abstractmethod
     def observed(self) -> nn.Module:
-        """vLLM's ``MMEncoderAttention`` of the layer that the family observes."""
+        """The ``MMEncoderAttention`` of the layer that the family observes."""
 
     @abstractmethod
     def units(self, images: Mapping[str, Any]) -> Sequence[Unit]:

@@ -58,7 +58,7 @@ class Request:
         sound = "strategy" in given and set(given) <= fields and all(isinstance(flag, bool) for flag in flags)
         if not sound or not isinstance(given.get("strategy"), str | float | int):
             raise ServingError(
-                f'"{KEY}": {shown(value)} among the overrides is no request: give a strategy file, a preset or a budget, '
+                f'"{KEY}": {shown(value)} among the overrides is no request: give a strategy file, a preset, a budget, '
                 f'or {{"strategy": ..., "{ONE_STAGE}": true, "{WITHOUT_MASS}": true}}'
             )
         return cls(given["strategy"], *flags)
@@ -124,8 +124,8 @@ def _check_needs(strategy: Strategy, told: str, family: Family, config: Any) -> 
         if missing or earlier:
             what = ", ".join(sorted(missing)) or "class attention of several vision layers"
             raise ServingError(
-                f"{component.kind} {component.component_name()!r} of strategy {told} needs {what}; inside vLLM an image "
-                f"offers {', '.join(sorted(offered))}: take another {component.kind}"
+                f"{component.kind} {component.component_name()!r} of strategy {told} needs {what}; inside vLLM, images "
+                f"offer {', '.join(sorted(offered))}: take another {component.kind}"
             )
 
 

@@ -3,23 +3,23 @@
 from typing import Any, ClassVar
 
 from torch import nn
-from vllm.model_executor.models import qwen2_5_vl as upstream
+from vllm.model_executor.models import qwen2_5_vl as vllm_models
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vflowopt_vllm.models.qwen2_vl import PrunedQwen, QwenPrompts
 from vflowopt_vllm.processing import ImagesOnly
 
 
-class Info(ImagesOnly, upstream.Qwen2_5_VLProcessingInfo):
+class Info(ImagesOnly, vllm_models.Qwen2_5_VLProcessingInfo):
     """Images only."""
 
 
-class Processor(QwenPrompts, upstream.Qwen2_5_VLMultiModalProcessor):
+class Processor(QwenPrompts, vllm_models.Qwen2_5_VLMultiModalProcessor):
     """Shorter prompts."""
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=upstream.Qwen2_5_VLDummyInputsBuilder)
-class PrunedQwen25VL(PrunedQwen, upstream.Qwen2_5_VLForConditionalGeneration):
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=vllm_models.Qwen2_5_VLDummyInputsBuilder)
+class PrunedQwen25VL(PrunedQwen, vllm_models.Qwen2_5_VLForConditionalGeneration):
     """See the module's docstring."""
 
     upstream: ClassVar[str] = "Qwen2_5_VLForConditionalGeneration"

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from vllm.model_executor.models import qwen2_vl as upstream
+from vllm.model_executor.models import qwen2_vl as vllm_models
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vflowopt_hf.family import Unit
@@ -56,16 +56,16 @@ def grid_extent(grid: Tensor, config: Any) -> int:
     return int(max(slices, rows // merge, columns // merge))
 
 
-class Info(ImagesOnly, upstream.Qwen2VLProcessingInfo):
+class Info(ImagesOnly, vllm_models.Qwen2VLProcessingInfo):
     """Images only."""
 
 
-class Processor(QwenPrompts, upstream.Qwen2VLMultiModalProcessor):
+class Processor(QwenPrompts, vllm_models.Qwen2VLMultiModalProcessor):
     """Shorter prompts."""
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=upstream.Qwen2VLDummyInputsBuilder)
-class PrunedQwen2VL(PrunedQwen, upstream.Qwen2VLForConditionalGeneration):
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=vllm_models.Qwen2VLDummyInputsBuilder)
+class PrunedQwen2VL(PrunedQwen, vllm_models.Qwen2VLForConditionalGeneration):
     """See the module's docstring."""
 
     upstream: ClassVar[str] = "Qwen2VLForConditionalGeneration"

@@ -6,18 +6,18 @@ These stand in further columns of an image's embeddings, and are merged as the e
 from typing import Any, ClassVar
 
 from torch import nn
-from vllm.model_executor.models import qwen3_vl as upstream
+from vllm.model_executor.models import qwen3_vl as vllm_models
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vflowopt_vllm.models.qwen2_vl import PrunedQwen, QwenPrompts
 from vflowopt_vllm.processing import ImagesOnly
 
 
-class Info(ImagesOnly, upstream.Qwen3VLProcessingInfo):
+class Info(ImagesOnly, vllm_models.Qwen3VLProcessingInfo):
     """Images only."""
 
 
-class Processor(QwenPrompts, upstream.Qwen3VLMultiModalProcessor):
+class Processor(QwenPrompts, vllm_models.Qwen3VLMultiModalProcessor):
     """Shorter prompts."""
 
 
@@ -42,8 +42,8 @@ class PrunedQwen3(PrunedQwen):
         return image_embeds_split
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=upstream.Qwen3VLDummyInputsBuilder)
-class PrunedQwen3VL(PrunedQwen3, upstream.Qwen3VLForConditionalGeneration):
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=vllm_models.Qwen3VLDummyInputsBuilder)
+class PrunedQwen3VL(PrunedQwen3, vllm_models.Qwen3VLForConditionalGeneration):
     """See the module's docstring."""
 
     upstream: ClassVar[str] = "Qwen3VLForConditionalGeneration"
