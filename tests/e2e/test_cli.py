@@ -198,6 +198,14 @@ def test_damaged_weights_are_one_line(model, images, tmp_path):
     assert "cannot load a model" in complaint(*ask)
 
 
+def test_optimize_searches_what_prunes_before_the_language_model_alone(model, images, tmp_path):
+    out = tmp_path / "s.json"
+    search = ("--images", images, "--prompt", "w7", "--initial", 3, "--iterations", 0, "--out", out)
+    run("optimize", "-m", model, "--budget", 0.25, "--stages", 0, "--fix", "mass=0", *search)
+    found = Strategy.load(out)
+    assert (found.schedule.boundaries, found.schedule.retention, found.mass) == ((0,), (0.25,), None)
+
+
 def test_an_unknown_objective_or_dtype_is_refused(model, images, tmp_path):
     search = ("optimize", "-m", model, "--images", images, "--budget", "0.5", "--out", tmp_path / "s.json")
     assert "last-token" in complaint(*search, "--objective", "beauty")

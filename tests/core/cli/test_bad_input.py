@@ -205,6 +205,12 @@ def test_wrong_usage_is_one_line_too(arguments):
     complaint(*arguments)
 
 
+@pytest.mark.parametrize("stages", ["first", "", "0,,9", "9,0", "0,0", "-1", "1.5"])
+def test_wrong_stages_are_named(stages, tmp_path):
+    line = complaint("optimize", "-m", "x", "--budget", "0.5", "--stages", stages, "--out", tmp_path / "s.json")
+    assert f"separated by commas, for example 0 or 0,9,18; got {stages!r}" in line
+
+
 def test_wrong_budgets_of_bench_are_named():
     assert "1.5" in complaint("bench", "--shape", "mid", "--budgets", "0.5,1.5")
 

@@ -25,7 +25,7 @@ from vflowopt.cli.help import Command
 from vflowopt.cli.media import FRAMES, FramesOption, VideosOption
 from vflowopt.cli.models import DeviceOption, DtypeOption, ModelOption, choose
 from vflowopt.cli.outputs import ForceOption, claim
-from vflowopt.cli.search_options import FixOption
+from vflowopt.cli.search_options import FixOption, StagesOption, read_stages
 from vflowopt.cli.search_results import figures, plateaued, print_front, told
 from vflowopt.errors import OutputError
 from vflowopt.search.settings import PLATEAU
@@ -93,6 +93,7 @@ def optimize(
             metavar="SHARE", help="End where 1 - similarity is expected to fall by less than this part; 0 never does."
         ),
     ] = PLATEAU,
+    stages: StagesOption = None,
     fix: FixOption = None,
     start: Annotated[
         list[str] | None,
@@ -137,7 +138,7 @@ def optimize(
     # Everything that can be refused without loading a model is refused first.
     fixed, starts = read_fixed(fix or ()), [read_stored(text) for text in start or ()] or None
     wanted = read_budget(budget, budgets, kv_cache, prefill_latency, cost, worst)
-    settings = Settings.of(wanted, iterations, initial, seed, None, starts, fixed, fresh, plateau)
+    settings = Settings.of(wanted, iterations, initial, seed, read_stages(stages), starts, fixed, fresh, plateau)
     kind = STRATEGY_FILE if budgets is None else FRONT_FILE
     claimed = claim(out, kind, force, images, video, data, cost, [Path(text) for text in start or ()])
     if journal is not None and os.path.realpath(journal) == os.path.realpath(out):
@@ -154,7 +155,7 @@ def optimize(
         if isinstance(wanted, RequestBudget):
             wanted.check(loaded.adapter, loaded.model)
         else:
-            SearchSpace.of(settings.budgets[-1], loaded.adapter.num_layers(loaded.model))
+            SearchSpace.of(settings.budgets[-1], loaded.adapter.num_layers(loaded.model), stages=settings.stages)
         own = processes.own(questions)
         inputs = (question.prepare(loaded) for question in tracked(own, f"encoding {len(own)} samples"))
         return loaded.adapter.evaluator(loaded.model, inputs, objective=objective, processor=loaded.processor)
@@ -167,6 +168,7 @@ def optimize(
                 iterations=iterations,
                 initial=initial,
                 seed=seed,
+                stages=settings.stages,
                 journal=place,
                 objective=objective,
                 starts=starts,
