@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VFlowOptError as error:
         sys.stderr.write(f"vflowopt-vllm: {error}\n")
         return 2
-    # Without spaces, so that a shell's $(...) keeps it in one piece.
-    overrides = json.dumps(options["hf_overrides"], separators=(",", ":"))
+    # Without spaces, so that a shell's $(...) keeps it in one piece; those that are left stand in names.
+    overrides = json.dumps(options["hf_overrides"], separators=(",", ":")).replace(" ", "\\u0020")
     sys.stdout.write(f"--hf-overrides {overrides}\n")
     return 0

@@ -78,8 +78,8 @@ def prompt_positions(length: int, images: Iterable[PlacedImage]) -> tuple[Tensor
         images: in it.
 
     Returns:
-        int64 [3, length], as described above; and what has to be added to the row of a generated token to get its
-        position.
+        int64 [3, length + 1], as described above, and behind it the position of the first generated token; and what has
+        to be added to the row of a generated token to get its position.
     """
     parts: list[Tensor] = []
     row = position = 0
@@ -87,7 +87,7 @@ def prompt_positions(length: int, images: Iterable[PlacedImage]) -> tuple[Tensor
         base = position + image.start - row
         parts += [torch.arange(position, base), torch.full((image.retained,), -(base + 1))]
         row, position = image.start + image.retained, base + image.extent
-    parts.append(torch.arange(position, position + length - row))
+    parts.append(torch.arange(position, position + length - row + 1))
     return torch.cat(parts).expand(AXES, -1).contiguous(), position - row
 
 
@@ -97,20 +97,24 @@ def corrected(positions: Tensor, images: Tensor, computed: int, places: Places) 
     Rows that were corrected before, as those of a request that was preempted, stay as they are.
 
     Args:
-        positions: int64 [3, length], of :func:`prompt_positions` or of this function.
+        positions: int64 [3, length + 1], of :func:`prompt_positions` or of this function; or [3, length], as some of
+            vLLM's runners hand back none but the prompt's. These ask only when there are embeddings, others in each
+            step.
         images: bool [length], tokens of images.
         computed: rows whose keys are known already.
         places: of the first tokens of images after these rows.
 
     Returns:
-        int64 [3, length]; and what :func:`prompt_positions` returns beside them, as soon as the prompt's last row is
-        corrected.
+        int64, of the positions' shape; and what :func:`prompt_positions` returns beside them, as soon as the prompt's
+        last row is corrected.
     """
-    length = positions.shape[1]
+    length = len(images)
     rows = images[computed:].nonzero()[: len(places.offsets), 0] + computed
     before, offsets = positions[:, rows], places.offsets.T.to(positions.device)
     now = torch.where(before < 0, offsets - before - 1, before).to(positions.dtype)
     positions = positions.index_copy(1, rows, now)
+    if positions.shape[1] > length:
+        return positions, int(positions[0, length]) - length
     last = int(positions[0, -1])
     if len(rows) and int(rows[-1]) == length - 1:  # nothing follows the image but what is generated
         last += int(places.extent[-1]) - 1 - int(places.offsets[-1, 0])

@@ -133,8 +133,7 @@ class PrunedModel:
         width = self.columns
         columns = [states[:, width:] for states in multimodal_embeddings]
         places = Places.from_columns(torch.cat(columns) if columns else torch.zeros(0, COLUMNS))
-        ids = torch.as_tensor(input_ids, device=mrope_positions.device)
-        images = ids[: mrope_positions.shape[1]] == self.config.image_token_id
+        images = torch.as_tensor(input_ids, device=mrope_positions.device) == self.config.image_token_id
         positions, delta = corrected(mrope_positions, images, num_computed_tokens, places)
         return [states[:, :width] for states in multimodal_embeddings], positions, delta
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vflowopt import Strategy
@@ -52,22 +53,29 @@ class Request:
         Raises:
             ServingError: it is neither a strategy nor a mapping of these three fields.
         """
-        fields = {"strategy", ONE_STAGE, WITHOUT_MASS}
-        given: Mapping[str, Any] = value if isinstance(value, Mapping) else {"strategy": value}
-        flags = [given.get(name, False) for name in (ONE_STAGE, WITHOUT_MASS)]
-        sound = "strategy" in given and set(given) <= fields and all(isinstance(flag, bool) for flag in flags)
-        if not sound or not isinstance(given.get("strategy"), str | float | int):
+        is_request = isinstance(value, Mapping) and "format" not in value
+        given: Mapping[str, Any] = value if is_request else {"strategy": value}  # type: ignore[assignment]
+        strategy, flags = given.get("strategy"), [given.get(name, False) for name in (ONE_STAGE, WITHOUT_MASS)]
+        sound = set(given) <= {"strategy", ONE_STAGE, WITHOUT_MASS} and all(isinstance(flag, bool) for flag in flags)
+        if isinstance(strategy, Mapping) and "format" in strategy:
+            strategy = _read(strategy)
+        if not sound or not isinstance(strategy, Strategy | str | float | int):
             raise ServingError(
-                f'"{KEY}": {shown(value)} among the overrides is no request: give a strategy file, a preset, a budget, '
-                f'or {{"strategy": ..., "{ONE_STAGE}": true, "{WITHOUT_MASS}": true}}'
+                f'"{KEY}": {shown(value)} among the overrides is no request: give a strategy file, a preset or a '
+                f'budget, or {{"strategy": ..., "{ONE_STAGE}": true, "{WITHOUT_MASS}": true}}'
             )
-        return cls(given["strategy"], *flags)
+        return cls(strategy, *flags)
 
     @property
     def override(self) -> object:
-        """What to put among the overrides."""
+        """What to put among the overrides; of a strategy that is in no file, all of it."""
+        strategy: object = self.strategy
+        if isinstance(strategy, Strategy):
+            strategy = resolved(strategy)
+        elif isinstance(strategy, Path):
+            strategy = str(strategy.absolute())
         flags = {name: True for name in (ONE_STAGE, WITHOUT_MASS) if getattr(self, name)}
-        return {"strategy": self.strategy, **flags} if flags else self.strategy
+        return {"strategy": strategy, **flags} if flags else strategy
 
     def resolve(self, family: Family, config: Any) -> Strategy:
         """The strategy that is served.
@@ -139,6 +147,13 @@ class _OfConfig:
     """Stands for a model where only its configuration is there."""
 
     config: Any
+
+
+def _read(document: Mapping[str, Any]) -> Strategy:
+    try:
+        return Strategy.parse(json.dumps(document), origin=f'"{KEY}" among the overrides')
+    except VFlowOptError as error:
+        raise ServingError(str(error)) from None
 
 
 def resolved(strategy: Strategy) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def image_units(config: Any, pixels: Tensor, sizes: Tensor, tiled: Sequence[bool
 
     for index, (height, width) in enumerate(sizes.tolist()):
         size = height, width
-        views = image_size_to_num_patches(size, config.image_grid_pinpoints, vision.image_size) if tiled[index] else 1
+        views = views_of(size, config) if tiled[index] else 1
         own = pixels[index, :views] if pixels.ndim == 5 else pixels[start : start + views]
         yield Unit(
             views=slice(start, start + views),
@@ -54,6 +54,11 @@ def image_units(config: Any, pixels: Tensor, sizes: Tensor, tiled: Sequence[bool
             entropy=partial(image_entropy, own, vision.patch_size),
         )
         start += views
+
+
+def views_of(size: tuple[int, int], config: Any) -> int:
+    """Crops that an image of some height and width is cut into, the base crop among them."""
+    return int(image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size))
 
 
 class Unplaced(list[Tensor]):

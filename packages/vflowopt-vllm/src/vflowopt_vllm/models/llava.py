@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vflowopt_hf.families.anyres import image_units, patches_per_side
+from vflowopt_hf.families.anyres import image_units, patches_per_side, views_of
 from vflowopt_hf.family import Unit
 from vflowopt_vllm.places import AXES
 from vflowopt_vllm.pruned_model import PrunedModel
@@ -45,10 +45,10 @@ class PrunedLlava(PrunedModel):
         return torch.arange(image.layout.tokens)[:, None].expand(-1, AXES)
 
     def extent(self, image: Mapping[str, Any]) -> int:
-        """See :meth:`PrunedModel.extent`."""
+        """See :meth:`PrunedModel.extent`; of an image in the prefix cache vLLM drops the pixels."""
         height, width = image["image_sizes"].data.tolist()
-        views = len(image["pixel_values"].data)
-        return len(self.packed((height, width), torch.zeros(views, patches_per_side(self.config) ** 2)))
+        empty = torch.zeros(views_of((height, width), self.config), patches_per_side(self.config) ** 2)
+        return len(self.packed((height, width), empty))
 
     def packed(self, size: tuple[int, int], patch_map: Tensor) -> Tensor:
         """A map in place of features, packed as these are: [views, patches] -> [N]; row separators get 0.
