@@ -24,7 +24,9 @@ from vflowopt_reference.vocabulary import TURN_END, TURN_START, VOCABULARY
 QUESTION = "what color is the circle?"
 ODD_SIZES = [(50, 50), (7, 900), (900, 7), (333, 111), (480, 640), (1000, 1001), (1, 500), (113, 112), (640, 427)]
 LARGE = {(1000, 1001): 62 * 63, (480, 640): 30 * 40, (640, 427): 40 * 27}
-"""Visual tokens of Qwen2-VL, which does not shrink these: sides rounded to 16 pixels. The model on them is slow."""
+"""Visual tokens of models that do not shrink these: sides rounded to 16 pixels. The model on them is slow."""
+NATIVE = ("reference-qwen2vl", "reference-qwen35")
+"""Models that see an image at its own resolution."""
 
 ONE_EACH = tuple({named(name).model_type: name for name in reversed(NAMES)}.values())
 """A model of each architecture."""
@@ -63,13 +65,13 @@ def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
 def test_token_counts_agree_with_the_model(
     size: tuple[int, int], any_name: str, any_model: Any, any_processor: ReferenceProcessor
 ) -> None:
-    if any_name == "reference-qwen2vl" and max(size) > 200 * min(size):
+    if any_name in NATIVE and max(size) > 200 * min(size):
         with pytest.raises(ValueError, match="aspect ratio"):
             any_processor(images=noise(size), text=any_processor.prompt(QUESTION))
         return
     inputs = any_processor(images=noise(size), text=any_processor.prompt(QUESTION))
     placeholders = int((inputs["input_ids"] == any_processor.image_token_id).sum())
-    if any_name == "reference-qwen2vl" and size in LARGE:
+    if any_name in NATIVE and size in LARGE:
         assert placeholders == LARGE[size]
         return
     assert_the_model_agrees(any_model, inputs, placeholders)
@@ -99,7 +101,7 @@ def test_training_views_are_the_image_processors(
     image, architecture = noise(canvas), named(any_name)
     own = architecture.normalise(architecture.views(np.asarray(image)))
     theirs = any_processor.image_processor([image], return_tensors="pt")["pixel_values"]
-    if any_name == "reference-qwen2vl":
+    if any_name in NATIVE:
         own = flat_patches(own[:, None].expand(-1, 2, -1, -1, -1))
     torch.testing.assert_close(theirs.reshape(own.shape), own, atol=2e-6, rtol=0)
 

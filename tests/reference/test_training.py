@@ -23,7 +23,7 @@ from vflowopt_reference.training.export import export
 from vflowopt_reference.training.measure import patch_accuracy
 from vflowopt_reference.training.objective import PatchNames, answer_scores, visual_tokens
 from vflowopt_reference.training.optimiser import Optimiser, share
-from vflowopt_reference.training.phases import phase_batch, phase_groups, phase_losses, train_step
+from vflowopt_reference.training.phases import phase_batch, phase_groups, phase_losses, phase_teacher, train_step
 from vflowopt_reference.training.run import Run, shortened, train
 from vflowopt_reference.training.start import adopt_decoder, prepare_tower
 from vflowopt_reference.vocabulary import DIGITS
@@ -41,8 +41,10 @@ def losses_on_one_batch(architecture: Architecture, phase: Phase, steps: int) ->
     model, names = architecture.build(), PatchNames()
     prepare_tower(architecture, model, seed=0, scenes=20)
     batch = make_batch(architecture, "train", 0, 0, phase.scenes, (112, 112), phase.branches)
-    optimiser = Optimiser(phase_groups(phase, model, names), phase.muon)
-    return [train_step(architecture, phase, model, names, optimiser, batch, 0.5)["total"] for _ in range(steps)]
+    optimiser, teacher = Optimiser(phase_groups(phase, model, names), phase.muon), phase_teacher(architecture, phase)
+    return [
+        train_step(architecture, phase, model, names, optimiser, batch, 0.5, teacher)["total"] for _ in range(steps)
+    ]
 
 
 @pytest.mark.parametrize(("architecture", "phase"), TRAININGS.values(), ids=TRAININGS)

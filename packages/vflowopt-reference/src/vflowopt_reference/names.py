@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-NAMES: Final = ("reference", "reference-next", "reference-qwen2vl", "reference-dense")
+NAMES: Final = ("reference", "reference-next", "reference-qwen2vl", "reference-dense", "reference-qwen35")
 """What ``--model`` takes."""
 
 

@@ -16,6 +16,7 @@ _MODELS = (
     ("reference-next", "llava_next", "the same for LLaVA-NeXT"),
     ("reference-qwen2vl", "qwen2_vl", "the same for Qwen2-VL (needs vflowopt-qwen)"),
     ("reference-dense", "qwen2_vl", "Qwen2-VL on crowds, charts and ledgers: harder questions (needs vflowopt-qwen)"),
+    ("reference-qwen35", "qwen3_5", "the first questions for Qwen3.5, whose decoder is hybrid (needs vflowopt-qwen)"),
 )
 
 

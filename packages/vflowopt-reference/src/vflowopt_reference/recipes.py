@@ -9,7 +9,7 @@ from typing import Final, Literal
 from .dense.questions import COUNTING
 from .questions import DESCRIBE
 
-PhaseName = Literal["tower", "view", "restart", "tiles", "finish", "extend"]
+PhaseName = Literal["tower", "view", "restart", "tiles", "finish", "extend", "mixers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Phase:
         steps: optimiser steps.
         scenes: scenes per step on one view; larger canvases get fewer, so that steps cost about the same.
         branches: most questions per scene.
-        tower_rate: peak learning rate of tower, projector and patch names.
+        tower_rate: peak learning rate of tower, projector and patch names; 0 leaves them out.
         decoder_rate: peak learning rate of the language model; 0 leaves it out.
         warmup: steps until the peak rates.
         emphasis: loss weights of kinds of questions that would otherwise lag behind; 1 for the others.
@@ -45,7 +45,7 @@ class Phase:
     @property
     def tiled(self) -> bool:
         """Whether canvases of every size are tiled, as in use; otherwise one view is all."""
-        return self.name in ("tiles", "finish", "extend")
+        return self.name in ("tiles", "finish", "extend", "mixers")
 
 
 # Looking up by shape is learned first; by color it takes a warm restart and more weight.
@@ -87,3 +87,10 @@ DENSE: Final = (
     Phase("extend", 480, 8, 18, 6e-4, 1.0e-3, 40, _COUNTS, (0.3, 1.0), muon=False),
 )
 """For weights that answer already: smaller marks, more of them, and other questions."""
+
+HYBRID: Final = (
+    Phase("mixers", 200, 5, 12, 0.0, 3e-3, 30, muon=False),
+    Phase("finish", 160, 4, 8, 0.0, 1e-3, 30, {**_LAGGING, **_TOGETHER}, (0.0, 0.5), muon=False),
+    Phase("extend", 40, 4, 8, 0.0, 1e-3, 10, {**_LAGGING, **_TOGETHER}, (0.5, 1.0), muon=False),
+)
+"""For a decoder whose attention becomes recurrent: its layers learn what the other's give, then to work together."""

@@ -11,10 +11,11 @@ from .dense import DenseQwen2VL
 from .llava_next import LlavaNext
 from .llava_onevision import LlavaOnevision
 from .qwen2_vl import Qwen2VL
+from .qwen3_5 import Qwen35
 
 __all__ = ["ARCHITECTURES", "Architecture", "named", "of_weights"]
 
-ARCHITECTURES = {one.name: one for one in (LlavaOnevision(), LlavaNext(), Qwen2VL(), DenseQwen2VL())}
+ARCHITECTURES = {one.name: one for one in (LlavaOnevision(), LlavaNext(), Qwen2VL(), DenseQwen2VL(), Qwen35())}
 """By the name of the reference model."""
 
 assert tuple(ARCHITECTURES) == NAMES

@@ -58,7 +58,7 @@ class Architecture(ABC):
     task: ClassVar[Task] = Scenes()
     """What it is trained for."""
     weights_from: ClassVar[str | None] = None
-    """The reference model of the same architecture whose weights the training starts from."""
+    """The reference model whose weights the training starts from."""
     decoder_from: ClassVar[str | None] = None
     """The reference model whose decoder the training starts from; by default from nothing."""
 
@@ -84,6 +84,15 @@ class Architecture(ABC):
         """``[..., height, width, 3]`` bytes to ``[..., 3, height, width]``, around 0, as the image processor does."""
         mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (self.mean, self.std))
         return ((torch.from_numpy(np.array(pixels)).movedim(-1, -3).float() - mean) / std).contiguous()
+
+    def translated(self, found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """The state of a model of :attr:`weights_from` in this architecture's form.
+
+        Args:
+            found: state of the other model.
+            own: state of an untrained one, for what the other does not have.
+        """
+        return found
 
     # Use: from images and clips to numbers of visual tokens.
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from ..architectures.base import HEAD, Architecture
 from ..task import IGNORE
 from ..vocabulary import COLORS, DIGITS, SHAPES, TURN_START, VOCABULARY
+from .branches import hidden_of_branches, recurrent
 from .examples import Batch
 
 GROUPS: Final = (tuple(COLORS), SHAPES, DIGITS)
@@ -75,16 +76,20 @@ def answer_scores(architecture: Architecture, model: Any, batch: Batch, visual: 
     count, visible = visual.shape[0], HEAD + visual.shape[1]
     head = embed(torch.tensor([VOCABULARY[TURN_START], VOCABULARY["user"]])).expand(count, -1, -1)
     states = torch.cat([head, visual.to(head.dtype), embed(batch.ids)], 1)
-    hidden = model.model.language_model(
+    positions = architecture.positions(batch.canvas, visual.shape[1], batch.offset)
+    decoder = model.model.language_model
+    if recurrent(decoder):
+        return model.lm_head(hidden_of_branches(decoder, states, positions, visible, batch))  # type: ignore[no-any-return]
+    hidden = decoder(
         inputs_embeds=states,
-        attention_mask=_branch_mask(batch.branch, visible),
-        position_ids=architecture.positions(batch.canvas, visual.shape[1], batch.offset),
+        attention_mask=branch_mask(batch.branch, visible),
+        position_ids=positions,
         use_cache=False,
     ).last_hidden_state
     return model.lm_head(hidden[:, visible:])  # type: ignore[no-any-return]
 
 
-def _branch_mask(branch: Tensor, visible: int) -> Tensor:
+def branch_mask(branch: Tensor, visible: int) -> Tensor:
     """Additive mask ``[B, 1, visible + T, visible + T]``."""
     count, text = branch.shape
     allowed = torch.zeros(count, visible + text, visible + text, dtype=torch.bool)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, get_args
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..architectures.base import Architecture
@@ -13,9 +14,11 @@ from ..geometry import VIEW, Canvas
 from ..recipes import Phase, PhaseName
 from ..task import Task
 from .examples import Batch, make_batch
+from .mixers import mixer_losses
 from .objective import PatchNames, answer_loss, answer_scores, visual_tokens
 from .optimiser import Group, Optimiser
 from .precision import reduced_precision
+from .start import shipped
 
 NAMES_WEIGHT: Final = 0.3
 """Weight of the patch names' loss beside the answers'."""
@@ -49,14 +52,26 @@ def phase_groups(phase: Phase, model: Any, names: PatchNames) -> list[Group]:
             seeing.append((name, parameter))
         elif phase.decoder_rate:
             speaking.append((name, parameter))
-    groups = [Group((*seeing, *names.named_parameters()), phase.tower_rate)]
-    return groups + ([Group(tuple(speaking), phase.decoder_rate)] if speaking else [])
+    if phase.name == "mixers":
+        speaking = [(name, parameter) for name, parameter in speaking if "_attn." in name]
+    groups = [
+        Group((*seeing, *names.named_parameters()), phase.tower_rate),
+        Group(tuple(speaking), phase.decoder_rate),
+    ]
+    return [group for group in groups if group.rate]
+
+
+def phase_teacher(architecture: Architecture, phase: Phase) -> Any:
+    """The model that a phase learns from, if it does."""
+    return shipped(architecture.weights_from) if phase.name == "mixers" and architecture.weights_from else None
 
 
 def phase_losses(
-    architecture: Architecture, phase: Phase, model: Any, names: PatchNames, batch: Batch
+    architecture: Architecture, phase: Phase, model: Any, names: PatchNames, batch: Batch, teacher: Any = None
 ) -> Mapping[str, Tensor]:
     """``total``, to be minimised, and its parts."""
+    if teacher is not None:
+        return mixer_losses(architecture, model, teacher, batch)
     embeddings = model.get_input_embeddings().weight
     if phase.name == "tower":
         # At scale 1 base view and tile of a one-view canvas are the same picture; once is enough.
@@ -64,9 +79,12 @@ def phase_losses(
         pixels, labels = batch.pixels[:, first:].flatten(0, 1)[:14], batch.labels[:, first:].flatten(0, 1)[:14]
         loss = names.loss(architecture.cell_vectors(model, pixels), embeddings, labels)
         return {"total": loss, "names": loss}
-    visual, vectors = visual_tokens(architecture, model, batch, tiled=phase.tiled)
-    named = names.loss(vectors, embeddings, batch.labels[:, : vectors.shape[1]])
+    with torch.set_grad_enabled(phase.tower_rate > 0 and torch.is_grad_enabled()):
+        visual, vectors = visual_tokens(architecture, model, batch, tiled=phase.tiled)
     answered = answer_loss(answer_scores(architecture, model, batch, visual), batch)
+    if not phase.tower_rate:
+        return {"total": answered}
+    named = names.loss(vectors, embeddings, batch.labels[:, : vectors.shape[1]])
     return {"total": answered + NAMES_WEIGHT * named, "answers": answered, "names": named}
 
 
@@ -78,10 +96,11 @@ def train_step(
     optimiser: Optimiser,
     batch: Batch,
     rate: float,
+    teacher: Any = None,
 ) -> dict[str, float]:
     """One step at ``rate`` of the peak learning rates; the losses before it."""
     with reduced_precision():
-        losses = phase_losses(architecture, phase, model, names, batch)
+        losses = phase_losses(architecture, phase, model, names, batch, teacher)
     losses["total"].backward()
     optimiser.step(rate)
     return {name: float(loss.detach()) for name, loss in losses.items()}

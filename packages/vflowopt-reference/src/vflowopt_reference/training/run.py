@@ -17,7 +17,7 @@ from .export import export
 from .measure import packed_accuracy, patch_accuracy
 from .objective import PatchNames
 from .optimiser import Optimiser, share
-from .phases import phase_batch, phase_groups, train_step
+from .phases import phase_batch, phase_groups, phase_teacher, train_step
 from .start import start
 
 
@@ -61,14 +61,17 @@ def train(run: Run) -> Path:
     run.log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     for number in range(state["phase"], len(run.phases)):
         phase, first = run.phases[number], state["step"]
-        optimiser = Optimiser(phase_groups(phase, model, names), phase.muon)
+        optimiser, teacher = (
+            Optimiser(phase_groups(phase, model, names), phase.muon),
+            phase_teacher(architecture, phase),
+        )
         if state["optimiser"] is not None:
             optimiser.load_state_dict(state["optimiser"])
         started, mean = time.monotonic(), dict[str, float]()
         for step in range(first, phase.steps):
             rate = share(step, phase.steps, phase.warmup, phase.decay)
             batch = phase_batch(architecture, phase, run.seed, step)
-            losses = train_step(architecture, phase, model, names, optimiser, batch, rate)
+            losses = train_step(architecture, phase, model, names, optimiser, batch, rate, teacher)
             mean = {k: v + 0.95 * (mean.get(k, v) - v) for k, v in losses.items()}
             if (step + 1) % 25 == 0:
                 pace = (time.monotonic() - started) / (step + 1 - first)

@@ -55,7 +55,7 @@ def adopt_decoder(architecture: Architecture, model: Any) -> None:
     """
     if architecture.decoder_from is None:
         return
-    found = _shipped(architecture.decoder_from).model.language_model.state_dict()
+    found = shipped(architecture.decoder_from).model.language_model.state_dict()
     own = model.model.language_model.state_dict()
     extra = set(own) - set(found)
     if set(found) - set(own) or any(not name.endswith("o_proj.bias") for name in extra):
@@ -70,8 +70,8 @@ def adopt_weights(architecture: Architecture, model: Any) -> None:
     Words that the other one does not know start as those they are derived from, or as noise of the known words' size.
     """
     assert architecture.weights_from is not None
-    other = _shipped(architecture.weights_from)
-    found = other.state_dict()
+    other = shipped(architecture.weights_from)
+    found = architecture.translated(other.state_dict(), model.state_dict())
     for name, value in model.state_dict().items():
         if value.shape == found[name].shape:
             value.copy_(found[name])
@@ -83,7 +83,8 @@ def adopt_weights(architecture: Architecture, model: Any) -> None:
         table[words[word]] = table[words[origin]]
 
 
-def _shipped(name: str) -> Any:
+def shipped(name: str) -> Any:
+    """A shipped model in float32."""
     from ..architectures import named
 
     return named(name).model_class.from_pretrained(path(name), dtype=torch.float32)
