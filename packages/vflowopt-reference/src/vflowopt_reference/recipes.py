@@ -91,6 +91,6 @@ DENSE: Final = (
 HYBRID: Final = (
     Phase("mixers", 200, 5, 12, 0.0, 3e-3, 30, muon=False),
     Phase("finish", 160, 4, 8, 0.0, 1e-3, 30, {**_LAGGING, **_TOGETHER}, (0.0, 0.5), muon=False),
-    Phase("extend", 40, 4, 8, 0.0, 1e-3, 10, {**_LAGGING, **_TOGETHER}, (0.5, 1.0), muon=False),
+    Phase("extend", 480, 4, 8, 0.0, 1e-3, 30, {**_LAGGING, **_TOGETHER}, (0.25, 1.0), muon=False),
 )
 """For a decoder whose attention becomes recurrent: its layers learn what the other's give, then to work together."""
