@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vflowopt_reference import load_model
+from vflowopt_reference import held_out, load_model, load_processor
 from vflowopt_reference.architectures import named
+from vflowopt_reference.evaluate import accuracy
 from vflowopt_reference.recipes import HYBRID
 from vflowopt_reference.training.branches import Branches
 from vflowopt_reference.training.examples import Batch, make_batch
@@ -127,3 +128,12 @@ def test_a_tower_that_does_not_learn_gets_no_gradient() -> None:
     torch.autograd.backward(phase_losses(HYBRID_MODEL, phase, model, PatchNames(), batch_of(HYBRID_MODEL))["total"])
     assert all(parameter.grad is None for parameter in model.model.visual.parameters())
     assert model.model.language_model.layers[0].linear_attn.A_log.grad.abs().min() > 0
+
+
+def test_answers_go_through_recurrent_layers() -> None:
+    model, examples = load_model("reference-qwen35"), held_out(16, seed=3)
+    processor = load_processor("reference-qwen35")
+    for layer in model.model.language_model.layers[:3]:
+        layer.linear_attn.register_forward_hook(lambda _module, _given, out: torch.zeros_like(out))
+    counts = accuracy(model, processor, examples)
+    assert sum(right for right, _ in counts.values()) <= 4  # guessing gets an eighth

@@ -61,10 +61,8 @@ def train(run: Run) -> Path:
     run.log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     for number in range(state["phase"], len(run.phases)):
         phase, first = run.phases[number], state["step"]
-        optimiser, teacher = (
-            Optimiser(phase_groups(phase, model, names), phase.muon),
-            phase_teacher(architecture, phase),
-        )
+        optimiser = Optimiser(phase_groups(phase, model, names), phase.muon)
+        teacher = phase_teacher(architecture, phase)
         if state["optimiser"] is not None:
             optimiser.load_state_dict(state["optimiser"])
         started, mean = time.monotonic(), dict[str, float]()
