@@ -53,6 +53,11 @@ _MODELS = (
         "vflowopt_qwen.qwen3_vl:Qwen3VL",
     ),
     Served(
+        "Qwen3_5ForConditionalGeneration",
+        "vflowopt_vllm.models.qwen3_5:PrunedQwen35",
+        "vflowopt_qwen.qwen3_5:Qwen35",
+    ),
+    Served(
         "LlavaOnevisionForConditionalGeneration",
         "vflowopt_vllm.models.llava_onevision:PrunedLlavaOnevision",
         "vflowopt_hf.families.llava_onevision:LlavaOnevision",

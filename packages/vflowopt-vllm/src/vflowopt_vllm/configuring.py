@@ -12,55 +12,81 @@ from vflowopt_vllm.request import KEY, Request, resolved
 OPENS_GATE = 1e-9
 """vLLM corrects the positions of pruned prompts where ``video_pruning_rate`` is above 0. No video is served."""
 
+DRAFTS_FROM_TEXT = ("ngram", "suffix")
+"""Ways of speculative decoding that look at token ids alone."""
+
 CPU_WORKER = "vflowopt_vllm.cpu_worker.PruningCPUWorker"
 
 
-class PrunedModelConfig(VerifyAndUpdateConfig):
-    """Of the architectures that this package registers."""
+def pruning(served: Served, before: type[VerifyAndUpdateConfig]) -> type[VerifyAndUpdateConfig]:
+    """For an architecture that this package registers.
 
-    @staticmethod
-    def verify_and_update_model_config(model_config: Any) -> None:
-        """Put the strategy in the place of the request.
+    Args:
+        served: the architecture.
+        before: what vLLM does for its own one.
+    """
 
-        Raises:
-            ServingError: there is no request, it cannot be carried out, or an option does not go with it.
-        """
-        config, multimodal = model_config.hf_config, model_config.multimodal_config
-        served = BY_NAME[model_config.architecture]
-        request = getattr(config, KEY, None)
-        if request is None:
-            raise ServingError(
-                f'{served.name} needs a strategy: add "{KEY}": "strategy.json" to the overrides, or take '
-                f"{served.upstream} to serve the model unpruned"
-            )
-        if multimodal is None or multimodal.language_model_only:
-            raise ServingError(f"{served.name} serves images; to serve text alone take {served.upstream}")
-        if multimodal.enable_mm_embeds:
-            raise ServingError(
-                "precomputed image embeddings (--enable-mm-embeds) carry no attention to prune by; leave the option out"
-            )
-        if multimodal.video_pruning_rate:
-            raise ServingError("--video-pruning-rate prunes videos, which are not served with a strategy; leave it out")
-        setattr(config, KEY, resolved(Request.of(request).resolve(served.family(), config)))
-        multimodal.video_pruning_rate = OPENS_GATE
-        if not model_config.uses_mrope:
-            # Tells vLLM to ask for positions of several axes. The decoder is built from its own configuration.
-            config.rope_parameters = {"rope_type": "default", "mrope_section": [1, 1, 1]}
+    class PrunedModelConfig(before):
+        @staticmethod
+        def verify_and_update_model_config(model_config: Any) -> None:
+            before.verify_and_update_model_config(model_config)
+            read_request(served, model_config)
 
-    @staticmethod
-    def verify_and_update_config(vllm_config: Any) -> None:
-        """Check what the engine as a whole is asked for.
+        @staticmethod
+        def verify_and_update_config(vllm_config: Any) -> None:
+            before.verify_and_update_config(vllm_config)
+            check_engine(vllm_config)
 
-        Raises:
-            ServingError: an option would hide the vision tower's attention.
-        """
-        if vllm_config.compilation_config.compile_mm_encoder:
-            raise ServingError(
-                "compile_mm_encoder hides the attention of the vision tower; leave it out of the compilation config"
-            )
-        parallel = vllm_config.parallel_config
-        if current_platform.is_cpu() and parallel.worker_cls == "auto":
-            parallel.worker_cls = CPU_WORKER
+    return PrunedModelConfig
+
+
+def read_request(served: Served, model_config: Any) -> None:
+    """Put the strategy in the place of the request.
+
+    Raises:
+        ServingError: there is no request, it cannot be carried out, or an option does not go with it.
+    """
+    config, multimodal = model_config.hf_config, model_config.multimodal_config
+    request = getattr(config, KEY, None)
+    if request is None:
+        raise ServingError(
+            f'{served.name} needs a strategy: add "{KEY}": "strategy.json" to the overrides, or take {served.upstream} '
+            f"to serve the model unpruned"
+        )
+    if multimodal is None or multimodal.language_model_only:
+        raise ServingError(f"{served.name} serves images; to serve text alone take {served.upstream}")
+    if multimodal.enable_mm_embeds:
+        raise ServingError(
+            "precomputed image embeddings (--enable-mm-embeds) carry no attention to prune by; leave the option out"
+        )
+    if multimodal.video_pruning_rate:
+        raise ServingError("--video-pruning-rate prunes videos, which are not served with a strategy; leave it out")
+    setattr(config, KEY, resolved(Request.of(request).resolve(served.family(), config)))
+    multimodal.video_pruning_rate = OPENS_GATE
+    if not model_config.uses_mrope:
+        # Tells vLLM to ask for positions of several axes. The decoder is built from its own configuration.
+        config.rope_parameters = {"rope_type": "default", "mrope_section": [1, 1, 1]}
+
+
+def check_engine(vllm_config: Any) -> None:
+    """Check what the engine as a whole is asked for.
+
+    Raises:
+        ServingError: an option would hide the vision tower's attention, or does not know pruned prompts.
+    """
+    if vllm_config.compilation_config.compile_mm_encoder:
+        raise ServingError(
+            "compile_mm_encoder hides the attention of the vision tower; leave it out of the compilation config"
+        )
+    speculative = vllm_config.speculative_config
+    if speculative is not None and speculative.method not in DRAFTS_FROM_TEXT:
+        raise ServingError(
+            f"speculative decoding by {speculative.method!r} drafts with a model, which does not know pruned prompts; "
+            f"take one of {', '.join(DRAFTS_FROM_TEXT)}, or none"
+        )
+    parallel = vllm_config.parallel_config
+    if current_platform.is_cpu() and parallel.worker_cls == "auto":
+        parallel.worker_cls = CPU_WORKER
 
 
 def refusing(served: Served, before: type[VerifyAndUpdateConfig]) -> type[VerifyAndUpdateConfig]:
@@ -92,5 +118,5 @@ def register_configs(known: dict[str, type[VerifyAndUpdateConfig]]) -> None:
     """
     for name, served in BY_NAME.items():
         if name not in known:
-            known[name] = PrunedModelConfig
-            known[served.upstream] = refusing(served, known.get(served.upstream, VerifyAndUpdateConfig))
+            before = known.get(served.upstream, VerifyAndUpdateConfig)
+            known[name], known[served.upstream] = pruning(served, before), refusing(served, before)

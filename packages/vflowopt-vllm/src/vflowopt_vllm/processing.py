@@ -32,7 +32,7 @@ class ImagesOnly:
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """How many items of each modality a prompt may have."""
         limits: Mapping[str, int | None] = super().get_supported_mm_limits()  # type: ignore[misc]
-        return {"image": limits["image"]}
+        return {modality: limit if modality == "image" else 0 for modality, limit in limits.items()}
 
 
 class ShorterPrompts:
