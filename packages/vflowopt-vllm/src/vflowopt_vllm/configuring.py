@@ -74,10 +74,11 @@ def check_engine(vllm_config: Any) -> None:
     Raises:
         ServingError: an option would hide the vision tower's attention, or does not know pruned prompts.
     """
-    if vllm_config.compilation_config.compile_mm_encoder:
-        raise ServingError(
-            "compile_mm_encoder hides the attention of the vision tower; leave it out of the compilation config"
-        )
+    for option in ("compile_mm_encoder", "cudagraph_mm_encoder"):
+        if getattr(vllm_config.compilation_config, option, False):
+            raise ServingError(
+                f"{option} hides the attention of the vision tower; leave it out of the compilation config"
+            )
     speculative = vllm_config.speculative_config
     if speculative is not None and speculative.method not in DRAFTS_FROM_TEXT:
         raise ServingError(

@@ -14,15 +14,16 @@ from vflowopt_hf.vision.vision_call import VisionCall
 
 
 class Observer:
-    """Notes query, key and value of one attention module, between :meth:`open` and :meth:`close`.
+    """Notes what one attention module is called with, between :meth:`open` and :meth:`close`.
 
     Args:
         module: vLLM's ``MMEncoderAttention`` of the layer.
         class_tokens: leading positions of a view that are no patches.
+        values: whether somebody asks for values, too.
     """
 
-    def __init__(self, module: nn.Module, class_tokens: int) -> None:
-        self._module, self._class_tokens = module, class_tokens
+    def __init__(self, module: nn.Module, class_tokens: int, *, values: bool) -> None:
+        self._class_tokens, self._names = class_tokens, ("query", "key", *(("value",) if values else ()))
         self._calls: list[VisionCall] | None = None
         module.register_forward_pre_hook(self._note, with_kwargs=True)
 
@@ -45,8 +46,8 @@ class Observer:
         if self._calls is None:
             return
         states = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-        query, key, value = (self._heads(module, states[name]) for name in ("query", "key", "value"))
-        self._calls.append(VisionCall(query, key, float(module.scale), value=value))
+        noted = {name: self._heads(module, states[name]) for name in self._names}
+        self._calls.append(VisionCall(scaling=float(module.scale), **noted))
 
     @staticmethod
     def _heads(module: Any, states: Tensor) -> Tensor:

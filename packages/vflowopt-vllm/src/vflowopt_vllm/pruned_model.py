@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vflowopt.strategies.strategy import components_of
 from vflowopt_hf.family import Family, Unit
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.known import KnownPrefills
@@ -28,9 +29,8 @@ class PrunedModel:
 
     supports_multimodal_pruning: ClassVar[bool] = True
     supports_mrope: ClassVar[bool] = True
-    # The tower would run on parts of a batch, out of sight of the observer, or recorded, or with tokens counted wrong.
+    # A rank would see a part of the batch; and the tower's tokens would be counted by those that are retained.
     supports_encoder_tp_data: ClassVar[bool] = False
-    supports_encoder_cudagraph: ClassVar[bool] = False
     supports_tower_connector_lora: ClassVar[bool] = False
 
     upstream: ClassVar[str]
@@ -45,7 +45,8 @@ class PrunedModel:
         self._family: Family = BY_UPSTREAM[self.upstream].family()
         self._normalised = _statistics(model.hf_image_processor_config or {}, self._family)
         self._at_once = int(vllm_config.scheduler_config.max_num_encoder_input_tokens)
-        self._observer = Observer(self.observed(), class_tokens(self._family, self.config))
+        values = any("values" in component.needs for component in components_of(self._strategy))
+        self._observer = Observer(self.observed(), class_tokens(self._family, self.config), values=values)
 
     @abstractmethod
     def observed(self) -> nn.Module:
