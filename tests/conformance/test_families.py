@@ -1,13 +1,15 @@
 """Every built-in family passes the conformance kit; its further model types pass what depends on the model."""
 
 import importlib
-import pkgutil
 from dataclasses import replace
 
-import support.cases
-from vflowopt_hf.testing import conformance
+import pytest
+import transformers
 
-NAMES = [found.name for found in pkgutil.iter_modules(support.cases.__path__)]
+from support.cases import NAMES, SINCE
+from vflowopt_hf.testing import conformance
+from vflowopt_hf.upstream import TESTED, installed
+
 MODULES = {name: importlib.import_module(f"support.cases.{name}") for name in NAMES}
 
 
@@ -30,3 +32,12 @@ def test_family(check):
 )
 def test_sibling(check):
     check()
+
+
+@pytest.mark.parametrize(("name", "since"), SINCE.items())
+def test_a_case_is_left_out_only_on_releases_before_its_first(name, since):
+    assert TESTED[0] < since <= TESTED[-1]
+    assert (name in MODULES) == (installed() >= since)
+    if name not in MODULES:
+        first = ".".join(map(str, since))
+        pytest.skip(f"{name} needs transformers {first} or newer, and {transformers.__version__} is installed")

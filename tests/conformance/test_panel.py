@@ -1,19 +1,16 @@
 """Questions encoded once are answered as plain ``generate`` under ``prune`` answers them, in every family."""
 
 import importlib
-import pkgutil
 from functools import partial
 
 import pytest
 import torch
 
-import support.cases
+from support.cases import NAMES
 from vflowopt import CalibratedAttention, GridRecycler, Progressive, Strategy, prune
 from vflowopt_hf.checkpoint.panel import QuestionPanel
 from vflowopt_hf.family import statistics_of
 from vflowopt_hf.testing.subject import Subject
-
-FAMILIES = [module.name for module in pkgutil.iter_modules(support.cases.__path__)]
 
 
 def token_ids(model, inputs, max_new_tokens):
@@ -23,7 +20,7 @@ def token_ids(model, inputs, max_new_tokens):
     return str(ids[0, inputs["input_ids"].shape[1] :].tolist())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_encoded_questions_are_answered_as_plain_ones(name):
     case = importlib.import_module(f"support.cases.{name}").CASE
     subject = Subject(case, "sdpa")

@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -14,11 +13,9 @@ from support.lines import code_lines, plain_lines
 
 pytest.importorskip("vflowopt_qwen")
 
-import transformers
-
-import support.cases
+from support.cases import NAMES
 from vflowopt.discovery.known_models import verdicts
-from vflowopt_hf.upstream import TESTED
+from vflowopt_hf.upstream import TESTED, installed
 
 PACKAGES = {"vflowopt-hf": "vflowopt_hf", "vflowopt-qwen": "vflowopt_qwen"}
 ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<types>`.+?`) \| `(?P<package>[^`]+)` \| (?P<rest>.+) \|$", re.MULTILINE)
@@ -50,7 +47,7 @@ def test_no_family_is_invented():
     assert sorted(ROWS) == sorted(parameter.values[1].name for parameter in descriptors())
 
 
-@pytest.mark.parametrize("module", [found.name for found in pkgutil.iter_modules(support.cases.__path__)])
+@pytest.mark.parametrize("module", NAMES)
 def test_images_and_videos_are_those_that_conformance_tries(module):
     case = importlib.import_module(f"support.cases.{module}").CASE
     several, video, structural, *_ = ROWS[case.family.name]["rest"].split(" | ")
@@ -87,5 +84,5 @@ def test_every_multimodal_class_of_transformers_is_listed():
     mappings = (auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES)
     there = {kind for mapping in mappings for kind in mapping}
     assert there - set(verdicts()) == set()
-    if tuple(map(int, transformers.__version__.split(".")[:2])) == TESTED[-1]:
+    if installed() == TESTED[-1]:
         assert set(verdicts()) == there

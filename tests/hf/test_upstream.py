@@ -3,6 +3,7 @@
 import tomllib
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from vflowopt_hf.upstream import (
     cache_argument,
     cache_from,
     cache_in,
+    feature_layer,
     warn_if_untested,
     with_cache,
 )
@@ -104,6 +106,14 @@ def test_an_output_without_a_cache_is_refused(model):
 def test_layers_whose_cache_would_not_be_seen_are_refused_before_anything_runs(model, inputs):
     model.model.language_model.layers[3] = Unknown()
     with pytest.raises(UnsupportedModelError, match=f"Unknown of transformers {transformers.__version__} takes no KV"):
+        prune(model, STRATEGY).__enter__()
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_layers_that_reuse_keys_of_unknown_layers_are_refused_before_anything_runs(model, monkeypatch):
+    monkeypatch.setattr(model.config.text_config, "num_kv_shared_layers", 2, raising=False)
+    refused = f"last 2 decoder layers reuse .* transformers {transformers.__version__} does not tell which; use"
+    with pytest.raises(UnsupportedModelError, match=refused):
         prune(model, STRATEGY).__enter__()
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -202,6 +212,12 @@ def test_a_tested_upstream_is_not_warned_of(model, monkeypatch, version):
     with warnings.catch_warnings(record=True) as caught, prune(model, STRATEGY):
         warnings.simplefilter("always")
     assert untested(caught) == []
+
+
+@pytest.mark.parametrize("name", ["vision_feature_layer", "vision_feature_layers"])
+def test_the_hidden_states_that_a_projector_uses_are_read_by_either_name(name):
+    for value in (-2, 0, [-2, 1]):
+        assert feature_layer(SimpleNamespace(**{name: value})) == value
 
 
 def test_what_is_called_tested_is_what_the_tests_run_with():

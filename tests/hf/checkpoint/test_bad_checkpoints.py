@@ -2,15 +2,14 @@
 
 import importlib
 import json
-import pkgutil
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import support.cases
 from support import checkpoint, tiny
+from support.cases import NAMES
 from vflowopt import Strategy
 from vflowopt.errors import InputError, UnsupportedModelError, UnsupportedOperationError
 from vflowopt.plugins import find_adapter
@@ -21,7 +20,7 @@ LAYER, HEAD = "language_model.model.layers.1.", "language_model.lm_head.weight"
 """As upstream names them in files."""
 STAND_INS = ("fast_vlm", "perception_lm")
 """Whose towers stand for timm's, which need not be installed: a checkpoint would bring timm's."""
-CASES = [module.name for module in pkgutil.iter_modules(support.cases.__path__) if module.name not in STAND_INS]
+CASES = [name for name in NAMES if name not in STAND_INS]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import pkgutil
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 
@@ -10,15 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-import support.cases
+from support.cases import NAMES
 from support.waiting import Waits
 from vflowopt import Strategy
 from vflowopt.components.schedule import Progressive
 from vflowopt.methods import PyramidDrop
 from vflowopt_hf.hooks.installing import replaced
 from vflowopt_hf.testing.subject import Subject
-
-FAMILIES = [module.name for module in pkgutil.iter_modules(support.cases.__path__)]
 
 
 def subject(family):
@@ -70,7 +67,7 @@ def waits_of(own, inputs, strategy=None):
     return Counter(waits.found)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NAMES)
 def test_pruning_adds_nothing_to_wait_for(family):
     """What upstream waits for by itself, for example to check placeholders, it waits for without pruning too."""
     own = subject(family)

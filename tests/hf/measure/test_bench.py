@@ -1,15 +1,14 @@
 """The benchmark: FLOPs agree with torch's own counter, rows are what a pruned forward does, the model is left alone."""
 
 import importlib
-import pkgutil
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import support.cases
 from support import tiny
+from support.cases import NAMES
 from support.tiny_qwen import qwen_inputs, tiny_qwen2_vl
 from vflowopt import Strategy, prune
 from vflowopt.adapter import Adapter, GrowthAdapter
@@ -86,7 +85,7 @@ PACKED = ("minicpm_v4_6", "molmo2")
 """Whose inputs a benchmark cannot repeat along the first axis: pixels lie along the last, or patches have numbers."""
 
 
-@pytest.mark.parametrize("module", [found.name for found in pkgutil.iter_modules(support.cases.__path__)])
+@pytest.mark.parametrize("module", NAMES)
 def test_the_formula_holds_for_every_family_without_experts_and_recurrences(module):
     case = importlib.import_module(f"support.cases.{module}").CASE
     subject, adapter = Subject(case, "sdpa"), TransformersAdapter(case.family)

@@ -1,17 +1,14 @@
 """Models that accelerate has dispatched: pruned to the bit as without its hooks, for every family."""
 
 import importlib
-import pkgutil
 
 import pytest
 import torch
 
-import support.cases
+from support.cases import NAMES
 from vflowopt_hf.testing.subject import Subject
 
 accelerate = pytest.importorskip("accelerate")
-
-NAMES = [module.name for module in pkgutil.iter_modules(support.cases.__path__)]
 
 
 def dispatch(subject, folder):

@@ -1,22 +1,20 @@
 """What a search keeps of a sample can leave memory, and join a batch, whatever the family's decoder is called with."""
 
 import importlib
-import pkgutil
 
 import pytest
 
-import support.cases
+from support.cases import NAMES
 from vflowopt import Strategy
 from vflowopt_hf.search.sample_store import MemoryLimits
 from vflowopt_hf.testing.batches import Sample, picture
 from vflowopt_hf.testing.subject import Subject
 
-FAMILIES = [module.name for module in pkgutil.iter_modules(support.cases.__path__)]
 BATCHED = {"gemma3": 1, "gemma4": 1, "gemma4_e2b": 1, "qwen3_omni": 1, "qwen3_vl": 1, "qwen3_vl_moe": 1}
 """Samples per batch where it is not two: decoders called with masks or embeddings that nothing generic can join."""
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_scores_on_disk_and_in_batches(name):
     subject = Subject(importlib.import_module(f"support.cases.{name}").CASE, "sdpa")
     prompts = [Sample((picture(subject.case.image_sizes[0], seed=seed),), seed=4) for seed in (1, 2)]

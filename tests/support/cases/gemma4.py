@@ -10,6 +10,10 @@ from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImagePr
 from support.tiny import sharpen
 from vflowopt_hf.families.gemma4 import Gemma4
 from vflowopt_hf.testing.case import Case
+from vflowopt_hf.upstream import installed
+
+VIDEOS = installed() >= (5, 24)
+"""Transformers 5.20 loses the counts of frames on their way; releases between the two were not tried."""
 
 PAD, IMAGE, VIDEO, BEGIN, END, EOS, TIME, FIRST_WORD, VOCABULARY = 0, 1, 2, 3, 4, 5, 9, 10, 64
 PATCH, POOL, WINDOW = 4, 2, 20
@@ -126,8 +130,8 @@ CASE = Case(
     first_word=FIRST_WORD,
     prompt=prompt,
     extra_inputs=token_types,
-    video=video_inputs,
-    video_sizes=((2, 24, 32), (3, 16, 16)),
+    video=video_inputs if VIDEOS else None,
+    video_sizes=((2, 24, 32), (3, 16, 16)) if VIDEOS else (),
 )
 
 SIBLINGS = (replace(CASE, model=tiny_gemma4_moe, name="gemma4-experts"),)

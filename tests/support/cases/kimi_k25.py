@@ -1,7 +1,6 @@
 """Kimi-K2.5 for the conformance kit: latent attention (MLA), experts, and videos in chunks of two frames."""
 
 import torch
-import transformers
 from transformers import Kimi_K25Config, Kimi_K25ForConditionalGeneration
 
 from support.cases.qwen2_vl import SIZES
@@ -9,8 +8,9 @@ from support.row_patches import RowPatches, patches_of
 from support.tiny_qwen import EOS, IMAGE, LAYERS, PAD, PATCH, VIDEO, VOCABULARY, ready
 from vflowopt_hf.families.kimi_k25 import KimiK25
 from vflowopt_hf.testing.case import Case
+from vflowopt_hf.upstream import installed
 
-VIDEOS = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 24)
+VIDEOS = installed() >= (5, 24)
 """Transformers 5.20 fails on chunks of several frames; releases between the two were not tried."""
 
 CHUNK, TIME, FIRST_WORD = 2, 4, 5

@@ -17,7 +17,7 @@ def tiny_vipllava(attention: str = "sdpa") -> VipLlavaForConditionalGeneration:
         vision_config=llava.clip_tower(),
         text_config=LlamaConfig(**llava.text_shape()),
         image_token_index=IMAGE,
-        vision_feature_layer=[-2, 1],
+        vision_feature_layers=[-2, 1],
         attn_implementation=attention,
     )
     return llava.ready(VipLlavaForConditionalGeneration(config))

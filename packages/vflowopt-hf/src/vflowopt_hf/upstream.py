@@ -9,7 +9,7 @@ by the one that the module declares.
 import functools
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import transformers
@@ -19,7 +19,7 @@ from vflowopt.errors import UnsupportedModelError
 CACHE_NAMES = ("cache", "past_key_values")
 """Names of the KV cache, the newest first."""
 
-TESTED = ((5, 20), (5, 24))
+TESTED = ((5, 19), (5, 24))
 """Oldest and newest release of transformers that the tests run with."""
 
 
@@ -27,11 +27,16 @@ class UntestedUpstreamWarning(UserWarning):
     """The installed transformers is newer than any release that vflowopt was tested with."""
 
 
+def installed() -> tuple[int, int]:
+    """The installed release of transformers: major and minor version."""
+    major, minor, *_ = transformers.__version__.split(".")
+    return int(major), int(minor)
+
+
 @functools.cache
 def warn_if_untested() -> None:
     """Warn, once in a process, of a transformers that is newer than :data:`TESTED`."""
-    major, minor, *_ = transformers.__version__.split(".")
-    if (int(major), int(minor)) > TESTED[-1]:
+    if installed() > TESTED[-1]:
         newest = ".".join(map(str, TESTED[-1]))
         warnings.warn(
             f"transformers {transformers.__version__} is newer than {newest}, the newest release that vflowopt-hf was "
@@ -98,7 +103,27 @@ def require_cache_arguments(layers: Iterable[Any]) -> None:
         cache_argument(layer)
 
 
+def require_sharing_modes(config: Any) -> None:
+    """Check that a decoder tells which of its layers reuse the keys of earlier ones, if any do.
+
+    Raises:
+        UnsupportedModelError: it tells only how many do, as in 5.20.
+    """
+    shared = getattr(config, "num_kv_shared_layers", None)
+    if shared and getattr(config, "kv_sharing_modes", None) is None:
+        raise UnsupportedModelError(
+            f"the last {shared} decoder layers reuse the keys of earlier ones, and transformers "
+            f"{transformers.__version__} does not tell which; use transformers {'.'.join(map(str, TESTED[-1]))}"
+        )
+
+
+def feature_layer(config: Any) -> int | Sequence[int]:
+    """Index of the tower's hidden states that a projector uses, or several; 5.20 has a plural for ViP-LLaVA's."""
+    name = "vision_feature_layers" if hasattr(config, "vision_feature_layers") else "vision_feature_layer"
+    found: int | Sequence[int] = getattr(config, name)
+    return found
+
+
 def continues_in_chunks() -> bool:
     """Whether ``generate`` with ``prefill_chunk_size`` skips what the cache holds: 5.20 does not, 5.23 does."""
-    major, minor, *_ = transformers.__version__.split(".")
-    return (int(major), int(minor)) >= (5, 23)
+    return installed() >= (5, 23)

@@ -32,7 +32,7 @@ from vflowopt_hf.plans.decoder_attention import AttentionCall, attention_module,
 from vflowopt_hf.plans.merging import has_row_per_token, merge_rows, rows_of_stage
 from vflowopt_hf.plans.rows import take_rows
 from vflowopt_hf.plans.stage_plan import AttentionUse, StagePlan
-from vflowopt_hf.upstream import cache_in, require_cache_arguments
+from vflowopt_hf.upstream import cache_in, require_cache_arguments, require_sharing_modes
 
 NO_USE = AttentionUse()
 
@@ -92,11 +92,13 @@ class StagedDecoder(Installed):
         """Hooks are in place inside the block.
 
         Raises:
-            UnsupportedModelError: the layers take their KV cache by a name that is not known.
+            UnsupportedModelError: the layers take their KV cache by a name that is not known, or reuse keys and the
+                configuration does not tell whose.
             UnsupportedOperationError: their attention cannot be observed or given a bias of keys.
             PruningStateError: somebody else has hooks on the decoder.
         """
         require_cache_arguments(self._layers)
+        require_sharing_modes(self._decoder.config)
         if self._observed:
             require_masks(self._implementation)
         carriers = carrying_layers(self._biased, self._decoder.config, len(self._layers))

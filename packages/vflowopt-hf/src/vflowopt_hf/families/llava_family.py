@@ -6,6 +6,7 @@ from torch import nn
 
 from vflowopt_hf.family import Family
 from vflowopt_hf.feature_layer import last_used_layer
+from vflowopt_hf.upstream import feature_layer
 
 
 class LlavaFamily(Family):
@@ -19,5 +20,5 @@ class LlavaFamily(Family):
         """
         tower = model.model.vision_tower
         layers = getattr(tower, "vision_model", tower).encoder.layers
-        attention: nn.Module = last_used_layer(layers, model.config.vision_feature_layer).self_attn
+        attention: nn.Module = last_used_layer(layers, feature_layer(model.config)).self_attn
         return attention
