@@ -18,7 +18,12 @@ TEXT = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
 }  # fmt: skip
 VISION = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14}
-
+MID_TEXT = TEXT | {
+    "hidden_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": 4,
+    "intermediate_size": 3584, "vocab_size": 512, "bos_token_id": None, "eos_token_id": None,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
+}  # fmt: skip
+MID_VISION = VISION | {"depth": 6, "embed_dim": 256, "num_heads": 4}
 
 NARROW_TEXT = TEXT | {
     "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "vocab_size": 512,
@@ -30,6 +35,14 @@ NARROW_VISION = VISION | {"embed_dim": 32, "num_heads": 2, "mlp_ratio": 1}
 def qwen2_vl_shapes(family: Family) -> tuple[BenchShape, ...]:
     """What ``vflowopt bench --shape`` offers for Qwen2-VL."""
     return (
+        BenchShape(
+            name="qwen2-vl-mid",
+            summary="decoder of 16 layers x 1024, small native-resolution tower",
+            parts=PARTS,
+            visual_tokens=2000,
+            build=partial(build, MID_TEXT, MID_VISION),
+            inputs=partial(qwen2_vl_inputs, family),
+        ),
         BenchShape(
             name="qwen2-vl-7b",
             summary="Qwen2-VL-7B as published: Qwen2-7B, and a native-resolution tower of 32 layers x 1280",

@@ -1,5 +1,7 @@
 """How to start an engine with a strategy."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from vflowopt.errors import shown
@@ -43,3 +45,9 @@ def engine_options(
     served, request = BY_UPSTREAM[names[0]], Request(strategy, one_stage, without_mass)
     request.resolve(served.family(), config)
     return {"hf_overrides": {"architectures": [served.name], KEY: request.override}}
+
+
+def as_arguments(options: Mapping[str, Any]) -> list[str]:
+    """:func:`engine_options` as arguments of vLLM's server, without spaces: a shell's ``$(...)`` splits at these."""
+    overrides = json.dumps(options["hf_overrides"], separators=(",", ":"))
+    return ["--hf-overrides", overrides.replace(" ", r"\u0020")]
