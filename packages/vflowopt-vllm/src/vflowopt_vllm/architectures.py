@@ -58,6 +58,21 @@ _MODELS = (
         "vflowopt_qwen.qwen3_5:Qwen35",
     ),
     Served(
+        "Qwen3VLMoeForConditionalGeneration",
+        "vflowopt_vllm.models.qwen3_vl_moe:PrunedQwen3VLMoe",
+        "vflowopt_qwen.qwen3_vl:Qwen3VL",
+    ),
+    Served(
+        "Qwen3_5MoeForConditionalGeneration",
+        "vflowopt_vllm.models.qwen3_5:PrunedQwen35Moe",
+        "vflowopt_qwen.qwen3_5:Qwen35",
+    ),
+    Served(
+        "InternVLForConditionalGeneration",
+        "vflowopt_vllm.models.internvl:PrunedInternVL",
+        "vflowopt_hf.families.internvl:InternVL",
+    ),
+    Served(
         "LlavaOnevisionForConditionalGeneration",
         "vflowopt_vllm.models.llava_onevision:PrunedLlavaOnevision",
         "vflowopt_hf.families.llava_onevision:LlavaOnevision",

@@ -36,7 +36,7 @@ class ImagesOnly:
 
 
 class ShorterPrompts:
-    """Mixin before a ``BaseMultiModalProcessor`` of vLLM whose image placeholders are a plain list."""
+    """Mixin before a ``BaseMultiModalProcessor`` of vLLM."""
 
     info: Any
 
@@ -58,13 +58,17 @@ class ShorterPrompts:
 
         def replacement(item: int) -> ShortenedPlaceholders:
             full = original(item) if callable(original) else original
-            tokens = list(full.full) if isinstance(full, PromptUpdateDetails) else list(full)
-            extent = self.extent(out_mm_kwargs["image"][item], len(tokens))
+            details = full if isinstance(full, PromptUpdateDetails) else PromptUpdateDetails.from_seq(list(full))
+            numbers = _numbers(details)
+            tokens = max(numbers)
+            extent = self.extent(out_mm_kwargs["image"][item], tokens)
             if extent > LIMIT:
                 raise InputError(
                     f"image {item} takes up {extent} positions, and vflowopt-vllm tells {LIMIT} apart: make it smaller"
                 )
-            return ShortenedPlaceholders(tokens[: retained(config, len(tokens))], extent=extent)
+            left = retained(config, tokens)
+            shorter = [token for token, number in zip(details.full, numbers, strict=True) if number <= left]
+            return ShortenedPlaceholders(shorter, is_embed=details.is_embed, extent=extent)
 
         return replace(update, replacement=replacement)
 
@@ -83,6 +87,15 @@ class ShorterPrompts:
         return prompt, placeholders
 
 
+def _numbers(details: PromptUpdateDetails) -> list[int]:
+    """Of each placeholder which of the image's tokens it stands for, from 1 on; 0 for markers around them."""
+    if details.is_embed is None:
+        return list(range(1, len(details.full) + 1))
+    of_image = details.is_embed(details.full)
+    numbers: list[int] = (of_image.cumsum(0) * of_image).tolist()
+    return numbers
+
+
 def check_prompt(config: Any, prompt: Sequence[int], placeholders: Sequence[Any], extents: Sequence[int]) -> None:
     """Check that the places of all visual tokens can be told in a pruned prompt.
 
@@ -97,7 +110,10 @@ def check_prompt(config: Any, prompt: Sequence[int], placeholders: Sequence[Any]
     """
     if not placeholders:
         return
-    count, of_images = prompt.count(config.image_token_id), sum(len(one.tokens) for one in placeholders)
+    count, of_images = (
+        prompt.count(config.image_token_id),
+        sum(one.tokens.count(config.image_token_id) for one in placeholders),
+    )
     if count != of_images:
         raise InputError(
             f"the prompt's text has {count - of_images} more image placeholders than images belong to it; take the "

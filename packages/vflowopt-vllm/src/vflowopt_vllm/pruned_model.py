@@ -117,7 +117,7 @@ class PrunedModel:
     def get_mrope_input_positions(self, input_tokens: Sequence[int], mm_features: Sequence[Any]) -> tuple[Tensor, int]:
         """See :func:`vflowopt_vllm.places.prompt_positions`."""
         images = (
-            PlacedImage(place.offset, place.length, self.extent(feature.data))
+            PlacedImage(place.offset + _first(place), place.get_num_embeds(), self.extent(feature.data))
             for feature in mm_features
             for place in (feature.mm_position,)
         )
@@ -137,6 +137,11 @@ class PrunedModel:
         images = torch.as_tensor(input_ids, device=mrope_positions.device) == self.config.image_token_id
         positions, delta = corrected(mrope_positions, images, num_computed_tokens, places)
         return [states[:, :width] for states in multimodal_embeddings], positions, delta
+
+
+def _first(place: Any) -> int:
+    """Markers before the first token of an image that stands in a prompt."""
+    return 0 if place.is_embed is None else int(place.is_embed.int().argmax())
 
 
 def sub_batches(tokens: Sequence[int], at_once: int) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""What LLaVA-NeXT and LLaVA-OneVision share: anyres crops, and a decoder with one rotary axis."""
+"""What LLaVA-NeXT and LLaVA-OneVision share: anyres crops."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
@@ -9,16 +9,11 @@ from torch import Tensor, nn
 
 from vflowopt_hf.families.anyres import image_units, patches_per_side, views_of
 from vflowopt_hf.family import Unit
-from vflowopt_vllm.places import AXES
-from vflowopt_vllm.pruned_model import PrunedModel
+from vflowopt_vllm.models.one_axis import OneAxis
 
 
-class PrunedLlava(PrunedModel):
-    """Mixin before any of vLLM's LLaVA models; tokens stand one after another.
-
-    vLLM lets models correct their positions only where positions have several axes: here all have the same, and the
-    decoder gets one of them.
-    """
+class PrunedLlava(OneAxis):
+    """Mixin before any of vLLM's LLaVA models with anyres crops."""
 
     merge: ClassVar[Callable[..., Tensor]]
     """vLLM's packing of one image's features, a method of its model."""
@@ -40,10 +35,6 @@ class PrunedLlava(PrunedModel):
         """See :meth:`PrunedModel.some`."""
         return {name: images[name][which] for name in ("pixel_values", "image_sizes")}
 
-    def places(self, image: Unit) -> Tensor:
-        """See :meth:`PrunedModel.places`."""
-        return torch.arange(image.layout.tokens)[:, None].expand(-1, AXES)
-
     def extent(self, image: Mapping[str, Any]) -> int:
         """See :meth:`PrunedModel.extent`; of an image in the prefix cache vLLM drops the pixels."""
         height, width = image["image_sizes"].data.tolist()
@@ -59,8 +50,3 @@ class PrunedLlava(PrunedModel):
         stand_in = SimpleNamespace(config=self.config, image_newline=newline)
         merge = type(self).merge
         return merge(stand_in, torch.tensor(size), patch_map[..., None], strategy="spatial_unpad")[:, 0]
-
-    def forward(self, input_ids: Any, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As upstream's, with one axis of the positions."""
-        own = positions[0] if positions.ndim > 1 else positions
-        return super().forward(input_ids, own, *args, **kwargs)  # type: ignore[misc]

@@ -14,8 +14,19 @@ class Info(ImagesOnly, vllm_models.Qwen3_5ProcessingInfo):
     """Images only."""
 
 
+class MoeInfo(ImagesOnly, vllm_models.Qwen3_5MoeProcessingInfo):
+    """Images only."""
+
+
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Qwen3VLDummyInputsBuilder)
 class PrunedQwen35(PrunedQwen3, vllm_models.Qwen3_5ForConditionalGeneration):
     """See the module's docstring."""
 
     upstream: ClassVar[str] = "Qwen3_5ForConditionalGeneration"
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=MoeInfo, dummy_inputs=Qwen3VLDummyInputsBuilder)
+class PrunedQwen35Moe(PrunedQwen3, vllm_models.Qwen3_5MoeForConditionalGeneration):
+    """The same with a mixture of experts."""
+
+    upstream: ClassVar[str] = "Qwen3_5MoeForConditionalGeneration"
