@@ -1,5 +1,6 @@
 """What exists is documented: commands and options, hooks, components, presets, objectives, errors, family members."""
 
+import argparse
 import inspect
 import re
 import shlex
@@ -131,6 +132,18 @@ def test_the_search_space_is_documented_as_it_is():
 def test_every_objective_is_documented():
     objectives = pytest.importorskip("vflowopt_hf.search.evaluator").OBJECTIVES
     assert [name for name in objectives if f"| `{name}` |" not in section("search.md", "The objective")] == []
+
+
+def test_every_served_architecture_and_option_of_the_benchmark_is_documented():
+    architectures = pytest.importorskip("vflowopt_vllm.architectures")
+    arguments = pytest.importorskip("vflowopt_vllm.bench.arguments")
+    served, gains = section("vllm.md", "Served models"), section("vllm.md", "What it gains")
+    assert [name for name in architectures.BY_UPSTREAM if f"`{name}`" not in served] == []
+    parser = argparse.ArgumentParser(add_help=False)
+    arguments.add_options(parser)
+    options = [action.option_strings[-1] for action in parser._actions if action.option_strings]
+    assert [name for name in options if f"`{name}`" not in gains] == []
+    assert len(options) > 5
 
 
 def test_every_public_name_is_in_the_reference():

@@ -25,8 +25,9 @@ NEEDS = {
 NO_RUN = {
     "index.md": 1,  # prune and generate with a 7B checkpoint
     "getting-started.md": 2,  # load a checkpoint; prepare samples with its processor
+    "vllm.md": 2,  # ask a server; start an engine
 }
-"""Snippets marked ``.no-run``, by page: each needs a real checkpoint."""
+"""Snippets marked ``.no-run``, by page: each needs a real checkpoint, or a server of one."""
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.runs for block in blocks(page))])
