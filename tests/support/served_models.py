@@ -1,5 +1,6 @@
 """Random checkpoints of families that have no reference model, with the words of one that has."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from transformers import (
 )
 
 from support.tiny_qwen import ready
+from vflowopt_qwen.qwen2_5_vl import Qwen25VL
+from vflowopt_qwen.qwen3_vl import Qwen3VL
 from vflowopt_reference import path
 
 WORDS = path("reference-qwen2vl")
@@ -49,7 +52,7 @@ def random_qwen2_5_vl(target: Path) -> Path:
     text["hidden_size"] = 128  # this family's heads are what that leaves for each
     vision = VISION | {"out_hidden_size": 128, "window_size": 64, "fullatt_block_indexes": [0, 2]}
     config = Qwen2_5_VLConfig(vision_config=vision, text_config=text, tie_word_embeddings=False, **TOKENS)
-    return _saved(Qwen2_5_VLForConditionalGeneration, config, target, "Qwen2_5_VLProcessor")
+    return _saved(Qwen2_5_VLForConditionalGeneration, config, target, "Qwen2_5_VLProcessor", Qwen25VL())
 
 
 def random_qwen3_vl(target: Path) -> Path:
@@ -59,15 +62,18 @@ def random_qwen3_vl(target: Path) -> Path:
     config = Qwen3VLConfig(
         vision_config=vision, text_config=TEXT | {"rope_parameters": rotary}, tie_word_embeddings=False, **TOKENS
     )
-    return _saved(Qwen3VLForConditionalGeneration, config, target, "Qwen3VLProcessor")
+    return _saved(Qwen3VLForConditionalGeneration, config, target, "Qwen3VLProcessor", Qwen3VL())
 
 
-def _saved(model_class: Any, config: Any, target: Path, processor: str) -> Path:
+def _saved(model_class: Any, config: Any, target: Path, processor: str, family: Any) -> Path:
     torch.manual_seed(0)
     model = ready(model_class(config))
     model.save_pretrained(target)
     for file in WORDS.iterdir():
         if file.suffix != ".safetensors" and file.name != "config.json":
             shutil.copy(file, target)
-    (target / "processor_config.json").write_text(f'{{"processor_class": "{processor}"}}', encoding="utf-8")
+    (target / "processor_config.json").write_text(json.dumps({"processor_class": processor}), encoding="utf-8")
+    pixels = json.loads((target / "preprocessor_config.json").read_text(encoding="utf-8"))
+    pixels |= {"image_mean": family.pixel_statistics.mean, "image_std": family.pixel_statistics.std}
+    (target / "preprocessor_config.json").write_text(json.dumps(pixels), encoding="utf-8")
     return target

@@ -1,5 +1,6 @@
 """The same questions asked of a model inside vLLM, in this process, and of the same model on transformers."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from vflowopt.scorer import CalibratedAttention
 
 GENERATED = 6
 LENGTH = 5120
+IMAGE = "<image>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +54,35 @@ def on_transformers(model: Any, processor: Any, questions: Sequence[Question], s
             images = {"images": list(question.images)} if question.images else {}
             inputs = processor(text=question.prompt, **images)
             unpruned = inputs["input_ids"].shape[1]
-            if "image_sizes" in inputs:  # vLLM cuts every image into crops, however many a prompt holds
+            if "batch_num_images" in inspect.signature(model.forward).parameters:
+                # vLLM cuts every image into crops, however many a prompt holds.
                 inputs["batch_num_images"] = torch.ones(len(question.images), dtype=torch.int64)
-            ids = model.generate(
-                **inputs,
-                max_new_tokens=GENERATED,
-                min_new_tokens=GENERATED,
-                do_sample=False,
-                eos_token_id=None,
-            )
+            tokens = (_prefilled if question.prompt.endswith(IMAGE) else _generated)(model, inputs)
             plans = tuple(plan.to_host() for plan in pruning.plan) if question.images else ()
             left = unpruned - sum(plan.tokens - plan.counts[0] for plan in plans)
-            replies.append(Reply(ids[0, unpruned:].tolist(), left, plans))
+            replies.append(Reply(tokens, left, plans))
     return replies
+
+
+def _generated(model: Any, inputs: Any) -> list[int]:
+    ids = model.generate(
+        **inputs, max_new_tokens=GENERATED, min_new_tokens=GENERATED, do_sample=False, eos_token_id=None
+    )
+    return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def _prefilled(model: Any, inputs: Any) -> list[int]:
+    """Without a cache: after a prompt that ends in an image, transformers' decoding steps go on at other positions."""
+    ids, length = inputs["input_ids"], inputs["input_ids"].shape[1]
+    for _ in range(GENERATED):
+        whole = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "mm_token_type_ids": 1 * (ids == model.config.image_token_id),
+        }
+        following = model(**{**inputs, **whole}, use_cache=False).logits[:, -1:].argmax(dim=-1)
+        ids = torch.cat([ids, following], dim=1)
+    return ids[0, length:].tolist()
 
 
 class Engine:
