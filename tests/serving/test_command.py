@@ -11,7 +11,7 @@ from vflowopt_reference import path
 from vflowopt_vllm import engine_options, options
 from vflowopt_vllm.command import main
 from vflowopt_vllm.errors import ServingError
-from vflowopt_vllm.interfaces import TESTED, check_interfaces
+from vflowopt_vllm.interfaces import TESTED, check_interfaces, newer_than_tested
 
 MODEL = str(path("reference-qwen2vl"))
 
@@ -85,3 +85,10 @@ def test_another_vllm(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ServingError, match=rf"vLLM 0\.1\.2 lacks vllm\.multimodal.*install vLLM {TESTED[0]}"):
         check_interfaces()
+
+
+def test_only_a_release_that_is_newer_than_any_tested_is_told_of():
+    assert newer_than_tested(f"{TESTED[0]}.1") is None
+    assert newer_than_tested(f"{TESTED[-1]}.9.post2") is None
+    assert f"try vLLM {TESTED[-1]}" in newer_than_tested("0.100.0")
+    assert "vLLM 1.0.0rc1 is newer" in newer_than_tested("1.0.0rc1")

@@ -1,6 +1,6 @@
 """vLLM's worker for CPUs, with the correction of positions that its worker for GPUs has.
 
-``CPUModelRunner.load_model`` replaces that of ``GPUModelRunner`` and leaves out one flag (vLLM 0.29 to 0.32, at least).
+``CPUModelRunner.load_model`` replaces that of ``GPUModelRunner`` and leaves out one flag (vLLM 0.29 to 0.33, at least).
 """
 
 from typing import Any

@@ -2,13 +2,14 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from vflowopt_vllm.errors import ServingError
 
-TESTED = ("0.32.0",)
-"""Releases of vLLM that the tests run with."""
+TESTED = ("0.32", "0.33")
+"""Releases of vLLM that were tested, the oldest first."""
 
 _LEANED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("vllm.multimodal.processing", "PromptUpdateDetails", ()),
@@ -51,8 +52,22 @@ def check_interfaces() -> None:
         )
 
 
+def newer_than_tested(release: str) -> str | None:
+    """A line to log if a release of vLLM is newer than any that was tested; ``None`` if it is not."""
+    if _ordered(release) <= _ordered(TESTED[-1]):
+        return None
+    return (
+        f"vLLM {release} is newer than any release that vflowopt-vllm was tested with; if something fails, try vLLM "
+        f"{TESTED[-1]}"
+    )
+
+
+def _ordered(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", release)[:2])
+
+
 def _tested() -> str:
-    return " and ".join(TESTED)
+    return " or ".join(TESTED)
 
 
 def _missing() -> Iterator[str]:

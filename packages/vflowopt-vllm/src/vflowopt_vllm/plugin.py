@@ -4,7 +4,7 @@ import logging
 
 from vflowopt_vllm.architectures import BY_NAME
 from vflowopt_vllm.errors import ServingError
-from vflowopt_vllm.interfaces import check_interfaces
+from vflowopt_vllm.interfaces import check_interfaces, newer_than_tested
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +20,15 @@ def register() -> None:
     except ServingError as error:
         logger.error("vflowopt is not available: %s", error)
         return
+    import vllm
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
     from vflowopt_vllm.configuring import register_configs
 
+    untested = newer_than_tested(vllm.__version__)
+    if untested is not None:
+        logger.warning("%s", untested)
     known = ModelRegistry.get_supported_archs()
     for name, served in BY_NAME.items():
         if name not in known:
