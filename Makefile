@@ -8,7 +8,7 @@ PACKAGES := $(wildcard packages/*/pyproject.toml)
 SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src \
 	packages/vflowopt-lmms/src packages/vflowopt-vllm/src examples/vflowopt-deepseek-vl/src
 
-.PHONY: demo test test-slow test-gpu test-lmms test-vllm host-cost importance-cost fuzz test-newest test-oldest lint types docs families smoke core-alone check clean
+.PHONY: demo test test-slow test-gpu test-lmms test-vllm host-cost importance-cost fuzz test-newest test-oldest lint types docs families conformance smoke core-alone check clean
 
 demo: $(VENV)/.run
 	$(BIN)/vflowopt demo
@@ -99,6 +99,10 @@ docs: $(VENV)/.dev
 # The tables of model types in docs/families.md.
 families: $(VENV)/.run
 	$(BIN)/python .ci/known_models.py
+
+# The table in docs/conformance.md, some ten minutes; `make conformance CASES="llava qwen3_5"` for their rows alone.
+conformance: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python .ci/conformance.py $(CASES)
 
 # The README's main command, cut down to a fraction of a minute.
 smoke: $(VENV)/.run

@@ -8,7 +8,7 @@ except ImportError as error:
         "vflowopt.testing needs hypothesis and pytest: pip install 'vflowopt-core[testing]'", name=error.name
     ) from error
 
-from vflowopt.testing.checks import BoundCheck, Check, ConformanceError, as_tests, fail, require
+from vflowopt.testing.checks import BoundCheck, Check, ConformanceError, as_tests, checks_of, fail, require
 from vflowopt.testing.properties import require_valid_plan
 from vflowopt.testing.strategies import (
     PruningCase,
@@ -32,6 +32,7 @@ __all__ = [
     "PruningCase",
     "as_tests",
     "attention_matrices",
+    "checks_of",
     "exact_attention",
     "fail",
     "host_units",

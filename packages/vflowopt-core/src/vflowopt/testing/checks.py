@@ -6,7 +6,7 @@ needs Hypothesis builds its own ``@given`` inside.
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import pytest
@@ -65,11 +65,13 @@ class BoundCheck:
         check: what to prove.
         subject: of what.
         id: the test's id, unique in its set.
+        expected_failure: why it must fail, if it must.
     """
 
     check: Check
     subject: Any
     id: str
+    expected_failure: str | None = None
 
     def __call__(self) -> None:
         """Run the check.
@@ -104,5 +106,16 @@ def as_tests(checks: Iterable[BoundCheck], expected_failures: Mapping[str, str] 
     for entry in bound:
         reason = reasons.get(entry.id, reasons.get(entry.check.name))
         marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
-        parameters.append(pytest.param(entry, id=entry.id, marks=marks))
+        parameters.append(pytest.param(replace(entry, expected_failure=reason), id=entry.id, marks=marks))
     return pytest.mark.parametrize("check", parameters)
+
+
+def checks_of(test: Callable[..., object]) -> list[BoundCheck]:
+    """What :func:`as_tests` made tests of a function with; nothing if it did not decorate it."""
+    parameters = [parameter for mark in getattr(test, "pytestmark", ()) for parameter in _parameters(mark)]
+    return [value for parameter in parameters for value in parameter.values if isinstance(value, BoundCheck)]
+
+
+def _parameters(mark: pytest.Mark) -> list[Any]:
+    """Those of a mark that :func:`as_tests` made."""
+    return mark.args[1] if mark.name == "parametrize" and mark.args[0] == "check" else []

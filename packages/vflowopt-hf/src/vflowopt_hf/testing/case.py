@@ -69,3 +69,8 @@ class Case:
     text_only: bool = True
     recurrent: Mapping[str, Mixer] = field(default_factory=dict)
     name: str = ""
+
+    @property
+    def label(self) -> str:
+        """What the case is called."""
+        return self.name or self.family.name

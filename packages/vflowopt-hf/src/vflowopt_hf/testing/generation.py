@@ -8,7 +8,7 @@ from torch import Tensor
 from vflowopt.testing import fail, require
 from vflowopt_hf.testing.batches import Batch, vocabulary
 from vflowopt_hf.testing.oracle import Oracle
-from vflowopt_hf.testing.subject import Subject
+from vflowopt_hf.testing.subject import Distance, Subject
 
 EXACT = 1e-5
 """How far logits may be from the oracle's, if upstream's own are not farther."""
@@ -48,22 +48,26 @@ def require_oracle_logits(oracle: Oracle, output: Any, what: str) -> None:
             f"re-indexed, rows of another sample gathered, a mask taken from other columns, or tokens merged "
             f"differently?"
         )
+    oracle.subject.distances.append(Distance(oracle.batch, float(difference.max()), tolerance))
+
+
+def upstream_noise(subject: Subject, batch: Batch) -> float:
+    """How far the unpruned model, generating outside any block, is from the oracle that hides nothing."""
+    output = generate(subject, batch.inputs, CONTROL_STEPS)
+    _, difference = _compared(Oracle(subject, batch, None), output)
+    return float(difference.max())
 
 
 def require_control(subject: Subject, batch: Batch) -> float:
     """What is allowed where upstream itself computes with more rounding than usual, as in recurrent layers.
 
-    The unpruned model generates outside any block; its logits are compared with those of the oracle that hides nothing.
-
     Returns:
-        The tolerance: a few times the difference.
+        The tolerance: a few times upstream's noise.
 
     Raises:
-        ConformanceError: the difference is so large that nothing can be said about pruning.
+        ConformanceError: the noise is so large that nothing can be said about pruning.
     """
-    output = generate(subject, batch.inputs, CONTROL_STEPS)
-    _, difference = _compared(Oracle(subject, batch, None), output)
-    noise = float(difference.max())
+    noise = upstream_noise(subject, batch)
     require(
         noise <= CONTROL,
         f"unpruned, upstream's own generation differs by {noise:.2g} from its full-length forward: that is no matter "

@@ -91,7 +91,7 @@ def conformance(
         raise InputError(f"no checks are called {', '.join(unknown)}; the checks are {', '.join(known)}")
     bound = []
     for case in cases:
-        prefix = f"{case.name or case.family.name}-" if len(cases) > 1 else ""
+        prefix = f"{case.label}-" if len(cases) > 1 else ""
         for number, implementation in enumerate(attention):
             subject = Subject(case, implementation)
             for check in (*GEOMETRY, *RUNTIME) if number == 0 else RUNTIME:

@@ -1,6 +1,7 @@
 """What a check is run on: a case with one attention implementation, and what checks share."""
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,12 +15,32 @@ from vflowopt_hf.testing.batches import Batch, Sample, build, picture
 from vflowopt_hf.testing.case import Case
 
 
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """How far the logits of one pruned generation were from the oracle's, and might be.
+
+    Attributes:
+        batch: the prompts.
+        found: the largest difference of a logit.
+        allowed: the tolerance.
+    """
+
+    batch: Batch
+    found: float
+    allowed: float
+
+
 class Subject:
-    """A case's tiny model with one attention implementation; built when first asked for, shared by all checks."""
+    """A case's tiny model with one attention implementation; built when first asked for, shared by all checks.
+
+    Attributes:
+        distances: of all generations so far that agreed with the oracle.
+    """
 
     def __init__(self, case: Case, attention: str) -> None:
         self.case, self.attention, self.family = case, attention, case.family
         self.adapter = TransformersAdapter(case.family)
+        self.distances: list[Distance] = []
 
     @cached_property
     def model(self) -> Any:
