@@ -71,6 +71,23 @@ def test_rounds_are_interleaved_and_both_ways(events, tmp_path, capsys):
     assert [one.name for one in tmp_path.iterdir()] == ["b.json"]
 
 
+@pytest.mark.parametrize(("asked_before", "status"), [(3, 130), (4, 0), (5, 0)])
+def test_an_interruption_keeps_complete_rounds(asked_before, status, events, tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments):
+        if sum(one[0] == "ask" for one in events) == asked_before:
+            raise KeyboardInterrupt
+        return answered(*arguments)
+
+    answered, out = run.asked, tmp_path / "b.json"
+    monkeypatch.setattr(run, "asked", interrupted)
+    assert main(["bench", MODEL, "-s", "0.5", *SMALL, "--out", str(out)]) == status
+    assert [one[0] for one in events][-2:] == ["stop", "stop"]
+    assert out.exists() == (status == 0)
+    if status == 0:
+        assert [len(row["rounds"]) for row in json.loads(out.read_text())["rows"]] == [1, 1]
+        assert "of 1 complete rounds" in capsys.readouterr().err
+
+
 def test_servers_that_are_up_are_stopped_when_one_is_not(events, tmp_path, capsys):
     assert main(["bench", MODEL, "-s", "0.5", *SMALL, "--", "--broken"]) == 2
     assert [one[0] for one in events] == ["start", "stop"]

@@ -70,6 +70,8 @@ def interleaved(
 ) -> dict[str, list[Round]]:
     """Ask all servers once per round, every other round in the other order, after a round that warms up.
 
+    Whoever interrupts it gets the rounds that are complete.
+
     Args:
         servers: by the names of their rows.
         workload: what is asked.
@@ -78,18 +80,28 @@ def interleaved(
 
     Raises:
         ServingError: a request failed; names the row.
+        KeyboardInterrupt: no round is complete.
     """
-    names = [*servers]
-    measured: dict[str, list[Round]] = {name: [] for name in names}
-    for turn in range(rounds + 1):
-        conversations = workload.messages(turn)
-        for name in names if turn % 2 else reversed(names):
-            say(f"round {turn} of {rounds}: {name}" if turn else f"warming up: {name}")
-            with _named(name):
-                found = asked(servers[name].url, SERVED, conversations, workload)
-            if turn:
-                measured[name].append(found)
-    return measured
+    names, complete = [*servers], list[dict[str, Round]]()
+    with _until_interrupted(complete, say):
+        for turn in range(rounds + 1):
+            conversations, found = workload.messages(turn), dict[str, Round]()
+            for name in names if turn % 2 else reversed(names):
+                say(f"round {turn} of {rounds}: {name}" if turn else f"warming up: {name}")
+                with _named(name):
+                    found[name] = asked(servers[name].url, SERVED, conversations, workload)
+            complete += [found] if turn else []
+    return {name: [found[name] for found in complete] for name in names}
+
+
+@contextmanager
+def _until_interrupted(complete: Sequence[object], say: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not complete:
+            raise
+        say(f"interrupted; what follows is of {len(complete)} complete rounds")
 
 
 @contextmanager
