@@ -69,6 +69,18 @@ def tiny_onevision(
     return model
 
 
+def tiny_qwen2_decoder(attention: str = "sdpa", window: int = 20) -> LlavaOnevisionForConditionalGeneration:
+    """LLaVA-OneVision whose Qwen2 decoder slides from its third layer on."""
+    base = tiny_onevision(attention)
+    config = base.config
+    config.text_config.sliding_window = window
+    config.text_config.layer_types = ["full_attention"] * 2 + ["sliding_attention"] * 4
+    model = LlavaOnevisionForConditionalGeneration(config).eval()
+    model.load_state_dict(base.state_dict())
+    model.generation_config = base.generation_config
+    return model
+
+
 def image_processor() -> LlavaOnevisionImageProcessorPil:
     """Upstream's own image processor, for the tiny crop size."""
     return LlavaOnevisionImageProcessorPil(

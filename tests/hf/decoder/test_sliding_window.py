@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, LlavaOnevisionForConditionalGeneration
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from support import tiny
 from support.cases import gemma3
 from support.masked_oracle import merged, place
-from support.tiny import random_image, tiny_onevision
+from support.tiny import random_image, tiny_qwen2_decoder
 from vflowopt import Strategy, prune
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.decoder.cache import PrunedSlidingLayer
@@ -31,18 +31,6 @@ STRATEGIES = {
 STRATEGY = STRATEGIES["recycling and entropy"]
 BATCHES = {"batch 1": [[(72, 72)]], "ragged": [[(72, 72)], [(40, 120), (150, 60)], []]}
 both = pytest.mark.parametrize("attention", ["eager", "sdpa"])
-
-
-def tiny_qwen2_decoder(attention, window=gemma3.WINDOW):
-    """LLaVA-OneVision whose Qwen2 decoder slides from its third layer on."""
-    base = tiny_onevision(attention)
-    config = base.config
-    config.text_config.sliding_window = window
-    config.text_config.layer_types = ["full_attention"] * 2 + ["sliding_attention"] * 4
-    model = LlavaOnevisionForConditionalGeneration(config).eval()
-    model.load_state_dict(base.state_dict())
-    model.generation_config = base.generation_config
-    return model
 
 
 def gemma_inputs(model, samples, *, seed=0, text=9):

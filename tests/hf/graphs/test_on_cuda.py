@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from support.tape import other_numbers
+from support.tape import asking, other_numbers
 from vflowopt_hf.adapter import TransformersAdapter
 from vflowopt_hf.families.llava_onevision import LlavaOnevision
 from vflowopt_hf.families.shapes.llava_onevision import build, decoder, onevision_inputs, tower
@@ -42,7 +42,9 @@ def test_families(name):
     subject = Subject(importlib.import_module(f"support.cases.{name}").CASE, "sdpa")
     batch = subject.batch(subject.image(0))
     subject.model.to("cuda")
-    batches, strategy = [on_cuda(other_numbers(batch.inputs, seed)) for seed in range(4)], subject.strategy(batch)
+    prompts = [asking(batch.inputs, subject.family.placeholder_ids(subject.model), text) for text in (9, 31, 17, 9)]
+    batches = [on_cuda(other_numbers(inputs, seed)) for seed, inputs in enumerate(prompts)]
+    strategy = subject.strategy(batch)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", GraphsWarning)
         block = subject.adapter.prune(subject.model, strategy, processor=subject.processor, graphs=True)

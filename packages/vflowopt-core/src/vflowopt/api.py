@@ -36,8 +36,9 @@ def prune(
             expected to make faster is left alone, and ``pruning.report.guard`` says so. Only the time of the prefill
             counts: what pruning saves in memory or later does not.
         graphs: on a CUDA device, record the vision tower and the pruned decoder as CUDA graphs when a shape of inputs
-            comes for the second time, and replay them from then on. Results are the same. What cannot be recorded runs
-            as it does without, and a warning says why, once.
+            comes for the second time, and replay them from then on. Results are the same, to rounding: the text after
+            the last image is filled up to one of few lengths where that is exact, so that questions of other lengths
+            have the same shape. What cannot be recorded runs as it does without, and a warning says why, once.
 
     Returns:
         What begins and ends it, with plan and report of the last prefill.

@@ -73,6 +73,7 @@ def place_units(
     embeddings: Tensor,
     following: int = 0,
     known: KnownPrefills | None = None,
+    filler: int = 0,
 ) -> Prefill:
     """Find the visual tokens of encoded units in a prompt.
 
@@ -82,9 +83,10 @@ def place_units(
         input_ids: int64 [batch, queries].
         attention_mask: [batch, past + queries], or None.
         statistics: pixel normalisation to invert for patch entropy.
-        embeddings: [batch, queries, features], what enters the decoder.
+        embeddings: [batch, queries + filler, features], what enters the decoder.
         following: tokens at the end of every sample that come after its prompt.
         known: what earlier prefills had in common with this one.
+        filler: rows after them that are no tokens; they run as if they were.
 
     Raises:
         InputError: the prompt's placeholders do not match the encoded units.
@@ -100,6 +102,8 @@ def place_units(
     present = np.ones(ids.shape, dtype=bool)
     if attention_mask is not None:
         present = attention_mask.cpu().numpy()[:, -ids.shape[1] :].astype(bool)
+    if filler:
+        present, following = np.pad(present, ((0, 0), (0, filler)), constant_values=True), following + filler
     known = known or KnownPrefills()
     found = sorted(_found(placeholders, encodings, ids), key=lambda one: (one.sample, int(one.rows[0])))
     # Beams repeat each sample so many times in a row.

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from vflowopt.arrays import HostInts
 from vflowopt_hf.decoder.filling import can_be_filled, fill
 from vflowopt_hf.graphs.modules import Recorded
 from vflowopt_hf.graphs.store import Graphs
@@ -19,7 +18,17 @@ from vflowopt_hf.graphs.trees import UnknownArgumentError, signature, tensors_of
 from vflowopt_hf.graphs.watch import UnrecordableError
 from vflowopt_hf.hooks.installing import replaced
 from vflowopt_hf.pixels import PixelStatistics
+from vflowopt_hf.pruning.filler import (
+    can_be_filled_up,
+    cut_off,
+    filled,
+    hides_filler,
+    remembers,
+    rows_asked,
+    with_filler,
+)
 from vflowopt_hf.pruning.outcome import Outcome
+from vflowopt_hf.pruning.prompt import Prompt
 from vflowopt_hf.upstream import CACHE_NAMES, cache_argument, cache_in
 from vflowopt_hf.vision.encoders import Encoding
 
@@ -27,39 +36,16 @@ PART = "decoder"
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
-    """What planning reads of a prompt.
+class Within:
+    """What a forward of the decoder is planned with, in place of what its caller has encoded.
 
     Attributes:
-        ids: int64 [batch, queries], on the host.
-        mask: bool or int [batch, queries] on the host, 0 for padding; or ``None``.
-        following: tokens at its end that come after the prompt.
-        placeholders: token id of each modality.
+        encodings: behind the visual tokens.
+        filler: rows at its end that are no tokens.
     """
 
-    ids: Tensor | None
-    mask: Any
-    following: int
-    placeholders: Mapping[str, int]
-
-    def key(self, encodings: Sequence[Encoding]) -> Hashable:
-        """What tells prompts apart whose tokens have the same roles.
-
-        Raises:
-            UnrecordableError: there is padding, or nothing to tell.
-        """
-        if self.ids is None:
-            raise UnrecordableError("it was called with embeddings in place of token ids")
-        if self.mask is not None and not (isinstance(self.mask, Tensor) and bool(self.mask.all())):
-            raise UnrecordableError("prompts of the batch are padded")
-        ids: HostInts = self.ids.numpy()
-        places = tuple((modality, (ids == token).tobytes()) for modality, token in self.placeholders.items())
-        told = tuple(
-            None if lengths is None else tuple(lengths)
-            for encoding in encodings
-            for lengths in map(encoding.tokens_per_unit, ids)
-        )
-        return ids.shape, places, told, self.following
+    encodings: Sequence[Encoding]
+    filler: int = 0
 
 
 class Planned(Protocol):
@@ -67,7 +53,7 @@ class Planned(Protocol):
 
     outcome: Outcome | None
     replay: "Replay | None"
-    within: Sequence[Encoding] | None
+    within: Within | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +62,10 @@ class Replay:
 
     Attributes:
         key: what the host has decided with.
-        arguments: keyword arguments of the decoder, but the cache.
+        arguments: keyword arguments of the decoder, but the cache; with filler.
+        shape: batch and tokens of the prompt.
+        filler: rows after it.
+        asked: rows of the output that the caller wants.
         cache: empty; dynamic or static.
         empty: the dynamic one that the decoder fills while it is recorded.
         encodings: behind the visual tokens.
@@ -85,6 +74,9 @@ class Replay:
 
     key: Hashable
     arguments: Mapping[str, Any]
+    shape: tuple[int, int]
+    filler: int
+    asked: slice
     cache: Cache
     empty: DynamicCache
     encodings: Sequence[Encoding]
@@ -104,6 +96,8 @@ class GraphedDecoder:
         graphs: holds them.
         statistics: of the pixels, where the strategy reads their entropy; else ``None``.
         forget: called when a recording fails, of which nothing may be remembered: it has computed nothing.
+        any_length: whether nothing that is decided depends on the length of a prompt's text, so that it may be filled
+            up (:mod:`vflowopt_hf.pruning.filler`).
     """
 
     def __init__(
@@ -112,8 +106,11 @@ class GraphedDecoder:
         graphs: Graphs,
         statistics: PixelStatistics | None,
         forget: Callable[[], None] = lambda: None,
+        *,
+        any_length: bool = False,
     ) -> None:
         self._decoder, self._graphs, self._statistics, self._forget = decoder, graphs, statistics, forget
+        self._fills_up = any_length and hides_filler(decoder)
         self._recorded = Recorded(decoder)
 
     def replay(self, kwargs: Mapping[str, Any], encodings: Sequence[Encoding], prompt: Prompt) -> Replay | None:
@@ -134,18 +131,29 @@ class GraphedDecoder:
         state, reason = self._recorded.state()
         cache, arguments = self._cache(kwargs), _arguments(kwargs)
         empty = cache if isinstance(cache, DynamicCache) else DynamicCache(config=self._config)
-        tensors = tensors_of((arguments, _tensors(encodings)))
-        reason = reason or self._graphs.reason_against(tensors)
+        reason = reason or self._graphs.reason_against(tensors_of((arguments, _tensors(encodings))))
         if reason is not None:
             raise UnrecordableError(reason)
         encoded = tuple((encoding.key, encoding.copies) for encoding in encodings)
         if any(key is None for key, _ in encoded):
             raise UnrecordableError("its images were encoded before the block, or by a resampler")
-        layers = tuple(map(type, empty.layers))
-        key = (state, layers, prompt.key(encodings), encoded, signature(arguments), *map(signature, tensors))
+        shape, asked, filler = prompt.shape, slice(None), self._filler(prompt, arguments, empty)
+        if filler is not None:
+            arguments, asked = with_filler(arguments, shape, filler), rows_asked(arguments, filler)
+        filler = filler or 0
+        layers, read = tuple(map(type, empty.layers)), map(signature, tensors_of(_tensors(encodings)))
+        key = (state, layers, prompt.key(encodings, filler), encoded, signature(arguments), *read)
         if not self._graphs.is_due(PART, key):
             return None
-        return Replay(key, arguments, cache, empty, encodings, [self._entropies(encoding) for encoding in encodings])
+        entropies = [self._entropies(encoding) for encoding in encodings]
+        return Replay(key, arguments, shape, filler, asked, cache, empty, encodings, entropies)
+
+    def _filler(self, prompt: Prompt, arguments: Mapping[str, Any], cache: DynamicCache) -> int | None:
+        """Rows of filler that share a recording with prompts of other lengths; ``None`` if these cannot share it."""
+        if not self._fills_up or remembers(cache):
+            return None
+        filler = filled(prompt.text) - prompt.text
+        return filler if can_be_filled_up(arguments, prompt.shape, filler, self._config) else None
 
     def _entropies(self, encoding: Encoding) -> list[Tensor]:
         statistics = self._statistics
@@ -195,14 +203,14 @@ class GraphedDecoder:
             except Exception:
                 self._forget()
                 raise
-            return self._planned(own, replay.encodings, kwargs)
+            return self._planned(own, Within(replay.encodings), kwargs)
 
         with replaced(self._decoder, "forward", forward):
             yield
 
-    def _planned(self, own: Planned, encodings: Sequence[Encoding], kwargs: Mapping[str, Any]) -> Any:
+    def _planned(self, own: Planned, within: Within, kwargs: Mapping[str, Any]) -> Any:
         """The decoder's forward, planned with these encodings."""
-        own.within = encodings
+        own.within = within
         try:
             return self._decoder(**kwargs)
         finally:
@@ -212,20 +220,24 @@ class GraphedDecoder:
         def run(inputs: Any) -> Any:
             arguments, tensors, entropies = inputs
             encodings = [_twin(*parts) for parts in zip(replay.encodings, tensors, entropies, strict=True)]
-            cache = copy.deepcopy(replay.empty)
-            output = self._planned(own, encodings, {**arguments, cache_argument(self._decoder): cache})
+            cache, within = copy.deepcopy(replay.empty), Within(encodings, replay.filler)
+            cache.activate_past_recording()
+            output = self._planned(own, within, {**arguments, cache_argument(self._decoder): cache})
             if not isinstance(output, Mapping) or own.outcome is None:
                 raise UnrecordableError(f"it returns a {type(output).__name__}")
             outcome = own.outcome
-            return output, cache.layers, outcome.shape, outcome.scored, outcome.stages, outcome.guard
+            return output, cache.layers, outcome.scored, outcome.stages, outcome.guard
 
         output, layers, *made = self._graphs.run(PART, replay.key, replay.inputs, run)
         assert own.outcome is not None
-        own.outcome.shape, own.outcome.scored, own.outcome.stages, own.outcome.guard = made
+        own.outcome.scored, own.outcome.stages, own.outcome.guard = made
+        own.outcome.shape, own.outcome.filler = replay.shape, replay.filler
+        cut_off(layers, replay.filler, remembers(replay.empty))
         fill(replay.cache, layers)
-        return type(output)(
-            **{name: replay.cache if isinstance(value, Cache) else value for name, value in output.items()}
-        )
+        told: dict[str, Any] = dict(output)
+        told |= {name: replay.cache for name, value in told.items() if isinstance(value, Cache)}
+        told["last_hidden_state"] = told["last_hidden_state"][:, replay.asked]
+        return type(output)(**told)
 
 
 def _arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:

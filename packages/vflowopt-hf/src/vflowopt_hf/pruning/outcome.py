@@ -20,7 +20,8 @@ class Outcome:
         family: of the model.
         model: the model.
         strategy: what prunes.
-        shape: batch and rows of the unpruned forward; ``None`` until the decoder has begun.
+        shape: batch and tokens of the unpruned forward; ``None`` until the decoder has begun.
+        filler: rows at its end that are no tokens.
         scored: of each unit, what was known before the LLM.
         stages: what the decoder's forward prunes; ``None`` if nothing.
         guard: what the guard expected.
@@ -31,6 +32,7 @@ class Outcome:
     model: Any
     strategy: Strategy
     shape: tuple[int, int] | None = None
+    filler: int = 0
     scored: list[ScoredUnit] = field(default_factory=list)
     stages: StagePlan | None = None
     guard: BreakEven | None = None
@@ -98,8 +100,9 @@ class Outcome:
 
     def _sequence_lengths(self, layers: int) -> tuple[int, ...]:
         assert self.shape is not None
-        full, lengths = self.shape[1], []
+        rows = [self.shape[1]] * layers
         for layer in range(layers):
             stage = None if self.stages is None else self.stages.stage_at(layer)
-            lengths.append(full if self.stages is None or stage is None else self.stages.stages[stage].logical.shape[1])
-        return tuple(lengths)
+            if self.stages is not None and stage is not None:
+                rows[layer] = self.stages.stages[stage].logical.shape[1] - self.filler
+        return tuple(rows)

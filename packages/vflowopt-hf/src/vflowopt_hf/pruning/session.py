@@ -5,7 +5,7 @@ State belongs to a forward: what a session knows of one is in a :class:`ModelFor
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -38,9 +38,11 @@ from vflowopt_hf.pruning.calls import (
     refuse_full_length_arguments,
     tokens_after_prompt,
 )
-from vflowopt_hf.pruning.graphed_decoder import GraphedDecoder, Prompt, Replay
+from vflowopt_hf.pruning.filler import reads_text
+from vflowopt_hf.pruning.graphed_decoder import GraphedDecoder, Replay, Within
 from vflowopt_hf.pruning.outcome import Outcome
 from vflowopt_hf.pruning.placeholder_masks import placeholders_on_host
+from vflowopt_hf.pruning.prompt import Prompt
 from vflowopt_hf.pruning.requirements import VALUES
 from vflowopt_hf.upstream import cache_in
 from vflowopt_hf.vision.class_rows import vision_depth
@@ -61,7 +63,7 @@ class ModelForward(Forward):
         planned: whether the decoder has begun.
         outcome: what a prefill did.
         replay: what the decoder is to replay; ``None`` if it runs.
-        within: encodings that the decoder's forward that starts next is planned with, if they are not those above.
+        within: what the decoder's forward that starts next is planned with, if it is not the encodings above.
     """
 
     given: list[Encoding] = field(default_factory=list)
@@ -73,7 +75,7 @@ class ModelForward(Forward):
     planned: bool = False
     outcome: Outcome | None = None
     replay: Replay | None = None
-    within: Sequence[Encoding] | None = None
+    within: Within | None = None
 
 
 class _Last(threading.local):
@@ -180,7 +182,11 @@ class Session(Installed):
         if self._graphs is not None:
             entropy = any("entropy" in component.needs for component in components)
             statistics = self._statistics if entropy else None
-            self._decoder_graphs = GraphedDecoder(unwrapped(decoder), self._graphs, statistics, self._forget)
+            # The guard counts rows to decide.
+            any_length = self._guard is None and not reads_text(self._strategy)
+            self._decoder_graphs = GraphedDecoder(
+                unwrapped(decoder), self._graphs, statistics, self._forget, any_length=any_length
+            )
             stack.enter_context(self._decoder_graphs.installed(self._running))
         stack.enter_context(checked_generation(self._model))
         model = unwrapped(self._model)
@@ -296,8 +302,8 @@ class Session(Installed):
         """Plan the decoder forward that starts now."""
         forward = self._running.innermost
         if forward is not None and forward.within is not None:
-            encodings, forward.within = forward.within, None
-            return self._plan(forward, encodings, kwargs["inputs_embeds"])
+            within, forward.within = forward.within, None
+            return self._plan(forward, within, kwargs["inputs_embeds"])
         if forward is None or forward.module is not self._backbone or forward.planned:
             refuse_embeddings(kwargs.get("inputs_embeds"))
             return None
@@ -316,20 +322,21 @@ class Session(Installed):
             if forward.replay is not None:
                 self._note(forward)
                 return None
-        return self._plan(forward, encodings, kwargs["inputs_embeds"])
+        return self._plan(forward, Within(encodings), kwargs["inputs_embeds"])
 
-    def _plan(self, forward: ModelForward, encodings: Sequence[Encoding], embeddings: Tensor) -> StagePlan | None:
+    def _plan(self, forward: ModelForward, within: Within, embeddings: Tensor) -> StagePlan | None:
         """Plan a prefill."""
         outcome, placeholders = self._note(forward), self._family.placeholder_ids(self._model)
         prefill = place_units(
             placeholders,
-            encodings,
+            within.encodings,
             forward.ids,
             forward.mask,
             self._statistics,
             embeddings,
             forward.following,
             self._known,
+            within.filler,
         )
         outcome.guard = None if self._guard is None else break_even(self._guard, self._strategy, prefill)
         if outcome.guard is None or outcome.guard.pays:
