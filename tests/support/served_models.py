@@ -7,13 +7,21 @@ from typing import Any
 
 import torch
 from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
 from support.tiny_qwen import ready
+from vflowopt_hf.families.internvl import InternVL
 from vflowopt_qwen.qwen2_5_vl import Qwen25VL
 from vflowopt_qwen.qwen3_vl import Qwen3VL
 from vflowopt_reference import path
@@ -63,6 +71,31 @@ def random_qwen3_vl(target: Path) -> Path:
         vision_config=vision, text_config=TEXT | {"rope_parameters": rotary}, tie_word_embeddings=False, **TOKENS
     )
     return _saved(Qwen3VLForConditionalGeneration, config, target, "Qwen3VLProcessor", Qwen3VL())
+
+
+def random_internvl(target: Path) -> Path:
+    """Crops of 16 tokens and a thumbnail, between markers; a class token."""
+    from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor  # needs torchvision
+
+    side = {"height": 48, "width": 48}
+    marks = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    words = PreTrainedTokenizerFast.from_pretrained(WORDS, extra_special_tokens=marks)
+    vision = InternVLVisionConfig(
+        hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, image_size=48, patch_size=6
+    )
+    text = Qwen2Config(**TEXT | {"hidden_size": 128, "vocab_size": len(words), "max_position_embeddings": 4096})
+    config = InternVLConfig(
+        vision_config=vision, text_config=text, image_token_id=words.context_image_token_id, image_seq_length=16
+    )
+    torch.manual_seed(0)
+    model = ready(InternVLForConditionalGeneration(config))
+    torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embeddings, std=0.3)  # zeros at first
+    model.save_pretrained(target)
+    mean, std = InternVL.pixel_statistics.mean, InternVL.pixel_statistics.std
+    images = GotOcr2ImageProcessorPil(size=side, crop_to_patches=True, max_patches=4, image_mean=mean, image_std=std)
+    videos = InternVLVideoProcessor(size=side)
+    InternVLProcessor(images, words, videos, image_seq_length=16).save_pretrained(target)
+    return target
 
 
 def _saved(model_class: Any, config: Any, target: Path, processor: str, family: Any) -> Path:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL.Image import Image
+from transformers import AutoProcessor
 
 from vflowopt import GridRecycler, Progressive, PruningPlan, Strategy, prune
 from vflowopt.scorer import CalibratedAttention
 
-GENERATED = 6
+GENERATED = 4
 LENGTH = 5120
 IMAGE = "<image>"
 
@@ -44,6 +46,11 @@ def strategy_at(retention: float) -> Strategy:
         schedule=Progressive(stages=(0,), retention=(retention,)),
         recycler=GridRecycler(cell=2.5),
     )
+
+
+def processor_of(model: Path) -> Any:
+    """The processor that vLLM takes, too: another one resizes images to other pixels."""
+    return partial(AutoProcessor.from_pretrained(model), return_tensors="pt")
 
 
 def on_transformers(model: Any, processor: Any, questions: Sequence[Question], strategy: Strategy) -> list[Reply]:

@@ -1,5 +1,6 @@
 """Engines of vLLM on the CPU: `make test-vllm`. What vLLM is told by its environment, and the models that it serves."""
 
+import json
 import os
 from pathlib import Path
 
@@ -15,12 +16,25 @@ os.environ.setdefault("VLLM_CACHE_ROOT", str(Path(__file__).parents[3] / "build"
 
 import pytest
 
-from support.served_models import random_qwen2_5_vl, random_qwen3_vl
+from support.served_models import random_internvl, random_qwen2_5_vl, random_qwen3_vl
 from support.serving import Question
 from support.widening import widen
 from vflowopt_reference import held_out, load_processor, path
 
-RANDOM = {"random-qwen2.5-vl": random_qwen2_5_vl, "random-qwen3-vl": random_qwen3_vl}
+RANDOM = {
+    "random-internvl": random_internvl,
+    "random-qwen2.5-vl": random_qwen2_5_vl,
+    "random-qwen3-vl": random_qwen3_vl,
+}
+
+
+def as_vllm_has_it(checkpoint: Path) -> None:
+    """Of how LLaVA-OneVision resizes what it has of large images, vLLM knows but one way, whatever is configured."""
+    for name in ("config.json", "processor_config.json"):
+        configured = json.loads((checkpoint / name).read_text(encoding="utf-8"))
+        if "vision_aspect_ratio" in configured:
+            configured["vision_aspect_ratio"] = "anyres_max_9"
+            (checkpoint / name).write_text(json.dumps(configured), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +46,7 @@ def checkpoint(tmp_path_factory):
         if name not in made:
             target = tmp_path_factory.mktemp("models") / name
             made[name] = RANDOM[name](target) if name in RANDOM else widen(path(name), target)
+            as_vllm_has_it(made[name])
         return made[name]
 
     return directory

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from support.serving import Reply, engine, on_transformers, same_plans, strategy_at
+from support.serving import Reply, engine, on_transformers, processor_of, same_plans, strategy_at
 from vflowopt.cli.evaluate import is_right
 from vflowopt_reference import load_model, load_processor
 from vflowopt_vllm import engine_options
@@ -18,14 +18,14 @@ COUNT = 60
 @pytest.mark.parametrize("name", ["reference", "reference-qwen2vl"])
 def test_a_reference_model(name, retention, checkpoint, questions, figures):
     asked, answers = questions(name, COUNT)
-    processor, strategy, model = load_processor(name), strategy_at(retention), checkpoint(name)
-    expected = on_transformers(load_model(model), processor, asked, strategy)
+    strategy, model = strategy_at(retention), checkpoint(name)
+    expected = on_transformers(load_model(model), processor_of(model), asked, strategy)
     with engine(model, **engine_options(str(model), strategy)) as serving:
         alone = [serving.ask(question) for question in asked]
         together = serving.ask_together(asked)
 
     def right(replies: list[Reply]) -> int:
-        said = [processor.decode(reply.tokens) for reply in replies]
+        said = [load_processor(name).decode(reply.tokens) for reply in replies]
         return sum(is_right(text, [answer]) for text, answer in zip(said, answers, strict=True))
 
     plans = sum(same_plans(own, other) for own, other in zip(alone, expected, strict=True))

@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from support.serving import engine, on_transformers, strategy_at
-from vflowopt_reference import load_model, load_processor
+from support.serving import engine, on_transformers, processor_of, strategy_at
+from vflowopt_reference import load_model
 from vflowopt_vllm import engine_options
 
 pytestmark = pytest.mark.vllm
@@ -17,9 +17,9 @@ def test_a_compiled_decoder(checkpoint, questions):
     from vllm.compilation.counter import compilation_counter
 
     asked, model, strategy = questions(NAME, COUNT)[0], checkpoint(NAME), strategy_at(0.25)
-    expected = on_transformers(load_model(model), load_processor(NAME), asked, strategy)
-    before = compilation_counter.num_graphs_seen
+    expected = on_transformers(load_model(model), processor_of(model), asked, strategy)
+    before = compilation_counter.num_models_seen
     with engine(model, **engine_options(str(model), strategy), enforce_eager=False) as serving:
-        assert compilation_counter.num_graphs_seen > before
+        assert compilation_counter.num_models_seen > before
         replies = serving.ask_together(asked)
     assert [reply.tokens for reply in replies] == [reply.tokens for reply in expected]

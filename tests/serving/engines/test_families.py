@@ -7,8 +7,7 @@ pytest.importorskip("vllm")
 
 from transformers import AutoModelForImageTextToText
 
-from support.serving import engine, on_transformers, same_plans, strategy_at
-from vflowopt_reference import load_processor
+from support.serving import IMAGE, Question, engine, on_transformers, processor_of, same_plans, strategy_at
 from vflowopt_vllm import engine_options
 
 pytestmark = pytest.mark.vllm
@@ -23,10 +22,8 @@ def test_a_family(name, checkpoint, questions, figures):
     words = WORDS.get(name, name)
     asked, _ = questions(words, COUNT)
     model, strategy = checkpoint(name), strategy_at(0.25)
-    processor = load_processor(words)
-    processor.image_processor = type(processor.image_processor).from_pretrained(model)
     upstream = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
-    expected = on_transformers(upstream, processor, asked, strategy)
+    expected = on_transformers(upstream, processor_of(model), asked, strategy)
     with engine(model, **engine_options(str(model), strategy)) as serving:
         replies = [serving.ask(question) for question in asked]
     assert len({tuple(reply.tokens) for reply in expected}) > 3  # random weights, too, tell questions apart
@@ -34,6 +31,20 @@ def test_a_family(name, checkpoint, questions, figures):
     assert [reply.prompt for reply in replies] == [reply.prompt for reply in expected]
     assert [reply.tokens for reply in replies] == [reply.tokens for reply in expected]
     figures.append(f"{name} at 25%: {COUNT} questions, the same tokens kept and merged, the same greedy tokens in all")
+
+
+def test_placeholders_between_markers(checkpoint, questions):
+    asked, model, strategy = questions("reference-qwen2vl", COUNT)[0], checkpoint("random-internvl"), strategy_at(0.25)
+    asked = [Question(one.prompt.replace(IMAGE, "<IMG_CONTEXT>"), one.images) for one in asked]
+    asked.append(Question("what <IMG_CONTEXT>", asked[0].images))
+    upstream = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
+    expected = on_transformers(upstream, processor_of(model), asked, strategy)
+    with engine(model, **engine_options(str(model), strategy), max_model_len=2048) as serving:
+        replies = [serving.ask(question) for question in asked]
+    assert len({tuple(reply.tokens) for reply in expected}) > 3
+    assert all(same_plans(own, other) for own, other in zip(replies, expected, strict=True))
+    assert [reply.prompt for reply in replies] == [reply.prompt for reply in expected]
+    assert [reply.tokens for reply in replies] == [reply.tokens for reply in expected]
 
 
 @pytest.mark.parametrize("name", ["reference", "reference-qwen2vl"])

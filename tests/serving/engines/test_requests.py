@@ -9,9 +9,9 @@ pytest.importorskip("vllm")
 
 from vllm.exceptions import VLLMValidationError
 
-from support.serving import GENERATED, Question, engine, on_transformers, strategy_at
+from support.serving import GENERATED, Question, engine, on_transformers, processor_of, strategy_at
 from vflowopt.errors import InputError
-from vflowopt_reference import load_model, load_processor
+from vflowopt_reference import load_model
 from vflowopt_vllm import engine_options, pruned_model
 
 pytestmark = pytest.mark.vllm
@@ -44,7 +44,7 @@ def asked(questions):
 
 @pytest.fixture(scope="module")
 def expected(asked, checkpoint):
-    return on_transformers(load_model(checkpoint(NAME)), load_processor(NAME), asked, strategy_at(RETENTION))
+    return on_transformers(load_model(checkpoint(NAME)), processor_of(checkpoint(NAME)), asked, strategy_at(RETENTION))
 
 
 @pytest.fixture(scope="module")
@@ -123,5 +123,5 @@ def test_preempted_requests_are_computed_again(checkpoint, questions, monkeypatc
         together = [output.outputs[0].token_ids for output in serving.outputs(asked, max_tokens=40)]
     assert preempted
     assert together == alone
-    expected = on_transformers(load_model(model), load_processor(NAME), asked, strategy_at(RETENTION))
+    expected = on_transformers(load_model(model), processor_of(model), asked, strategy_at(RETENTION))
     assert [list(tokens[:GENERATED]) for tokens in together] == [reply.tokens for reply in expected]

@@ -20,8 +20,8 @@ pytest.importorskip("vllm")
 
 from openai import APIConnectionError, BadRequestError, OpenAI
 
-from support.serving import GENERATED, on_transformers, strategy_at
-from vflowopt_reference import held_out, load_model, load_processor
+from support.serving import GENERATED, on_transformers, processor_of, strategy_at
+from vflowopt_reference import held_out, load_model
 
 pytestmark = pytest.mark.vllm
 
@@ -86,7 +86,7 @@ def ask(client, model, example):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_server(workers, checkpoint, questions, tmp_path, figures):
     model, examples, asked = checkpoint(NAME), held_out(COUNT, model=NAME), questions(NAME, COUNT)[0]
-    expected = on_transformers(load_model(model), load_processor(NAME), asked, strategy_at(0.25))
+    expected = on_transformers(load_model(model), processor_of(model), asked, strategy_at(0.25))
     file = strategy_at(0.25).save(tmp_path / "my strategy.json")
     flags = f"$({COMMAND} flags {shlex.quote(str(model))} {shlex.quote(str(file))})"
     with server(model, f"{flags} --tensor-parallel-size {workers}") as client, ThreadPoolExecutor(4) as clients:

@@ -74,7 +74,7 @@ def test_what_is_wrong_is_told_in_one_line(architecture, strategy, options, told
 
 def test_another_vllm_is_refused_by_name(checkpoint, monkeypatch):
     monkeypatch.delattr(SupportsMultiModalPruning, "recompute_mrope_positions")
-    with pytest.raises(ServingError, match=r"vLLM 0.* lacks .*recompute_mrope_positions.*install vLLM 0\.32\.0"):
+    with pytest.raises(ServingError, match=r"vLLM 0.* lacks .*recompute_mrope_positions.*install vLLM"):
         engine_options(str(checkpoint(NAME)), "0.25")
 
 
@@ -120,7 +120,7 @@ def test_a_placeholder_in_the_text_is_refused(processed, questions):
 def test_places_and_positions_are_limited(processed, questions, monkeypatch):
     question = questions("reference", 1)[0][0]
     with pytest.raises(InputError, match=r"takes up \d{5,} positions, .* the model has 16384; send fewer or smaller"):
-        processed("reference", strategy_at(0.25), Question(question.prompt * 60, 60 * question.images))
+        processed("reference", strategy_at(0.25), Question(question.prompt + 17_000 * " what", question.images))
     monkeypatch.setattr(processing, "LIMIT", 100)
     with pytest.raises(InputError, match=r"image 0 takes up .* make it smaller"):
         processed("reference", strategy_at(0.25), question)
