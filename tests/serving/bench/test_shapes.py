@@ -15,6 +15,7 @@ from vflowopt_vllm.command import main
     ("name", "architecture", "layers", "vocabulary"),
     [
         ("qwen2-vl-mid", "Qwen2VLForConditionalGeneration", 16, 512),
+        ("mid", "LlavaOnevisionForConditionalGeneration", 12, 512),  # whose placeholders have the ids 1 and 2
         ("llava-onevision-7b", "LlavaOnevisionForConditionalGeneration", 28, 152064),
     ],
 )
@@ -26,6 +27,7 @@ def test_a_shape_is_a_checkpoint(name, architecture, layers, vocabulary, tmp_pat
     assert (config.text_config.num_hidden_layers, config.text_config.vocab_size) == (layers, vocabulary)
     assert len(tokenizer) == vocabulary
     assert tokenizer.image_token == "<image>"
+    assert tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(["nothing"])) == ["<unk>"]
     assert tokenizer.convert_tokens_to_ids(["<image>", "<video>"]) == [config.image_token_id, config.video_token_id]
     assert tokenizer.eos_token_id == config.text_config.eos_token_id
     (messages,) = Workload(requests=1, size=(28, 28), words=5).messages(0)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ CHAT = (
 """Template of a conversation, images first."""
 
 SPECIAL = ("<pad>", "<unk>", "<|im_start|>", "<|im_end|>")
-"""The first tokens of every vocabulary."""
+"""Tokens of every vocabulary beside the placeholders."""
 
 
 def shapes() -> dict[str, BenchShape]:
@@ -50,10 +51,10 @@ def write_shape(name: str, directory: Path) -> None:
     model = offered[name].build("meta", "bfloat16")
     config, architecture = model.config, type(model).__name__
     config.architectures = [architecture]
-    text = config.get_text_config()
-    text.bos_token_id, text.eos_token_id = None, SPECIAL.index("<|im_end|>")
+    tokenizer, text = _tokenizer(config), config.get_text_config()
+    text.bos_token_id, text.eos_token_id = None, tokenizer.eos_token_id
     config.save_pretrained(make_folder(directory))
-    _tokenizer(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
     for file, content in _PROCESSORS[architecture](config).items():
         (directory / file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -62,15 +63,14 @@ def _tokenizer(config: Any) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    placeholders = {"<image>": config.image_token_id, "<video>": config.video_token_id}
-    names = [*SPECIAL, "user", "assistant", *WORDS]
-    names += [f"w{number}" for number in range(len(names), config.get_text_config().vocab_size)]
-    for token, number in placeholders.items():
-        names[number] = token
-    vocabulary = {word: number for number, word in enumerate(names)}
+    placeholders = {config.image_token_id: "<image>", config.video_token_id: "<video>"}
+    words = chain(SPECIAL, ("user", "assistant"), WORDS, (f"w{number}" for number in count()))
+    vocabulary = {
+        placeholders.get(number) or next(words): number for number in range(config.get_text_config().vocab_size)
+    }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens([*SPECIAL, *placeholders])
+    tokenizer.add_special_tokens([*SPECIAL, *placeholders.values()])
     pad, unknown, _, end = SPECIAL
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
