@@ -127,3 +127,130 @@ def commander(features, views, count):
             margin = min(margin, 1 - quotient[ordered[1]] / quotient[ordered[0]])
         taken[ordered[0]] += 1
     return {i for f in frames for i in queue[f][: taken[f]]}, taken, margin
+
+
+def framed(views):
+    """The tokens of each frame, in the order of the frames."""
+    return [[i for i, view in enumerate(views.tolist()) if view == frame] for frame in sorted(set(views.tolist()))]
+
+
+def cosine(a, b):
+    """Of two vectors."""
+    return float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-300)
+
+
+def scenes(means, least):
+    """FlashVID: the segment of each frame, and how clear the cuts were."""
+    alike = [cosine(a, b) for a, b in itertools.pairwise(means)]
+    cuts = {i for i, value in enumerate(alike) if value < 0.9}
+    margin = min((abs(value - 0.9) for value in alike), default=math.inf)
+    others, lead = descending([-value for value in alike], [i for i in range(len(alike)) if i not in cuts])
+    missing = min(max(0, least - 1 - len(cuts)), len(others))
+    cuts |= set(others[:missing])
+    segment = [sum(cut < frame for cut in cuts) for frame in range(len(means))]
+    return segment, min(margin, lead)
+
+
+def webster(sizes, count):
+    """How many of ``count`` each frame has, one after the other."""
+    taken = [0] * len(sizes)
+    for _ in range(count):
+        quotient = [size / (n + 0.5) if n < size else -1.0 for size, n in zip(sizes, taken, strict=True)]
+        taken[max(range(len(sizes)), key=lambda f: (round(quotient[f], 9), -f))] += 1
+    return taken
+
+
+def representative(attention, features, views, count, least):
+    """FlashVID: the tokens that represent their frames, in a frame in the order of choice; how clear it was."""
+    values, frames = np.asarray(features, dtype=np.float64), framed(views)
+    means = [sum(values[i] for i in frame) / len(frame) for frame in frames]
+    segment, margin = scenes(means, least)
+    chosen = []
+    for number, (frame, quota) in enumerate(zip(frames, webster([len(f) for f in frames], count), strict=True)):
+        scene = [mean for mean, own in zip(means, segment, strict=True) if own == segment[number]]
+        event = sum(scene) / len(scene)
+        weight = {i: float(attention[i]) * max(0.0, float(values[i] @ event)) for i in frame}
+        apart = {(i, j): 1 - cosine(values[i], values[j]) for i in frame for j in frame if i != j}
+        own = []
+        for _ in range(quota):
+            nearest = {i: min((apart[i, j] for j in (own or frame) if j != i), default=2.0) for i in frame}
+            ordered, _ = descending({i: weight[i] * nearest[i] for i in frame}, [i for i in frame if i not in own])
+            if len(ordered) > 1:
+                first, second = (weight[i] * nearest[i] for i in ordered[:2])
+                margin = min(margin, (first - second) / max(first, 1e-300) if first > 0 else 0.0)
+            own.append(ordered[0])
+        chosen.append(own)
+    return chosen, margin
+
+
+def grown(features, views, kept, count, similarity, least):
+    """FlashVID's merging: of each slot its token's weight in it, {slot: {token: weight}}; how clear it was."""
+    values, frames = np.asarray(features, dtype=np.float64), framed(views)
+    means = [sum(values[i] for i in frame) / len(frame) for frame in frames]
+    segment, margin = scenes(means, least)
+    links = []
+    for number in range(1, len(frames)):
+        before = [j for j in frames[number - 1] if j not in kept]
+        if segment[number] != segment[number - 1] or not before:
+            continue
+        for i in (i for i in frames[number] if i not in kept):
+            alike = {j: cosine(values[i], values[j]) for j in before}
+            ordered, _ = descending(alike, before)
+            links.append((alike[ordered[0]], i, ordered[0]))
+            margin = min(margin, abs(alike[ordered[0]] - similarity))
+            if alike[ordered[0]] > similarity and len(ordered) > 1:
+                margin = min(margin, alike[ordered[0]] - alike[ordered[1]])
+    links = sorted(links, key=lambda link: (-link[0], link[1]))
+    most = len(values) - count
+    if 0 < most < len(links):
+        margin = min(margin, links[most - 1][0] - links[most][0])
+    parent = {i: j for alike, i, j in links[:most] if alike > similarity}
+    trees = {i: [] for i in range(len(values)) if i not in kept and i not in parent}
+    for i in range(len(values)):
+        root = i
+        while root in parent:
+            root = parent[root]
+        if root in trees:
+            trees[root].append(i)
+    mean = {root: sum(values[i] for i in members) / len(members) for root, members in trees.items()}
+    roots = [[i for i in frame if i in trees] for frame in frames]
+    slots, free = [0] * len(frames), count - len(kept)
+    for _ in range(free):
+        claims = {f: -len(own) if not slots[f] else slots[f] / len(own) for f, own in enumerate(roots)}
+        slots[min((f for f, own in enumerate(roots) if slots[f] < len(own)), key=lambda f: (claims[f], f))] += 1
+    outcome = {i: {i: 1.0} for i in kept}
+    for own, number in zip(roots, slots, strict=True):
+        if number:
+            groups, lead = peaks({i: mean[i] for i in own}, number)
+            margin = min(margin, lead)
+            for centre, members in groups.items():
+                outcome[centre] = {i: 1 / len(trees[m]) / len(members) for m in members for i in trees[m]}
+    return outcome, margin
+
+
+def peaks(vectors, number):
+    """Clusters by density peaks, {centre: members}, and how clear they were."""
+    items = list(vectors)
+    length = math.sqrt(len(vectors[items[0]]))
+    apart = {(i, j): float(np.linalg.norm(vectors[i] - vectors[j])) / length for i in items for j in items}
+    near = min(number, 7)
+    density = {i: -sum(sorted(apart[i, j] for j in items)[k] ** 2 for k in range(near)) / near for i in items}
+    place = {i: place for place, i in enumerate(sorted(items, key=lambda i: (-density[i], i)))}
+    margin = (
+        math.inf
+        if near == 1
+        else min((abs(density[i] - density[j]) or 1 for i in items for j in items if i < j), default=1)
+    )
+    furthest = max(apart.values())
+    delta = {i: min((apart[i, j] for j in items if place[j] < place[i]), default=furthest) for i in items}
+    worth = {i: density[i] + math.log(max(delta[i], 1e-38)) for i in items}
+    centres, _ = descending(worth, items)
+    if number < len(items):
+        margin = min(margin, worth[centres[number - 1]] - worth[centres[number]])
+    centres = centres[:number]
+    groups = {centre: [centre] for centre in centres}
+    for i in (i for i in items if i not in centres):
+        ordered, lead = descending({c: -apart[i, c] for c in centres}, centres)
+        margin = min(margin, lead)
+        groups[ordered[0]].append(i)
+    return groups, margin

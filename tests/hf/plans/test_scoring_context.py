@@ -12,7 +12,7 @@ from oracles import greedy as oracle
 from support.cases import gemma3, internvl, llava_next, llava_onevision, qwen2_vl
 from vflowopt import Progressive, Strategy
 from vflowopt.components import Score, Scorer
-from vflowopt.methods import EVS, LRCP, MMR, SCOPE, CDPruner, VidCom2, VisPruner
+from vflowopt.methods import EVS, LRCP, MMR, SCOPE, CDPruner, FlashVID, SpatiotemporalTrees, VidCom2, VisPruner
 from vflowopt.methods.scope import _chosen
 from vflowopt.plugins import find_adapter
 from vflowopt_hf.pruning.requirements import check_fits
@@ -150,7 +150,7 @@ def test_what_is_kept_is_the_oracles_and_so_are_the_logits(family, scorer):
     assert set(plan.kept[0].tolist()) == set(tokens[order].tolist())
 
 
-@pytest.mark.parametrize("scorer", [VisPruner(), LRCP(), CDPruner(), EVS(), VidCom2()])
+@pytest.mark.parametrize("scorer", [VisPruner(), LRCP(), CDPruner(), EVS(), VidCom2(), FlashVID()])
 @pytest.mark.parametrize("family", ["onevision", "qwen2-vl"])
 def test_a_video_under_every_method_has_the_oracles_logits(family, scorer):
     own = subject(family)
@@ -186,11 +186,36 @@ def test_choosing_waits_for_no_device():
     with torch.no_grad(), NoWaiting():
         importance = MMR().score_retaining(context, count).importance
         like = context.features @ context.features.T
-        for scorer in (VisPruner(), CDPruner(), EVS(), VidCom2()):
+        for scorer in (VisPruner(), CDPruner(), EVS(), VidCom2(), FlashVID()):
             scorer.score_retaining(context, count)
         order = _chosen(context.features[:, 0].abs(), like, count)  # what runs on other devices than a CPU
     assert importance.dtype == torch.float32
     assert sorted(order.tolist()) == list(range(context.layout.tokens))
+
+
+@pytest.mark.parametrize("family", ["onevision", "qwen2-vl"])
+def test_a_video_with_merged_tokens_has_the_oracles_logits(family):
+    own = subject(family)
+    batch = own.batch(own.video())
+    scorer, merging = FlashVID(segments=1), SpatiotemporalTrees(segments=1, similarity=-1, selected=0.5)
+    strategy = chosen_for(batch, scorer).model_copy(update={"recycler": merging})
+    with own.prune(strategy) as pruning:
+        output = generate(own, batch.inputs, 3)
+        (plan,) = pruning.plan
+    require_oracle_logits(Oracle(own, batch, [plan]), output, "flashvid")
+    used = np.flatnonzero(plan.anchor >= 0)
+    assert (plan.anchor[used] != used).any()
+
+
+def test_merging_over_time_waits_for_no_device():
+    own = subject("qwen2-vl")
+    batch = own.batch(own.video())
+    with torch.no_grad():
+        (context,) = embed(own, batch).contexts
+    count = context.layout.tokens // 2
+    with torch.no_grad(), NoWaiting():
+        merged = SpatiotemporalTrees(segments=1).merge_unit(context.features[:, 0], context, count)
+    assert int(merged.retained.sum()) == count
 
 
 def test_text_is_offered_by_every_family():

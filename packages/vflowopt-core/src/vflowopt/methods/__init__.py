@@ -8,6 +8,8 @@ from vflowopt.methods.evs import EVS
 from vflowopt.methods.fastervlm import FasterVLM
 from vflowopt.methods.fastv import FastV
 from vflowopt.methods.fitprune import FitPrune
+from vflowopt.methods.flashvid import FlashVID
+from vflowopt.methods.flashvid_recycler import SpatiotemporalTrees
 from vflowopt.methods.hiprune import HiPrune
 from vflowopt.methods.lrcp import LRCP
 from vflowopt.methods.mmr import MMR
@@ -33,6 +35,8 @@ METHODS: tuple[type[Component], ...] = (
     HiPrune,
     EVS,
     VidCom2,
+    FlashVID,
+    SpatiotemporalTrees,
     VisionZip,
     ContextualTokens,
     FastV,
