@@ -7,7 +7,7 @@ from vllm.platforms import current_platform
 
 from vflowopt_vllm.architectures import BY_NAME, Served
 from vflowopt_vllm.errors import ServingError
-from vflowopt_vllm.request import KEY, Request, resolved
+from vflowopt_vllm.request import KEY, Request, resolved, retained
 
 OPENS_GATE = 1e-9
 """vLLM corrects the positions of pruned prompts where ``video_pruning_rate`` is above 0. No video is served."""
@@ -69,7 +69,7 @@ def read_request(served: Served, model_config: Any) -> None:
 
 
 def check_engine(vllm_config: Any) -> None:
-    """Check what the engine as a whole is asked for.
+    """Check what the engine as a whole is asked for, and count a step of the vision tower by unpruned tokens.
 
     Raises:
         ServingError: an option would hide the vision tower's attention, or does not know pruned prompts.
@@ -85,6 +85,11 @@ def check_engine(vllm_config: Any) -> None:
             f"speculative decoding by {speculative.method!r} drafts with a model, which does not know pruned prompts; "
             f"take one of {', '.join(DRAFTS_FROM_TEXT)}, or none"
         )
+    # The scheduler fills a step of the vision tower by tokens that are left, and the tower has to run on all. Without
+    # this, answers would wait for the towers of many more images than in an unpruned engine.
+    scheduler = vllm_config.scheduler_config
+    at_once = scheduler.max_num_encoder_input_tokens
+    scheduler.max_num_encoder_input_tokens = retained(vllm_config.model_config.hf_config, at_once)
     parallel = vllm_config.parallel_config
     if current_platform.is_cpu() and parallel.worker_cls == "auto":
         parallel.worker_cls = CPU_WORKER

@@ -4,7 +4,7 @@ vLLM fixes these numbers before the vision tower runs. They follow from the size
 cache and encoder cache see a shorter prompt from the beginning.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,14 @@ class ShortenedPlaceholders(PromptUpdateDetails):
 
 
 class ImagesOnly:
-    """Mixin before a ``ProcessingInfo`` of vLLM: the model takes images and nothing else."""
+    """Mixin before a ``ProcessingInfo`` of vLLM: the model takes images and nothing else, and prunes them."""
+
+    get_hf_config: Callable[[], Any]
+
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int] | None:
+        """What is left of the largest image; ``None`` if vLLM is to try it out."""
+        most: Mapping[str, int] | None = super().get_mm_max_tokens_per_item(seq_len, mm_counts)  # type: ignore[misc]
+        return None if most is None else {"image": retained(self.get_hf_config(), most["image"])}
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """How many items of each modality a prompt may have."""

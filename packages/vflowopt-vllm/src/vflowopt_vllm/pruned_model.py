@@ -44,7 +44,7 @@ class PrunedModel:
         self._strategy, self._known = strategy_in(self.config), KnownPrefills()
         self._family: Family = BY_UPSTREAM[self.upstream].family()
         self._normalised = _statistics(model.hf_image_processor_config or {}, self._family)
-        self._at_once = int(vllm_config.scheduler_config.max_num_encoder_input_tokens)
+        self._at_once = int(vllm_config.scheduler_config.max_num_batched_tokens)
         values = any("values" in component.needs for component in components_of(self._strategy))
         self._observer = Observer(self.observed(), class_tokens(self._family, self.config), values=values)
 
