@@ -1,4 +1,4 @@
-"""The decoder compiled by torch, as vLLM does unless it is told to be eager."""
+"""The decoder compiled by torch, as vLLM does unless it is told to be eager: with several rotary axes, and with one."""
 
 import pytest
 
@@ -10,13 +10,14 @@ from vflowopt_vllm import engine_options
 
 pytestmark = pytest.mark.vllm
 
-NAME, COUNT = "reference-qwen2vl", 12
+COUNT = 12
 
 
-def test_a_compiled_decoder(checkpoint, questions):
+@pytest.mark.parametrize("name", ["reference-qwen2vl", "reference-next"])
+def test_a_compiled_decoder(name, checkpoint, questions):
     from vllm.compilation.counter import compilation_counter
 
-    asked, model, strategy = questions(NAME, COUNT)[0], checkpoint(NAME), strategy_at(0.25)
+    asked, model, strategy = questions(name, COUNT)[0], checkpoint(name), strategy_at(0.25)
     expected = on_transformers(load_model(model), processor_of(model), asked, strategy)
     before = compilation_counter.num_models_seen
     with engine(model, **engine_options(str(model), strategy), enforce_eager=False) as serving:
