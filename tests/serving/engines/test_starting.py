@@ -26,6 +26,7 @@ pytestmark = pytest.mark.vllm
 
 NAME = "reference-qwen2vl"
 STOCK, PRUNED = "Qwen2VLForConditionalGeneration", "VFlowOptQwen2VLForConditionalGeneration"
+TEXT = "Qwen2ForCausalLM"
 ATTENTION = CalibratedAttention(threshold=1.2)
 
 
@@ -59,6 +60,7 @@ MASS = Strategy(scorer=ATTENTION, schedule=Progressive.flat(0.25), mass=LogMass(
         (PRUNED, "cdpruner@0.25", {}, "needs text.* another scorer"),
         (PRUNED, ["0.25"], {}, "is no request"),
         (STOCK, "0.25", {}, f'does not prune: add "architectures".*{PRUNED}'),
+        (TEXT, "0.25", {}, f"{TEXT} does not prune: served with a strategy are .*{STOCK}"),
         (PRUNED, "0.25", {"enable_mm_embeds": True}, "--enable-mm-embeds.* leave the option out"),
         (PRUNED, "0.25", {"video_pruning_rate": 0.5}, "--video-pruning-rate .* leave it out"),
         (PRUNED, "0.25", {"language_model_only": True}, f"serves images; .* take {STOCK}"),

@@ -1,11 +1,12 @@
 """What happens when vLLM has read its options, before any engine is started: the request is read and checked."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.platforms import current_platform
 
-from vflowopt_vllm.architectures import BY_NAME, Served
+from vflowopt_vllm.architectures import BY_NAME, BY_UPSTREAM, Served
 from vflowopt_vllm.errors import ServingError
 from vflowopt_vllm.request import KEY, Request, resolved, retained
 
@@ -95,34 +96,39 @@ def check_engine(vllm_config: Any) -> None:
         parallel.worker_cls = CPU_WORKER
 
 
-def refusing(served: Served, before: type[VerifyAndUpdateConfig]) -> type[VerifyAndUpdateConfig]:
+def refusing(name: str, before: type[VerifyAndUpdateConfig]) -> type[VerifyAndUpdateConfig]:
     """For one of vLLM's own architectures: what was done before, unless a strategy was asked for.
 
     Args:
-        served: the architecture.
+        name: of the architecture.
         before: what vLLM does for it.
     """
+    remedy = f"served with a strategy are {', '.join(sorted(BY_UPSTREAM))}"
+    if name in BY_UPSTREAM:
+        remedy = f'add "architectures": ["{BY_UPSTREAM[name].name}"] to the overrides'
 
     class UpstreamConfig(before):
         @staticmethod
         def verify_and_update_model_config(model_config: Any) -> None:
             if getattr(model_config.hf_config, KEY, None) is not None:
-                raise ServingError(
-                    f'a strategy was given, but {served.upstream} does not prune: add "architectures": '
-                    f'["{served.name}"] to the overrides'
-                )
+                raise ServingError(f"a strategy was given, but {name} does not prune: {remedy}")
             before.verify_and_update_model_config(model_config)
 
     return UpstreamConfig
 
 
-def register_configs(known: dict[str, type[VerifyAndUpdateConfig]]) -> None:
+def register_configs(known: dict[str, type[VerifyAndUpdateConfig]], architectures: Iterable[str]) -> None:
     """Add what this package does to what vLLM does; a second time changes nothing.
 
     Args:
         known: vLLM's table, by architecture.
+        architectures: all that vLLM knows, with or without an entry in the table.
     """
-    for name, served in BY_NAME.items():
-        if name not in known:
-            before = known.get(served.upstream, VerifyAndUpdateConfig)
-            known[name], known[served.upstream] = pruning(served, before), refusing(served, before)
+    if BY_NAME.keys() <= known.keys():
+        return
+    for name in {*architectures, *known} - BY_NAME.keys():
+        before = known.get(name, VerifyAndUpdateConfig)
+        known[name] = refusing(name, before)
+        if name in BY_UPSTREAM:
+            served = BY_UPSTREAM[name]
+            known[served.name] = pruning(served, before)

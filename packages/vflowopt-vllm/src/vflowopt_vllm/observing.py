@@ -1,6 +1,7 @@
 """What the observed attention of vLLM's vision tower is called with."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -39,7 +40,7 @@ class Observer:
         if lengths:
             # Where views are packed, vLLM's own bounds are on the device, and some backends scale them.
             bounds = torch.tensor([0, *accumulate(lengths)])
-            calls = [VisionCall(call.query, call.key, call.scaling, bounds, value=call.value) for call in calls]
+            calls = [replace(call, bounds=bounds) for call in calls]
         return TorchAttention.of_calls(calls, self._class_tokens, lengths)
 
     def _note(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

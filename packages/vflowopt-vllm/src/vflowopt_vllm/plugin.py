@@ -33,4 +33,4 @@ def register() -> None:
     for name, served in BY_NAME.items():
         if name not in known:
             ModelRegistry.register_model(name, served.model)
-    register_configs(MODELS_CONFIG_MAP)
+    register_configs(MODELS_CONFIG_MAP, known)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vflowopt import Strategy
-from vflowopt.components import Scorer
+from vflowopt.components import Schedule, Scorer
 from vflowopt.components.mass import KEY_BIAS
 from vflowopt.components.schedule import Progressive
 from vflowopt.errors import VFlowOptError, shown
@@ -112,7 +112,7 @@ def _check_stages(strategy: Strategy, told: str) -> None:
             f'many tokens in all layers: search for it with --stages 0, or ask for one stage of the same average ("'
             f'{ONE_STAGE}": true)'
         )
-    if type(strategy.schedule).unit_counts is not Progressive.unit_counts:
+    if type(strategy.schedule).unit_counts is not Schedule.unit_counts:
         raise ServingError(
             f"strategy {told} shares tokens among the images of a prompt by what is in them, and vLLM has to know an "
             f"image's number of tokens from its size alone: take a schedule that counts by size, such as 'progressive'"
