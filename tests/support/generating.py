@@ -3,8 +3,10 @@
 from functools import partial
 
 import torch
+from transformers import StaticCache
 
 from support.tiny import IMAGE, VIDEO
+from vflowopt_hf.upstream import cache_argument
 
 
 def generate(model, inputs, steps, **options):
@@ -19,6 +21,17 @@ def generate(model, inputs, steps, **options):
             output_logits=True,
             **options,
         )
+
+
+def on_static_caches(model, block, batches):
+    """Of each batch the tokens that are generated inside a block, and the static cache that they leave behind."""
+    found = []
+    with block, torch.no_grad():
+        for inputs in batches:
+            cache = StaticCache(config=model.config, max_cache_len=inputs["input_ids"].shape[1] + 6)
+            own = {cache_argument(model): cache}
+            found.append((model.generate(**inputs, max_new_tokens=5, do_sample=False, **own), cache))
+    return found
 
 
 def generating(steps):

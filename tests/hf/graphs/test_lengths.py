@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import torch
-from transformers import StaticCache
 
 from support import tiny
+from support.generating import on_static_caches
 from support.tape import Tape, asking, other_numbers
 from support.tiny import LAYERS, image_inputs, tiny_onevision, tiny_qwen2_decoder
 from vflowopt import Progressive, Strategy
@@ -139,18 +139,9 @@ def test_static_caches():
     model, tape = tiny_onevision(), Tape()
     batches = questions(image_inputs(model, [[(80, 60)]]), lengths=(9, 31, 4))
 
-    def answers(block):
-        found = []
-        with block, torch.no_grad():
-            for inputs in batches:
-                cache = StaticCache(config=model.config, max_cache_len=inputs["input_ids"].shape[1] + 6)
-                own = {cache_argument(model): cache}
-                found.append((model.generate(**inputs, max_new_tokens=5, do_sample=False, **own), cache))
-        return found
-
-    for (tokens, cache), (answer, expected) in zip(
-        answers(session(model, STRATEGY, tape)), answers(session(model)), strict=True
-    ):
+    got = on_static_caches(model, session(model, STRATEGY, tape), batches)
+    wanted = on_static_caches(model, session(model), batches)
+    for (tokens, cache), (answer, expected) in zip(got, wanted, strict=True):
         assert torch.equal(tokens, answer)
         require_alike(cache, expected)
     assert tape.records == 2

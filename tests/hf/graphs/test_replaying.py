@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 import torch
-from transformers import StaticCache
 
+from support.generating import on_static_caches
 from support.tape import Tape, asking, other_numbers
 from support.tiny import LAYERS, image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy
@@ -122,19 +122,12 @@ def test_static_caches(model, strategy):
     """With a mass, eager attention looks at the unused room as well, behind a mask: it rounds differently."""
     tape, batches = Tape(), several(image_inputs(model, [[(80, 60)]], text=TEXT), 3)
 
-    def answers(block):
-        found = []
-        with block, torch.no_grad():
-            for inputs in batches:
-                cache = StaticCache(config=model.config, max_cache_len=inputs["input_ids"].shape[1] + 6)
-                own = {cache_argument(model): cache}
-                found.append((model.generate(**inputs, max_new_tokens=5, do_sample=False, **own), cache))
-        return found
-
     with warnings.catch_warnings():
         warnings.simplefilter("error", GraphsWarning)
-        got = answers(session(model, strategy, tape))
-    for (tokens, cache), (answer, expected) in zip(got, answers(session(model, strategy)), strict=True):
+        got = on_static_caches(model, session(model, strategy, tape), batches)
+    for (tokens, cache), (answer, expected) in zip(
+        got, on_static_caches(model, session(model, strategy), batches), strict=True
+    ):
         assert torch.equal(tokens, answer)
         for layer, other in zip(cache.layers, expected.layers, strict=True):
             for name in ("keys", "values"):
