@@ -14,7 +14,7 @@ demo: $(VENV)/.run
 	$(BIN)/vflowopt demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not gpu"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow and not gpu"
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import transformers
 
-from support.cases import NAMES, SINCE
-from vflowopt_hf.testing import conformance
+from support.cases import NAMES, SAME_DECODER, SINCE
+from vflowopt_hf.testing import RUNTIME, conformance
 from vflowopt_hf.upstream import TESTED, installed
 
 MODULES = {name: importlib.import_module(f"support.cases.{name}") for name in NAMES}
 
 
-@conformance(
+FAMILIES = conformance(
     *(replace(module.CASE, name=name) for name, module in MODULES.items()),
     expected_failures={
         f"{name}-{check}": reason
@@ -21,8 +21,30 @@ MODULES = {name: importlib.import_module(f"support.cases.{name}") for name in NA
         for check, reason in getattr(module, "UPSTREAM_FAULTS", {}).items()
     },
 )
+
+
+def is_elsewhere(check):
+    """Another family runs the same decoder eagerly; for its geometry, this one runs its own tower so in any case."""
+    return check.check in RUNTIME and check.subject.attention == "eager" and check.subject.case.name in SAME_DECODER
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, id=test.id, marks=[*test.marks, *[pytest.mark.slow] * is_elsewhere(check)])
+        for test in FAMILIES.args[1]
+        for check in test.values
+    ],
+)
 def test_family(check):
     check()
+
+
+@pytest.mark.parametrize(("name", "other"), SAME_DECODER.items())
+def test_the_decoder_is_another_familys(name, other):
+    one, two = (MODULES[each].CASE for each in (name, other))
+    assert other not in SAME_DECODER
+    assert type(one.family.decoder(one.model("eager"))) is type(two.family.decoder(two.model("eager")))
 
 
 @conformance(

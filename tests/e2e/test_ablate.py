@@ -6,7 +6,7 @@ import json
 import pytest
 
 from support.command_line import invoke as run
-from support.command_line import killed_after
+from support.command_line import killed_after, needs_fork
 from vflowopt import Strategy
 
 pytest.importorskip("vflowopt_reference")
@@ -51,6 +51,7 @@ def test_every_search_has_a_row_a_journal_and_a_strategy_file(whole):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
+@needs_fork
 def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(whole, tmp_path):
     out, cells = tmp_path / "killed", tmp_path / "killed" / "cells.jsonl"
     before = killed_after(2, cells, *ABLATED, "--out", out)

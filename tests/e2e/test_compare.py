@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from support.command_line import complaint, killed_after
+from support.command_line import complaint, killed_after, needs_fork
 from support.command_line import invoke as run
 from vflowopt import Strategy
 from vflowopt.compare.store import FORMAT
@@ -72,6 +72,7 @@ def test_figures_are_those_of_evaluate(whole):
         assert [float(count) for count in cell["tokens"].split(" > ")] == pytest.approx(row["tokens"])
 
 
+@needs_fork
 def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(whole, tmp_path):
     out, cells = tmp_path / "killed", tmp_path / "killed" / "cells.jsonl"
     before = killed_after(3, cells, *COMPARED, "--out", out)

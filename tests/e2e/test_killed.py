@@ -4,27 +4,41 @@ import json
 import os
 import random
 import signal
-import time
+import sys
 
 import pytest
 
-from support.command_line import invoke
+from support.command_line import invoke, needs_fork
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow, needs_fork]
 
 
-def killed(seconds, *arguments):
-    """Run a command in a copy of this process, and kill it after so many seconds; whether it was still running."""
+def calls(*arguments, last=None):
+    """Run a command and count what it calls, Python and C; the process is killed at call number ``last``."""
+    made = 0
+
+    def count(_frame, event, _argument):
+        nonlocal made
+        made += event in {"call", "c_call"}
+        if made == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(count)
+    try:
+        invoke(*arguments)
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+def killed(moment, *arguments):
+    """Run a command in a copy of this process, and kill it at a call; whether it was still running."""
     child = os.fork()
     if child == 0:
-        invoke(*arguments)
-        os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
+        try:
+            calls(*arguments, last=moment)
+        finally:
+            os._exit(0)
     _, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status)
 
@@ -34,16 +48,10 @@ def lines(path):
     return content[: content.rfind(b"\n") + 1]
 
 
-def timed(*arguments):
-    began = time.monotonic()
-    invoke(*arguments)
-    return time.monotonic() - began
-
-
-def moments(count, longest):
-    """One in every part of the time that the command takes."""
+def moments(count, calls):
+    """One in every part of the command, counted in calls: where it is killed does not depend on the machine's speed."""
     rng = random.Random(0)
-    return [(part + rng.random()) * longest / count for part in range(count)]
+    return [int((part + rng.random()) * calls / count) for part in range(count)]
 
 
 def test_a_search_killed_at_25_moments_loses_nothing(model, images, tmp_path):
@@ -51,15 +59,15 @@ def test_a_search_killed_at_25_moments_loses_nothing(model, images, tmp_path):
         "optimize", "-m", model, "--budget", 0.5, "--images", images, "--prompt", "w7 w8", "--initial", 6,
         "--iterations", 4, "--out",
     )  # fmt: skip
-    took = timed(*search, tmp_path / "whole.json")
+    invoke(*search, tmp_path / "whole.json")
     whole = (tmp_path / "whole.json").read_bytes()
     history = [json.loads(line)["score"] for line in lines(tmp_path / "whole.journal.jsonl").splitlines()[1:]]
-    stopped, found = 0, set()
-    for number, moment in enumerate(moments(25, took)):
+    found = set()
+    for number, moment in enumerate(moments(25, calls(*search, tmp_path / "again.json"))):
         out = tmp_path / str(number) / "found.json"
         out.parent.mkdir()
         journal = out.with_name("found.journal.jsonl")
-        stopped += killed(moment, *search, out)
+        assert killed(moment, *search, out)
         before = lines(journal)
         found.add(before.count(b"\n"))
         invoke(*search, out)
@@ -67,7 +75,6 @@ def test_a_search_killed_at_25_moments_loses_nothing(model, images, tmp_path):
         assert [json.loads(line)["score"] for line in lines(journal).splitlines()[1:]] == history
         assert out.read_bytes() == whole
         assert sorted(path.name for path in out.parent.iterdir()) == ["found.journal.jsonl", "found.json"]
-    assert stopped >= 15
     assert len(found) >= 5  # at different stages of the search
 
 
@@ -79,15 +86,13 @@ def test_a_comparison_killed_at_5_moments_loses_nothing(model, images, tmp_path)
         "--data", tmp_path / "questions.jsonl", "--search-data", tmp_path / "questions.jsonl", "--samples", 1,
         "--initial", 2, "--iterations", 1, "--no-latency", "--out",
     )  # fmt: skip
-    took = timed(*compare, tmp_path / "whole")
+    invoke(*compare, tmp_path / "whole")
     whole = (tmp_path / "whole" / "compare.csv").read_bytes()
-    stopped = 0
-    for number, moment in enumerate(moments(5, took)):
+    for number, moment in enumerate(moments(5, calls(*compare, tmp_path / "again"))):
         out = tmp_path / str(number)
-        stopped += killed(moment, *compare, out)
+        assert killed(moment, *compare, out)
         before = lines(out / "cells.jsonl")
         invoke(*compare, out)
         assert lines(out / "cells.jsonl").startswith(before)
         assert (out / "compare.csv").read_bytes() == whole
         assert list(out.rglob("*.part")) == []
-    assert stopped >= 3

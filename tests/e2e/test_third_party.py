@@ -1,7 +1,6 @@
 """A family in a package of its own, installed as a wheel: found by its entry point, proved by its own tests."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,32 +9,40 @@ from pathlib import Path
 
 import pytest
 
+from support.command_line import invoke
 from support.lines import code_lines, plain_lines
+from vflowopt import plugins
+from vflowopt_hf.testing import __main__ as testing
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "vflowopt-deepseek-vl"
-
-
-def python(*arguments, site=None):
-    environment = os.environ | ({} if site is None else {"PYTHONPATH": str(site)})
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+TESTS = EXAMPLE / "tests" / "test_conformance.py"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def wheel(tmp_path_factory):
     """A directory of installed packages that holds the example alone."""
     target = tmp_path_factory.mktemp("site")
     offline = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--no-compile")
-    done = python("-m", "pip", "install", *offline, "--target", target, EXAMPLE)
+    command = [sys.executable, "-m", "pip", "install", *offline, "--target", str(target), str(EXAMPLE)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return target
 
 
+@pytest.fixture
+def site(wheel, monkeypatch):
+    """The directory, where Python finds it."""
+    monkeypatch.syspath_prepend(str(wheel))
+    plugins.installed.cache_clear()
+    yield wheel
+    plugins.installed.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("vflowopt_deepseek_vl", TESTS.stem)]:
+        del sys.modules[name]
+
+
 def test_it_is_found_by_its_entry_point(site):
-    done = python("-c", "from vflowopt.cli import app; app()", "adapters", "--json", "--check", site=site)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    told = json.loads(invoke("adapters", "--json", "--check").stdout)
     (found,) = [adapter for adapter in told["adapters"] if adapter["distribution"] == "vflowopt-deepseek-vl"]
     assert (found["name"], found["model_types"], found["version"]) == ("deepseek-vl", ["deepseek_vl"], "0.1.0")
     assert found["usable"]
@@ -43,12 +50,14 @@ def test_it_is_found_by_its_entry_point(site):
     assert told["failures"] == told["conflicts"] == []
 
 
-def test_it_passes_its_own_conformance_tests(site):
-    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLE / "tests", site=site)
-    assert done.returncode == 0, done.stdout
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed, done.stdout
-    assert int(passed[1]) >= 25, done.stdout
+def test_it_passes_its_own_conformance_tests(site, capsys):
+    assert testing.main([str(TESTS)]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert Path(sys.modules["vflowopt_deepseek_vl.family"].__file__).is_relative_to(site)
+    name, _, checks, passed, *_ = told.out.splitlines()[-1].strip("| ").split(" | ")
+    assert (name, checks) == ("`deepseek-vl`", passed)
+    assert int(passed) >= 25
 
 
 def test_the_adapter_has_less_than_100_lines():

@@ -141,6 +141,8 @@ def test_schedule_rises_then_falls() -> None:
 
 def test_a_run_can_be_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps, a stop, and the rest end exactly where an uninterrupted run ends."""
+    # Muon keeps momenta, but nothing of this, which is most of its time on a CPU.
+    monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", lambda update, *_: update)
     monkeypatch.setattr(run, "patch_accuracy", lambda *given: patch_accuracy(given[0], given[1], given[2], given[3], 4))
     phases = tuple(replace(p, steps=2) for p in shortened(TINY[:1], 1.0))
     quiet = {"seed": 1, "every": 1, "first_look": 20, "log": lambda line: None}

@@ -7,3 +7,21 @@ from vflowopt_hf.upstream import installed
 SINCE = {"gemma4_e2b": (5, 24), "molmo2": (5, 20)}
 """First release of transformers with which the model works, where it is not the oldest that is supported."""
 NAMES = [found.name for found in pkgutil.iter_modules(__path__) if SINCE.get(found.name, installed()) <= installed()]
+
+SAME_DECODER = {
+    "cohere2_vision": "aya_vision",
+    "fast_vlm": "llava_onevision",
+    "idefics2": "mistral3",
+    "idefics3": "llava_next_video",
+    "internvl": "llava_onevision",
+    "llava": "llava_next_video",
+    "llava_next": "llava_next_video",
+    "llava_next_mistral": "mistral3",
+    "minicpm_v4_6": "qwen3_5",
+    "ovis2": "llava_onevision",
+    "perception_lm": "llava_next_video",
+    "qianfan_ocr": "lighton_ocr",
+    "smolvlm": "llava_next_video",
+    "vipllava": "llava_next_video",
+}
+"""Cases whose decoder is of the class that another case's is of."""

@@ -23,7 +23,7 @@ def plans(subject: Subject) -> None:
 
 
 def _any_strategy(units: Sequence[UnitContext], num_layers: int) -> None:
-    @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         unit = data.draw(st.sampled_from(range(len(units))))
