@@ -20,7 +20,7 @@ from vflowopt.errors import StrategyError
 from vflowopt.methods import AdaptiveSparseVLM, DensityPeaks, PyramidDrop, SparseVLM
 from vflowopt.picture import token_fates
 from vflowopt_hf.adapter import TransformersAdapter
-from vflowopt_hf.decoder import staged
+from vflowopt_hf.decoder import staged_layers
 from vflowopt_hf.plans.stage_plan import StagePlan
 from vflowopt_hf.testing.checks import generating, pruning, restoring
 from vflowopt_hf.testing.generation import generate, require_oracle_logits
@@ -187,7 +187,7 @@ def test_deciding_and_merging_wait_for_nothing(scorer, monkeypatch):
         return watched
 
     monkeypatch.setattr(StagePlan, "decide", refusing_to_wait(StagePlan.decide))
-    monkeypatch.setattr(staged, "merge_rows", refusing_to_wait(staged.merge_rows))
+    monkeypatch.setattr(staged_layers, "merge_rows", refusing_to_wait(staged_layers.merge_rows))
     with own.prune(Strategy(scorer=scorer, schedule=STAGES, recycler=DensityPeaks())), torch.no_grad():
         own.model(**own.batch(*own.ragged()).inputs)
     assert calls == ["decide", "merge_rows"] * 3

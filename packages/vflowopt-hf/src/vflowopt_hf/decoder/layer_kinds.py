@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vflowopt.errors import StrategyError
+from vflowopt_hf.decoder.windows import sliding_window
 
 RECURRENT = frozenset({"linear_attention", "conv", "mamba"})
 """Layers with a state of their own (gated delta net, short convolution, state space model) in place of keys."""
@@ -80,3 +81,41 @@ def attending_layers(config: Any, layers: Sequence[int], scorer: str = "the scor
             )
         found[observed] = before + 1
     return found
+
+
+class LayerKinds:
+    """What all layers of a decoder are, looked up once.
+
+    Args:
+        config: of the text decoder.
+        depth: its layers.
+
+    Attributes:
+        config: as given.
+        depth: as given.
+        attends: of each layer, see :func:`has_keys`.
+        recurs: of each layer, see :func:`is_recurrent`.
+        keys_of: of each layer, see :func:`keys_of`.
+        reusing: layers that attend to the keys of an earlier one.
+        sharing: layers whose keys these are.
+    """
+
+    def __init__(self, config: Any, depth: int) -> None:
+        self.config, self.depth = config, depth
+        self.attends = [has_keys(config, index) for index in range(depth)]
+        self.recurs = [is_recurrent(config, index) for index in range(depth)]
+        self.keys_of = [keys_of(config, index) for index in range(depth)]
+        self.reusing = [index for index, layer in enumerate(self.keys_of) if layer != index]
+        self.sharing = {self.keys_of[index] for index in self.reusing}
+        self._windows: dict[int, int | None] = {}
+
+    def window(self, index: int) -> int | None:
+        """See :func:`vflowopt_hf.decoder.windows.sliding_window`; looked up when it is first asked for."""
+        if index not in self._windows:
+            self._windows[index] = sliding_window(self.config, index)
+        return self._windows[index]
+
+    @property
+    def implementation(self) -> str:
+        """Name of the attention implementation, which may be another one in the next forward."""
+        return str(self.config._attn_implementation)
