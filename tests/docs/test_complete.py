@@ -13,7 +13,9 @@ from docs.pages import PAGES, blocks, headings, read, section
 from vflowopt import errors, hookspecs
 from vflowopt.cli import app
 from vflowopt.discovery import registry
-from vflowopt.strategies.strategy import Provenance, Strategy, preset_names
+from vflowopt.strategies.provenance import Provenance
+from vflowopt.strategies.shipped import preset_names
+from vflowopt.strategies.strategy import Strategy
 
 COMMANDS = typer.main.get_command(app).commands
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from vflowopt.cli import app
 from vflowopt.cli import help as shown_help
 from vflowopt.strategies.reading import read_strategy
-from vflowopt.strategies.strategy import preset_names
+from vflowopt.strategies.shipped import preset_names
 
 GROUP = typer.main.get_command(app)
 COMMANDS = {"": GROUP, **GROUP.commands}

@@ -13,8 +13,8 @@ from vflowopt.errors import BudgetError, InputError, StrategyError
 from vflowopt.search.starts import known_good
 from vflowopt.strategies.choices import means_something
 from vflowopt.strategies.rescaling import LEAST
+from vflowopt.strategies.shipped import preset_names
 from vflowopt.strategies.space import PAPER, SearchSpace
-from vflowopt.strategies.strategy import preset_names
 from vflowopt.strategies.variables import (
     MAX_CELL,
     MAX_ENTROPY_WEIGHT,

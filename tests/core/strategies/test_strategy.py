@@ -13,7 +13,8 @@ from oracles.retention import average_retention
 from vflowopt import CalibratedAttention, GridRecycler, Progressive, Provenance, Strategy, VFlowOptError
 from vflowopt.errors import OutputError, StrategyError
 from vflowopt.plans.competitors import SEPARATORS
-from vflowopt.strategies.strategy import components_of, preset_names
+from vflowopt.strategies.shipped import preset_names
+from vflowopt.strategies.strategy import components_of
 from vflowopt.testing import schedules, separators
 
 VALID = {

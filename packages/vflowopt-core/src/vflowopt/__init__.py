@@ -15,7 +15,8 @@ from vflowopt.layout import TokenLayout
 from vflowopt.plans.plan import PruningPlan
 from vflowopt.report import PruningReport
 from vflowopt.search import OptimizeResult, optimize
-from vflowopt.strategies.strategy import Provenance, Strategy
+from vflowopt.strategies.provenance import Provenance
+from vflowopt.strategies.strategy import Strategy
 
 __version__ = "0.1.0"
 

@@ -16,8 +16,9 @@ from vflowopt.budgets.lengths import SampleSize
 from vflowopt.components import Schedule
 from vflowopt.errors import BudgetError, UnsupportedOperationError, shown
 from vflowopt.layout import TokenLayout
+from vflowopt.strategies.provenance import RequestedBudget
 from vflowopt.strategies.space import SearchSpace
-from vflowopt.strategies.strategy import RequestedBudget, Strategy
+from vflowopt.strategies.strategy import Strategy
 
 
 @runtime_checkable

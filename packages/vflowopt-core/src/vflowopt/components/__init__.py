@@ -3,16 +3,8 @@
 Knows arrays, attention and layouts; nothing of plans, models or searches.
 """
 
-from vflowopt.components.contract import (
-    Component,
-    ContextRecycler,
-    Merge,
-    Recycler,
-    Schedule,
-    Score,
-    Scorer,
-    ScoringContext,
-)
+from vflowopt.components.context import ScoringContext
+from vflowopt.components.contract import Component, ContextRecycler, Merge, Recycler, Schedule, Score, Scorer
 from vflowopt.components.mass import Mass, Reduction
 
 __all__ = [

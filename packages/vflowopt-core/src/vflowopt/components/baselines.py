@@ -11,7 +11,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from vflowopt.arrays import HostInts, to_numpy
-from vflowopt.components.contract import Component, Score, Scorer, ScoringContext
+from vflowopt.components.context import ScoringContext
+from vflowopt.components.contract import Component, Score, Scorer
 from vflowopt.layout import TokenLayout
 
 _PLASTIC = 1.32471795724474602596  # the real root of x**3 = x + 1

@@ -13,7 +13,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from vflowopt.arrays import Array, device_of, namespace, normalised, pick, places_among
-from vflowopt.components.contract import Component, ScoringContext
+from vflowopt.components.context import ScoringContext
+from vflowopt.components.contract import Component
 
 KEY_BIAS = "key-bias"
 """What :class:`Mass` needs of an adapter: that it adds to the attention logits of keys."""

@@ -7,7 +7,8 @@ from pydantic import Field
 
 from vflowopt.arrays import Array, namespace
 from vflowopt.components.attention import AttentionSource
-from vflowopt.components.contract import Score, Scorer, ScoringContext
+from vflowopt.components.context import ScoringContext
+from vflowopt.components.contract import Score, Scorer
 from vflowopt.components.diversity import diverse_importance
 
 

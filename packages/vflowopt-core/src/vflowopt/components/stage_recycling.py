@@ -6,7 +6,8 @@ from functools import partial
 from typing import TypeAlias
 
 from vflowopt.arrays import Array, pick
-from vflowopt.components.contract import ContextRecycler, Merge, ScoringContext
+from vflowopt.components.context import ScoringContext
+from vflowopt.components.contract import ContextRecycler, Merge
 from vflowopt.layout import TokenLayout
 
 HIDDEN_STATES = "hidden-states"

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vflowopt.arrays import Array, HostBools, HostInts
-from vflowopt.components.contract import Schedule, Score, Scorer, ScoringContext
+from vflowopt.components.context import ScoringContext
+from vflowopt.components.contract import Schedule, Score, Scorer
 from vflowopt.components.schedule import Progressive
 from vflowopt.errors import StrategyError
 from vflowopt.layout import TokenLayout

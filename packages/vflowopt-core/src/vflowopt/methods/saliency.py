@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from vflowopt.arrays import Array, pick
-from vflowopt.components.contract import Score, ScoringContext
+from vflowopt.components.context import ScoringContext
+from vflowopt.components.contract import Score
 from vflowopt.methods.ordering import by_order
 
 Source: TypeAlias = Literal["auto", "class", "mean"]

@@ -21,8 +21,9 @@ from vflowopt.search.result import HistoryEntry, Selected, best_of, installed_ve
 from vflowopt.search.settings import Settings
 from vflowopt.search.surface import PRECISION, Surface
 from vflowopt.strategies.front import StrategyFront
+from vflowopt.strategies.provenance import Provenance
 from vflowopt.strategies.space import SearchSpace
-from vflowopt.strategies.strategy import Provenance, Strategy
+from vflowopt.strategies.strategy import Strategy
 
 STEP = 1.25
 """Neighbours in a front have a ratio of budgets of this at most."""

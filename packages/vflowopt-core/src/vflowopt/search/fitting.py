@@ -7,7 +7,7 @@ from vflowopt.components.stage_scoring import ReceivedAttention
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt.search.result import installed_versions
 from vflowopt.strategies.fitting import Fitting
-from vflowopt.strategies.strategy import Provenance
+from vflowopt.strategies.provenance import Provenance
 
 
 def fitted_provenance(fitting: Fitting, model: str, num_layers: int, samples: int, source: str) -> Provenance:

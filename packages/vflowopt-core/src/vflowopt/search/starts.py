@@ -14,8 +14,9 @@ from vflowopt.components.schedule import Progressive
 from vflowopt.components.scorer import CalibratedAttention
 from vflowopt.methods.divprune import DivPrune
 from vflowopt.strategies.front import StrategyFront
+from vflowopt.strategies.shipped import preset_names
 from vflowopt.strategies.space import Point, SearchSpace
-from vflowopt.strategies.strategy import Strategy, preset_names
+from vflowopt.strategies.strategy import Strategy
 
 Start = tuple[str, Point]
 """Name, shown in the history as ``start:NAME``, and point of the unit cube."""

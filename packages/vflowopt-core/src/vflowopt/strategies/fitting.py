@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from vflowopt.components import Mass, Recycler, Schedule
 from vflowopt.components.stage_scoring import FittedScorer, ReceivedAttention
 from vflowopt.plans.competitors import SEPARATORS, Separators
-from vflowopt.strategies.strategy import Provenance, Strategy
+from vflowopt.strategies.provenance import Provenance
+from vflowopt.strategies.strategy import Strategy
 
 
 @dataclass(frozen=True)

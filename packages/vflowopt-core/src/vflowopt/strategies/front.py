@@ -13,8 +13,10 @@ from vflowopt.components.schedule import check_budget
 from vflowopt.errors import BudgetError, StrategyError, named
 from vflowopt.files.documents import parse_document, read_text
 from vflowopt.files.output import FileKind, Output
+from vflowopt.strategies.provenance import Provenance
 from vflowopt.strategies.rescaling import at_budget
-from vflowopt.strategies.strategy import Provenance, Strategy, is_preset
+from vflowopt.strategies.shipped import is_preset
+from vflowopt.strategies.strategy import Strategy
 from vflowopt.values import Value
 
 FORMAT: Literal["vflowopt/front/1"] = "vflowopt/front/1"

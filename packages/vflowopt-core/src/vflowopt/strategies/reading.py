@@ -8,8 +8,8 @@ from vflowopt.components.schedule import check_budget
 from vflowopt.errors import StrategyError, named, shown
 from vflowopt.strategies.defaults import Default
 from vflowopt.strategies.front import Stored, StrategyFront, read_stored, strategy_at
+from vflowopt.strategies.shipped import is_preset
 from vflowopt.strategies.specification import StrategyFor, scorer_names, specification, specified
-from vflowopt.strategies.strategy import is_preset
 
 StrategySource: TypeAlias = Stored | float
 """See :func:`read_strategy`."""

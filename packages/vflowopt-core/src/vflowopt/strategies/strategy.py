@@ -1,14 +1,12 @@
 """A strategy: scorer, schedule, recycler and mass composed; it is its own file format."""
 
-import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, SerializeAsAny, model_validator
 
 from vflowopt.components import Component, Mass, Recycler, Schedule, Scorer, ScoringContext
 from vflowopt.components.recycle import GridRecycler
@@ -24,13 +22,12 @@ from vflowopt.layout import TokenLayout
 from vflowopt.plans.competitors import SEPARATORS, Separators
 from vflowopt.plans.plan import PruningPlan
 from vflowopt.plans.planning import PlanDraft, make_plan
+from vflowopt.strategies.provenance import Provenance
+from vflowopt.strategies.shipped import PRESET, is_preset, nearest_preset, preset_text
 from vflowopt.values import Value
 
 FORMAT: Literal["vflowopt/strategy/1"] = "vflowopt/strategy/1"
 STRATEGY_FILE = FileKind.json("a strategy", FORMAT)
-PRESET = "preset:"
-"""May stand before the name of a preset."""
-_PRESETS = resources.files("vflowopt.strategies") / "presets"
 
 
 def _resolve(kind: str) -> BeforeValidator:
@@ -46,40 +43,6 @@ def _resolve(kind: str) -> BeforeValidator:
         return known[name].as_part(dict(value))
 
     return BeforeValidator(resolve)
-
-
-class RequestedBudget(Value):
-    """A budget in a unit of its own, from which the average retention was computed (:mod:`vflowopt.budgets.requests`).
-
-    Attributes:
-        kind: ``"kv-cache"`` or ``"prefill-latency"``.
-        value: what one request may use.
-        unit: of ``value``.
-        over: whether the mean of the samples has to meet it, or the worst of them.
-        used: what the strategy uses of it, likewise.
-    """
-
-    kind: str
-    value: float
-    unit: str
-    over: Literal["mean", "worst"]
-    used: float
-
-
-class Provenance(Value):
-    """Where a strategy comes from. Free of meaning for pruning; all fields optional."""
-
-    model: str | None = None
-    budget: float | None = None
-    requested: RequestedBudget | None = None
-    num_layers: int | None = None
-    objective: str | None = None
-    score: float | None = None
-    samples: int | None = None
-    seed: int | None = None
-    evaluations: int | None = None
-    source: str | None = None
-    versions: dict[str, str] = Field(default_factory=dict)
 
 
 class Strategy(Value):
@@ -188,9 +151,7 @@ class Strategy(Value):
         Raises:
             StrategyError: there is none of that name; lists those that exist.
         """
-        if name not in preset_names():
-            raise StrategyError(f"no preset is called {shown(name)}; {_nearest_preset(name)}")
-        return cls.parse((_PRESETS / f"{name}.json").read_text(encoding="utf-8"), origin=f"preset {name!r}")
+        return cls.parse(preset_text(name), origin=f"preset {name!r}")
 
     @classmethod
     def read(cls, source: "Strategy | str | Path") -> "Strategy":
@@ -214,7 +175,7 @@ class Strategy(Value):
         if isinstance(source, str) and not os.path.lexists(source):
             raise StrategyError(
                 f"cannot read the strategy file {named(source)}: there is none, and no preset of that name; "
-                f"{_nearest_preset(source)}"
+                f"{nearest_preset(source)}"
             )
         return cls.load(source)
 
@@ -307,28 +268,6 @@ def _progressive(
     if budget is None:
         return Progressive(stages=chosen, retention=retention)
     return Progressive.geometric(check_budget(budget), tuple(dict.fromkeys(chosen)), num_layers)
-
-
-def preset_names() -> list[str]:
-    """Names that :meth:`Strategy.preset` knows."""
-    return sorted(
-        f"{family.name}/{entry.name.removesuffix('.json')}"
-        for family in _PRESETS.iterdir()
-        if family.is_dir()
-        for entry in family.iterdir()
-        if entry.name.endswith(".json")
-    )
-
-
-def is_preset(name: object) -> bool:
-    """Whether a preset has this name, with or without ``preset:`` before it."""
-    return isinstance(name, str) and name.removeprefix(PRESET) in preset_names()
-
-
-def _nearest_preset(name: str) -> str:
-    near = difflib.get_close_matches(str(name), preset_names(), n=1, cutoff=0.4)
-    meant = f"did you mean {near[0]!r}? " if near else ""
-    return f"{meant}there are: {', '.join(preset_names())}"
 
 
 def components_of(strategy: Strategy) -> tuple[Component, ...]:
