@@ -167,8 +167,10 @@ def test_an_adapter_may_know_a_better_default():
         ("mine.json", "0.5", BudgetError, "got '0.5'"),
         (True, None, StrategyError, "True is no strategy"),
         ("missing.json", 0.5, StrategyError, "there is none, and no preset of that name"),
-        ("missing.json@0.5", None, StrategyError, "no scorer is called 'missing.json'"),
-        ("preset:none/25@0.5", None, StrategyError, "no preset is called 'none/25@0.5'"),
+        ("missing.json@0.5", None, StrategyError, "cannot read the strategy file 'missing.json': there is none"),
+        ("missing@0.5", None, StrategyError, "no scorer is called 'missing'"),
+        ("preset:none/25@0.5", None, StrategyError, "no preset is called 'none/25'; "),
+        ("llava-onevision-7b/24@0.5", None, StrategyError, "did you mean 'llava-onevision-7b/25'"),
     ],
 )
 def test_what_has_no_or_two_budgets_or_a_wrong_one(folder, source, budget, error, said):

@@ -8,7 +8,7 @@ from vflowopt.components.schedule import check_budget
 from vflowopt.errors import StrategyError, named, shown
 from vflowopt.strategies.defaults import Default
 from vflowopt.strategies.front import Stored, StrategyFront, read_stored, strategy_at
-from vflowopt.strategies.shipped import is_preset
+from vflowopt.strategies.shipped import PRESET, is_preset
 from vflowopt.strategies.specification import StrategyFor, scorer_names, specification, specified
 
 StrategySource: TypeAlias = Stored | float
@@ -72,7 +72,12 @@ def _written(text: str, budget: float | None) -> StrategyFor:
     if number is not None:
         return Default(check_budget(_only(number, budget)))
     # It is nothing: what was meant says so best.
-    return specified(text) if at and not text.startswith("preset:") else _stored(text, budget)
+    return specified(text) if at and not _names_a_file(stored) else _stored(stored or text, budget)
+
+
+def _names_a_file(text: str) -> bool:
+    """Whether a text can only be meant for a file or a preset."""
+    return text.startswith(PRESET) or text.endswith(".json") or "/" in text
 
 
 def _stored(source: Stored, budget: float | None) -> StrategyFor:
