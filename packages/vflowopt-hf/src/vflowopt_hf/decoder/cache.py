@@ -87,11 +87,6 @@ class PrunedLayer(PrunedState, DynamicLayer):
         if known < self.width:
             self._select(lambda state: state[:, :known])
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Reorder the batch, as beam search does."""
-        super().reorder_cache(beam_idx)
-        self._select(lambda state: state.index_select(0, beam_idx.to(state.device)))
-
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every sample."""
         super().batch_repeat_interleave(repeats)

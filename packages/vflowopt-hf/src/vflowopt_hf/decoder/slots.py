@@ -165,5 +165,10 @@ class PrunedState(CacheLayerMixin):
                 f"last image, can be removed; start from a fresh cache, or from a copy.deepcopy() made before it"
             )
 
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Reorder the batch, as beam search does."""
+        super().reorder_cache(beam_idx)
+        self._select(lambda state: state.index_select(0, beam_idx.to(state.device)))
+
     def _select(self, choose: Callable[[Tensor], Tensor]) -> None:
         self.known = None if self.known is None else self.known.each(choose)

@@ -111,8 +111,3 @@ class PrunedStaticLayer(PrunedState, StaticLayer):
             raise ValueError(f"crop takes how many tokens to remove as a negative number, not {tokens_to_remove}")
         self.require_removable(-tokens_to_remove)
         self.cumulative_length.sub_(-tokens_to_remove)
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Reorder the batch, as beam search does."""
-        super().reorder_cache(beam_idx)
-        self._select(lambda state: state.index_select(0, beam_idx.to(state.device)))
