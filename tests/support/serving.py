@@ -151,18 +151,18 @@ def engine(model: Path, **options: Any) -> Iterator[Engine]:
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    from vflowopt_vllm import pruned_model
+    from vflowopt_vllm.planning import EncodedImages
 
     plans: list[PruningPlan] = []
-    plan_images = pruned_model.plan_images
+    planned = EncodedImages.plans
 
     def noting(*args: Any) -> list[PruningPlan]:
-        made = plan_images(*args)
+        made = planned(*args)
         plans.extend(plan.to_host() for plan in made)
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pruned_model, "plan_images", noting)
+        patch.setattr(EncodedImages, "plans", noting)
         llm = LLM(**usual(model) | options)
         try:
             yield Engine(llm, plans)

@@ -11,7 +11,7 @@ from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_
 
 from vflowopt_hf.family import Unit
 from vflowopt_hf.vision.capture import TorchAttention
-from vflowopt_hf.vision.vision_call import VisionCall
+from vflowopt_hf.vision.vision_call import VisionCall, packed_positions
 
 
 class Observer:
@@ -35,8 +35,7 @@ class Observer:
     def close(self, units: Sequence[Unit]) -> TorchAttention:
         """Note no more; the attention over all views of these units, which were encoded meanwhile."""
         calls, self._calls = self._calls or [], None
-        packed = [unit.packed_patches for unit in units for _ in range(unit.views.stop - unit.views.start)]
-        lengths = [self._class_tokens + patches for patches in packed if patches is not None]
+        lengths = packed_positions(units, self._class_tokens)
         if lengths:
             # Where views are packed, vLLM's own bounds are on the device, and some backends scale them.
             bounds = torch.tensor([0, *accumulate(lengths)])

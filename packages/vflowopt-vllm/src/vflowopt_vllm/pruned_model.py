@@ -14,7 +14,7 @@ from vflowopt_hf.plans.known import KnownPrefills
 from vflowopt_vllm.architectures import BY_UPSTREAM
 from vflowopt_vllm.observing import Observer
 from vflowopt_vllm.places import COLUMNS, PlacedImage, Places, corrected, prompt_positions
-from vflowopt_vllm.planning import plan_images, retained_rows
+from vflowopt_vllm.planning import EncodedImages
 from vflowopt_vllm.request import class_tokens, strategy_in
 
 BYTES = PixelStatistics(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
@@ -93,24 +93,22 @@ class PrunedModel:
         if "pixel_values" not in images:
             return ()
         units = self.units(images)
-        found: list[Tensor] = []
         # vLLM's scheduler counts retained tokens, and so sends more images at once than the tower can hold.
         parts = [*sub_batches([unit.layout.tokens for unit in units], self._at_once)]
-        for which in parts:
-            part = images if len(parts) == 1 else self.some(images, which)
-            found += self._encoded(part, units if len(parts) == 1 else self.units(part))
-        return tuple(found)
+        if len(parts) == 1:
+            return tuple(self._encoded(images, units))
+        batches = (self.some(images, which) for which in parts)
+        return tuple(states for batch in batches for states in self._encoded(batch, self.units(batch)))
 
     def _encoded(self, images: Mapping[str, Any], units: Sequence[Unit]) -> Iterator[Tensor]:
         self._observer.open()
-        embeddings = [*super().embed_multimodal(**images)]  # type: ignore[misc]
+        encoded = EncodedImages(super().embed_multimodal(**images), self._known)  # type: ignore[misc]
         attention = self._observer.close(units)
         pixels = images["pixel_values"]
         first = pixels if isinstance(pixels, Tensor) else pixels[0]
         statistics = BYTES if first.dtype == torch.uint8 else self._normalised
-        entering = [states[:, : self._features] for states in embeddings]
-        plans = plan_images(self._strategy, units, attention, entering, statistics, self._known)
-        for states, plan, unit in zip(retained_rows(embeddings, plans, self._known), plans, units, strict=True):
+        plans = encoded.plans(self._strategy, units, attention, self._features, statistics)
+        for states, plan, unit in zip(encoded.retained(plans), plans, units, strict=True):
             columns = Places.of_image(self.places(unit)).as_columns().to(states.device, non_blocking=True)
             yield torch.cat([states, columns.index_select(0, plan.kept[0]).to(states.dtype)], dim=1)
 

@@ -20,7 +20,7 @@ from vflowopt_hf.plans.entering import EnteringRows
 from vflowopt_hf.plans.known import KnownPrefills
 from vflowopt_hf.plans.rows import BatchRows, PlacedPlan, joined
 from vflowopt_hf.plans.unit_context import UnitContext
-from vflowopt_hf.plans.unit_groups import Planned, grouped, plan_group
+from vflowopt_hf.plans.unit_groups import plan_all
 from vflowopt_hf.vision.encoders import Encoding
 from vflowopt_hf.vision.unit_joining import take_units
 
@@ -216,11 +216,7 @@ def plan_units(strategy: Strategy, units: Sequence[PlacedUnit], *, wait: bool = 
         ImportanceError: an importance map is not finite or has the wrong shape.
         StrategyError: the schedule shares tokens among units in a way that does not meet its budget.
     """
-    made: dict[UnitContext, Planned] = {}
-    counts = _counts(strategy, units)
-    with torch.no_grad():
-        for contexts in grouped(strategy, counts):
-            made |= zip(contexts, plan_group(strategy, contexts, counts[contexts[0]]), strict=True)
+    made = plan_all(strategy, _counts(strategy, units))
     scored = [
         ScoredUnit(draft, placed.sample, placed.rows, score)
         for placed in units

@@ -29,6 +29,23 @@ ARRAYS = frozenset({"entropy", "class_attention", "saliency", "keys", "values", 
 Planned = tuple[PlanDraft, Score]
 
 
+def plan_all(strategy: Strategy, counts: Mapping[UnitContext, tuple[int, ...]]) -> dict[UnitContext, Planned]:
+    """Score and plan units, those together that can be.
+
+    Args:
+        strategy: by which they are planned.
+        counts: of each unit, tokens to retain after each stage.
+
+    Raises:
+        ImportanceError: an importance map has the wrong shape.
+    """
+    made: dict[UnitContext, Planned] = {}
+    with torch.no_grad():
+        for contexts in grouped(strategy, counts):
+            made |= zip(contexts, _plan_group(strategy, contexts, counts[contexts[0]]), strict=True)
+    return made
+
+
 def grouped(strategy: Strategy, counts: Mapping[UnitContext, tuple[int, ...]]) -> Iterator[list[UnitContext]]:
     """Units that can be planned together; every unit is in one group.
 
@@ -66,17 +83,8 @@ def _identity(value: Any) -> Hashable:
     return value if isinstance(value, int | float | str) else id(value)
 
 
-def plan_group(strategy: Strategy, contexts: Sequence[UnitContext], counts: tuple[int, ...]) -> list[Planned]:
-    """Score and plan the units of one group.
-
-    Args:
-        strategy: the strategy.
-        contexts: see :func:`grouped`.
-        counts: tokens to retain after each stage, of each.
-
-    Raises:
-        ImportanceError: an importance map has the wrong shape.
-    """
+def _plan_group(strategy: Strategy, contexts: Sequence[UnitContext], counts: tuple[int, ...]) -> list[Planned]:
+    """Score and plan the units of one group; all retain as many tokens after each stage."""
     if len(contexts) == 1:
         return [_planned(strategy, contexts[0], counts)]
     found: list[Planned] = []

@@ -31,6 +31,7 @@ from vflowopt_hf.vision.graphed_tower import graphed_tower, tower_of
 from vflowopt_hf.vision.layer_sources import LayerCapture, capture_layers
 from vflowopt_hf.vision.observing import is_observed
 from vflowopt_hf.vision.resampling import capture_resampler, resampled
+from vflowopt_hf.vision.vision_call import packed_positions
 
 MODALITIES = ("image", "video")
 
@@ -216,9 +217,9 @@ def _observed(
             output = original(*args, **kwargs)
         units = units if asked is None else resampled(units, asked)
         views = max((unit.views.stop for unit in units), default=0)
-        read = functools.partial(
-            TorchAttention.of_calls, class_tokens=family.class_tokens_of(model), packed=_packed(units)
-        )
+        class_tokens = family.class_tokens_of(model)
+        packed = packed_positions(units, class_tokens)
+        read = functools.partial(TorchAttention.of_calls, class_tokens=class_tokens, packed=packed)
         layers = {number: read(own) for number, own in sources.items() if own}
         for number in sources:
             if number not in layers or len(layers[number]) != views:
@@ -252,12 +253,6 @@ def _on_host(
 
     named = tuple(placed(name, value) for name, value in zip(signature.parameters, args, strict=False))
     return (*named, *args[len(named) :]), {name: placed(name, value) for name, value in kwargs.items()}
-
-
-def _packed(units: Sequence[Unit]) -> list[int]:
-    """Positions of each view, where all units tell."""
-    told = [unit.packed_patches for unit in units for _ in range(unit.views.stop - unit.views.start)]
-    return [patches for patches in told if patches is not None] if None not in told else []
 
 
 def _noted(recorders: Sequence[VisionCapture | ClassRowCapture | LayerCapture]) -> list[list[Any]]:

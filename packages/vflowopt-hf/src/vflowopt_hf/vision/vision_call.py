@@ -7,6 +7,7 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
+from vflowopt_hf.family import Unit
 from vflowopt_hf.vision.equal_views import EqualViews
 
 
@@ -64,6 +65,17 @@ class VisionCall:
 def _equal_views(states: Sequence[Tensor], scaling: float, class_tokens: int) -> EqualViews:
     query, key, *value = states
     return EqualViews(query, key, scaling, class_tokens, *value)
+
+
+def packed_positions(units: Sequence[Unit], class_tokens: int) -> list[int]:
+    """Positions of each view of some units, where their tower packs views into one sequence; empty where it does not.
+
+    Args:
+        units: of one call of an encoder, in order.
+        class_tokens: of each view.
+    """
+    told = [unit.packed_patches for unit in units for _ in range(unit.views.stop - unit.views.start)]
+    return [class_tokens + patches for patches in told if patches is not None] if None not in told else []
 
 
 def packed_lengths(bounds: Tensor | None, mask: object) -> list[int] | None:
