@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vflowopt.errors import VFlowOptError
 from vflowopt_vllm.bench import arguments as bench
-from vflowopt_vllm.options import as_arguments, engine_options
+from vflowopt_vllm.options import STRATEGY, as_arguments, engine_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,19 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vflowopt-vllm", description="Serve a model pruned, with unmodified vLLM.")
     commands = parser.add_subparsers(dest="command", required=True)
+    served = argparse.ArgumentParser(add_help=False)
+    served.add_argument("model", help="directory or hub id of a checkpoint")
+    served.add_argument("--one-stage", action="store_true", help="several stages as one of the same average retention")
+    served.add_argument("--without-mass", action="store_true", help="leave out the mass of a strategy")
     flags = commands.add_parser(
         "flags",
+        parents=[served],
         help="print the options of `vllm serve` that serve a model with a strategy",
         description="Checks a model and a strategy, and prints what to pass to `vllm serve`: "
         "vllm serve MODEL $(vflowopt-vllm flags MODEL STRATEGY)",
     )
-    flags.add_argument("model", help="directory or hub id of a checkpoint")
-    flags.add_argument("strategy", help="a strategy file, a preset, SCORER@BUDGET, FRONT@BUDGET or a budget")
-    flags.add_argument("--one-stage", action="store_true", help="several stages as one of the same average retention")
-    flags.add_argument("--without-mass", action="store_true", help="leave out the strategy's mass")
+    flags.add_argument("strategy", help=STRATEGY)
     flags.set_defaults(run=_flags)
     measured = commands.add_parser(
-        "bench", help="measure throughput and time to first token, unpruned and pruned", description=bench.DESCRIPTION
+        "bench",
+        parents=[served],
+        help="measure throughput and time to first token, unpruned and pruned",
+        description=bench.DESCRIPTION,
     )
     bench.add_options(measured)
     measured.set_defaults(run=bench.run)

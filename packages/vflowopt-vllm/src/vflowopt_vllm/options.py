@@ -11,6 +11,9 @@ from vflowopt_vllm.errors import ServingError
 from vflowopt_vllm.interfaces import check_interfaces
 from vflowopt_vllm.request import KEY, Request
 
+STRATEGY = "a strategy file, a preset, SCORER@BUDGET, FRONT@BUDGET or a budget"
+"""What is taken for a strategy on the command line."""
+
 
 def engine_options(
     model: str, strategy: StrategySource, *, one_stage: bool = False, without_mass: bool = False

@@ -117,10 +117,8 @@ def check_prompt(config: Any, prompt: Sequence[int], placeholders: Sequence[Any]
     """
     if not placeholders:
         return
-    count, of_images = (
-        prompt.count(config.image_token_id),
-        sum(one.tokens.count(config.image_token_id) for one in placeholders),
-    )
+    count = prompt.count(config.image_token_id)
+    of_images = sum(one.tokens.count(config.image_token_id) for one in placeholders)
     if count != of_images:
         raise InputError(
             f"the prompt's text has {count - of_images} more image placeholders than images belong to it; take the "

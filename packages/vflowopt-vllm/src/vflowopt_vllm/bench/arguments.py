@@ -13,6 +13,7 @@ from vflowopt_vllm.bench.run import measure
 from vflowopt_vllm.bench.subjects import check_served, subjects_of
 from vflowopt_vllm.bench.tables import tables
 from vflowopt_vllm.bench.workload import Workload
+from vflowopt_vllm.options import STRATEGY
 
 STRATEGIES = ("0.5", "0.25", "0.1")
 """What is measured if nothing is given."""
@@ -21,18 +22,14 @@ DESCRIPTION = """Serves a model unpruned and with each strategy, a server of vLL
 of them the same in turns, and prints throughput and time to first token. What comes after -- goes to every server:
 vflowopt-vllm bench MODEL -- --max-model-len 8192"""
 
-_STRATEGY = "a strategy file, a preset, SCORER@BUDGET, FRONT@BUDGET or a budget; may be repeated; default "
+_STRATEGY = f"{STRATEGY}; may be repeated; default {', '.join(STRATEGIES)}"
 _MEMORY = "share of the device's memory for all servers together; default %(default)s"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Of the command."""
-    usual = Workload()
-    add, several = parser.add_argument, ", ".join(STRATEGIES)
-    add("model", help="directory or hub id of a checkpoint")
-    add("-s", "--strategy", action="append", metavar="STRATEGY", dest="strategies", help=_STRATEGY + several)
-    add("--one-stage", action="store_true", help="several stages as one of the same average retention")
-    add("--without-mass", action="store_true", help="leave out the strategies' mass")
+    """Of the command, besides the model and how its strategies are served."""
+    usual, add = Workload(), parser.add_argument
+    add("-s", "--strategy", action="append", metavar="STRATEGY", dest="strategies", help=_STRATEGY)
     add("--clients", type=_count, default=usual.clients, metavar="N", help="that ask at once; default %(default)s")
     add("--requests", type=_count, metavar="N", help="of a round; default twice as many as clients")
     add("--rounds", type=_count, default=5, metavar="N", help="after one that warms up; default %(default)s")

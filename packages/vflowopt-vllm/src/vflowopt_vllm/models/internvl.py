@@ -44,19 +44,23 @@ class PrunedInternVL(OneAxis, vllm_models.InternS1ForConditionalGeneration):
         """See :meth:`PrunedModel.units`: the crops of an image together."""
         patch = int(self.config.vision_config.patch_size[0])
         crops = list(crop_units(images["pixel_values"], patch, partial(_shuffled, self)))
-        ends = [0, *accumulate(images[CROPS].flatten().tolist())]
-        return [join(crops[start:end]) for start, end in pairwise(ends)]
+        return [join(crops[start:end]) for start, end in pairwise(_ends(images[CROPS]))]
 
     def some(self, images: Mapping[str, Any], which: slice) -> dict[str, Any]:
         """See :meth:`PrunedModel.some`."""
         crops = images[CROPS]
-        ends = [0, *accumulate(crops.flatten().tolist())]
+        ends = _ends(crops)
         start, stop, _ = which.indices(len(crops))
         return {**images, "pixel_values": images["pixel_values"][ends[start] : ends[stop]], CROPS: crops[which]}
 
     def extent(self, image: Mapping[str, Any]) -> int:
         """See :meth:`PrunedModel.extent`."""
         return int(image[CROPS].data) * int(self.num_image_token)
+
+
+def _ends(crops: Tensor) -> list[int]:
+    """Where each image's crops end among all, from 0 on, by how many each has."""
+    return [0, *accumulate(crops.flatten().tolist())]
 
 
 def _shuffled(model: Any, patch_map: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Qwen2.5-VL: Qwen2-VL's layout, and a tower of which a few blocks attend to whole images."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 from vllm.model_executor.models import qwen2_5_vl as vllm_models
@@ -29,7 +29,3 @@ class PrunedQwen25VL(PrunedQwen, vllm_models.Qwen2_5_VLForConditionalGeneration)
         last = max(self.config.vision_config.fullatt_block_indexes)
         attention: nn.Module = self.visual.blocks[last].attn.attn
         return attention
-
-    def _postprocess_image_embeds_evs(self, image_embeds_split: Any, _image_input: Any) -> Any:
-        """Places are added after pruning; upstream's own are of all tokens."""
-        return image_embeds_split

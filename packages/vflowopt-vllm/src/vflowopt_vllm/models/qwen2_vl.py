@@ -29,6 +29,11 @@ class PrunedQwen(PrunedModel):
 
     visual: Any
 
+    def observed(self) -> nn.Module:
+        """Attention of the last block."""
+        attention: nn.Module = self.visual.blocks[-1].attn.attn
+        return attention
+
     def units(self, images: Mapping[str, Any]) -> Sequence[Unit]:
         """See :meth:`PrunedModel.units`."""
         return self._family.units(self, "image", images)
@@ -47,6 +52,10 @@ class PrunedQwen(PrunedModel):
     def extent(self, image: Mapping[str, Any]) -> int:
         """See :meth:`PrunedModel.extent`."""
         return grid_extent(image[GRID].data, self.config)
+
+    def _postprocess_image_embeds_evs(self, image_embeds_split: Any, _image_input: Any) -> Any:
+        """Upstream, from Qwen2.5-VL on, adds places of its own, of all tokens; here they are added after pruning."""
+        return image_embeds_split
 
 
 def grid_extent(grid: Tensor, config: Any) -> int:
@@ -69,8 +78,3 @@ class PrunedQwen2VL(PrunedQwen, vllm_models.Qwen2VLForConditionalGeneration):
     """See the module's docstring."""
 
     upstream: ClassVar[str] = "Qwen2VLForConditionalGeneration"
-
-    def observed(self) -> nn.Module:
-        """Attention of the last block."""
-        attention: nn.Module = self.visual.blocks[-1].attn.attn
-        return attention

@@ -3,9 +3,8 @@
 These stand in further columns of an image's embeddings, and are merged as the embeddings are.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import nn
 from vllm.model_executor.models import qwen3_vl as vllm_models
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
@@ -31,15 +30,6 @@ class PrunedQwen3(PrunedQwen):
     def columns(self) -> int:
         """See :attr:`PrunedModel.columns`."""
         return self.visual_dim + self.multiscale_dim
-
-    def observed(self) -> nn.Module:
-        """Attention of the last block."""
-        attention: nn.Module = self.visual.blocks[-1].attn.attn
-        return attention
-
-    def _postprocess_image_embeds_evs(self, image_embeds_split: Any, _image_input: Any) -> Any:
-        """Places are added after pruning; upstream's own are of all tokens."""
-        return image_embeds_split
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=vllm_models.Qwen3VLDummyInputsBuilder)
