@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from transformers.cache_utils import StaticLayer
 
+from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.decoder.decoder_forward import DecoderForward
 from vflowopt_hf.decoder.key_bias import attend_with_bias, carrying_layers, require_carriable, require_carried
 from vflowopt_hf.decoder.layer_kinds import LayerKinds, attending_layers
@@ -36,6 +37,7 @@ class AttentionHooks(Installed):
     ) -> None:
         self._layers, self._kinds, self._running = layers, kinds, running
         self._observed, self._biased = attending_layers(kinds.config, use.observed), use.biased
+        self._implementation, self._carriers = kinds.implementation, self._to_carry()
 
     def require_possible(self) -> None:
         """Check that all of it can be done.
@@ -48,6 +50,19 @@ class AttentionHooks(Installed):
         if self._carriers:
             require_carriable(self._kinds.config, self._kinds.implementation)
 
+    def require_unchanged(self) -> None:
+        """Check that the attention implementation is the one that the hooks are for, where one needs hooks.
+
+        Raises:
+            UnsupportedOperationError: it is another one.
+        """
+        before, now = self._implementation, self._kinds.implementation
+        if now != before and (self._observed or self._carriers or self._to_carry()):
+            raise UnsupportedOperationError(
+                f"the decoder's attention was {before!r} when pruning began and is {now!r} now, but the strategy looks "
+                f"at it or changes it; call set_attn_implementation({now!r}) before prune()"
+            )
+
     def require_carried(self, cache: Any) -> None:
         """See :func:`vflowopt_hf.decoder.key_bias.require_carried`."""
         require_carried(cache, self._carriers, self._kinds.depth, self._kinds.implementation)
@@ -55,16 +70,14 @@ class AttentionHooks(Installed):
     @contextmanager
     def installed(self) -> Iterator[list[nn.Module]]:
         """They are in place inside the block; gives the modules that are looked into."""
-        carriers = self._carriers
-        attended = {index: attention_module(self._layers[index]) for index in {*self._observed, *carriers}}
+        attended = {index: attention_module(self._layers[index]) for index in {*self._observed, *self._carriers}}
         with ExitStack() as hooks:
             for index, attention in attended.items():
-                around = self._attend if index in carriers else None
+                around = self._attend if index in self._carriers else None
                 hooks.enter_context(observe_attention(attention, partial(self._note, index), around))
             yield [*attended.values()]
 
-    @property
-    def _carriers(self) -> tuple[int, ...]:
+    def _to_carry(self) -> tuple[int, ...]:
         return carrying_layers(self._biased, self._kinds.config, self._kinds.depth)
 
     def _note(self, index: int, call: AttentionCall) -> None:

@@ -105,6 +105,7 @@ class StagedDecoder(Installed):
         entered = kwargs.get("inputs_embeds")
         tokens = kwargs.get("input_ids") if entered is None else entered
         queries = 0 if tokens is None else tokens.shape[1]
+        self._attention.require_unchanged()
         self._attention.require_carried(cache_in(kwargs))
         views = Views(queries, self._kinds.implementation)
         forward = self._running.enter(DecoderForward(module, views, ReusedKeys(queries)))
