@@ -30,6 +30,7 @@ def nothing_compiled_before():
 
 def tiny(attention="sdpa"):
     config = copy.deepcopy(tiny_onevision(attention).config)
+    config.vision_config.num_hidden_layers = 1
     config.text_config.num_hidden_layers = LAYERS
     config.text_config.layer_types = ["full_attention"] * LAYERS
     torch.manual_seed(1)
