@@ -10,6 +10,8 @@ from vflowopt import Strategy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+SHORT = ("--max-new-tokens", 8)
+
 
 def run(*arguments):
     return invoke(*arguments).stdout
@@ -26,7 +28,7 @@ def test_run_shows_both_answers(model, images):
 
 
 def test_retention_1_answers_as_unpruned(model, images):
-    ask = ("run", "-m", model, "-i", images / "2.png", "-p", "w7", "-s", "mean-attention@1", "--json")
+    ask = ("run", "-m", model, "-i", images / "2.png", "-p", "w7", "-s", "mean-attention@1", *SHORT, "--json")
     told = json.loads(run(*ask))
     assert told["pruned"]["text"] == told["unpruned"]["text"]
     for row in (told["pruned"], told["unpruned"]):
@@ -34,8 +36,8 @@ def test_retention_1_answers_as_unpruned(model, images):
 
 
 def test_several_images(model, images):
-    ask = ("run", "-m", model, "-i", images / "0.png", "-i", images / "1.png", "-p", "w7", "-s", "random@0.5", "--json")
-    assert len(json.loads(run(*ask))["units"]) == 2
+    ask = ("run", "-m", model, "-i", images / "0.png", "-i", images / "1.png", "-p", "w7", "-s", "random@0.5", *SHORT)
+    assert len(json.loads(run(*ask, "--json"))["units"]) == 2
 
 
 def test_show_draws_a_png(model, images, tmp_path):
@@ -70,11 +72,11 @@ def test_optimize_writes_a_strategy_that_evaluate_reads(model, images, tmp_path)
     resumed = json.loads(run("optimize", "-m", model, "--budget", 0.5, *options, "--out", out, "--json"))
     assert resumed["score"] == found["score"]
 
-    answer = json.loads(run("run", "-m", model, "-i", images / "0.png", "-p", "w9", "-s", "random@1", "--json"))
+    answer = json.loads(run("run", "-m", model, "-i", images / "0.png", "-p", "w9", "-s", "random@1", *SHORT, "--json"))
     lines = [{"image": "0.png", "question": "w9", "answers": [answer["unpruned"]["text"]]}]
     lines.append({"image": "1.png", "question": "w9", "answers": ["no such answer"]})
     (images / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    ask = ("evaluate", "-m", model, "--data", images / "q.jsonl", "-s", out, "-s", "random@1", "--max-new-tokens", 64)
+    ask = ("evaluate", "-m", model, "--data", images / "q.jsonl", "-s", out, "-s", "random@1", *SHORT)
     rows = json.loads(run(*ask, "--similarity", "--json"))
     assert [row["strategy"] for row in rows] == ["unpruned", str(out), "random@1"]
     assert rows[0]["accuracy"] == rows[2]["accuracy"] == 0.5
@@ -115,7 +117,7 @@ def test_fit_writes_a_strategy_that_evaluate_reads(model, images, tmp_path):
 
     questions = images / "fitted.jsonl"
     questions.write_text(json.dumps({"image": "1.png", "question": "w9", "answers": ["no such answer"]}))
-    rows = json.loads(run("evaluate", "-m", model, "--data", questions, "-s", out, "--json"))
+    rows = json.loads(run("evaluate", "-m", model, "--data", questions, "-s", out, *SHORT, "--json"))
     assert rows[1]["retention"] == pytest.approx(0.6, abs=0.5 / rows[1]["tokens"][0])
 
     assert "fitted to 3 samples" in run(*ask, "--budget", 0.7)
@@ -125,18 +127,16 @@ def test_fit_writes_a_strategy_that_evaluate_reads(model, images, tmp_path):
 
 
 def test_methods_that_rank_inside_the_decoder(model, images, tmp_path):
-    answer = json.loads(run("run", "-m", model, "-i", images / "0.png", "-p", "w7", "-s", "fastv@0.6", "--json"))
-    assert answer["pruned"]["text"]
+    first = ("-m", model, "-i", images / "0.png", "-p", "w7", "-s")
+    assert json.loads(run("run", *first, "fastv@0.6", *SHORT, "--json"))["pruned"]["text"]
     out = tmp_path / "kept.png"
-    run("show", "-m", model, "-i", images / "0.png", "-p", "w7", "-s", "pyramiddrop@0.6", "--out", out)
+    run("show", *first, "pyramiddrop@0.6", "--out", out)
     assert out.stat().st_size > 1000
     ask = ("bench", "-m", model, "-i", images / "1.png", "-p", "w7", "--budgets", "0.5", "--rounds", 1, "--json")
     rows = json.loads(run(*ask, "-s", "sparsevlm@0.6,stages=2/4"))["runs"][0]["rows"]
     assert [row["name"] for row in rows] == ["unpruned", "50 %", "sparsevlm@0.6,stages=2/4"]
     assert rows[2]["retention"] == pytest.approx(0.6, abs=0.01)
-    assert "smallest feasible budget lies above 0.3333" in complaint(
-        "run", "-m", model, "-i", images / "0.png", "-p", "w7", "-s", "fastv@0.3"
-    )
+    assert "smallest feasible budget lies above 0.3333" in complaint("run", *first, "fastv@0.3")
 
 
 def test_bench_compares_with_unpruned(model, images):
@@ -170,7 +170,7 @@ def test_a_stage_beyond_the_last_layer_is_refused(model, images):
 
 
 def test_a_budget_below_the_separators_leaves_a_token(model, images, tmp_path):
-    assert "pruned" in run("run", "-m", model, "-i", images / "2.png", "-p", "w7", "-s", "random@0.001")
+    assert "pruned" in run("run", "-m", model, "-i", images / "2.png", "-p", "w7", "-s", "random@0.001", *SHORT)
     out = tmp_path / "s.json"
     run("optimize", "-m", model, "--images", images, "--budget", 0.001, "--initial", 2, "--iterations", 0, "--out", out)
     assert Strategy.load(out).average_retention(tiny.LAYERS) == pytest.approx(0.001, abs=1e-9)

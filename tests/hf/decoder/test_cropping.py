@@ -42,7 +42,7 @@ def batches(own):
 @pytest.mark.parametrize("size", ["several images", "ragged"])
 @stages
 @families
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_any_cuts_and_continuations_equal_the_shorter_prompt(family, stages, size, data):
     own = subject(family)
