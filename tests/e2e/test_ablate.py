@@ -52,6 +52,7 @@ def test_every_search_has_a_row_a_journal_and_a_strategy_file(whole):
 
 
 @needs_fork
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(whole, tmp_path):
     out, cells = tmp_path / "killed", tmp_path / "killed" / "cells.jsonl"
     before = killed_after(2, cells, *ABLATED, "--out", out)

@@ -75,7 +75,7 @@ def test_packed_branches_score_like_separate_prompts(name: str, tmp_path: Path) 
     architecture, canvas = named(name), (112, 160)
     model = architecture.build(seed=3).eval()
     processor = load_processor(export(architecture, model, tmp_path))
-    batch = make_batch(architecture, "validation", 0, 0, 2, canvas, 5)
+    batch = make_batch(architecture, "validation", 0, 0, 2, canvas, 3)
     with torch.no_grad():
         packed = answer_scores(architecture, model, batch, visual_tokens(architecture, model, batch, tiled=True)[0])
     for row in range(2):
