@@ -14,7 +14,7 @@ settings.register_profile(
     "vflowopt",
     derandomize=True,
     deadline=None,
-    max_examples=40,
+    max_examples=60,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("vflowopt")

@@ -142,6 +142,8 @@ def test_scaling_importance_by_any_constant_changes_nothing_away_from_ties(recyc
     values = np.sort(case.importance[~case.layout.structural])
     gaps = np.diff(values)
     assume(((gaps == 0) | (gaps > 1e-5 * values[1:])).all())
+    # A separator that is ranked has the mean of its row, which rounds and so may part from a token of equal worth.
+    assume(case.separators != "rank" or not case.layout.structural.any())
     assume(not recycled or cells_are_apart(case))
     plan, scaled = plan_of(case, recycled), plan_of(case, recycled, importance=case.importance * np.float32(factor))
     assert kept_sets(scaled) == kept_sets(plan)
