@@ -11,11 +11,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from vflowopt_hf.graphs.tape import TO_HOST
+
 DATA_DEPENDENT = {
     "_local_scalar_dense", "item", "nonzero", "masked_select", "unique_dim", "_unique2", "is_nonzero", "equal",
     "unique_consecutive", "repeat_interleave.Tensor",
 }  # fmt: skip
-TO_HOST = {"tolist", "numpy", "cpu", "item", "__array__", "__bool__", "__int__", "__float__", "__index__"}
 FROM_HOST = {"tensor", "asarray", "as_tensor"}
 
 _FROM_NUMPY = torch.from_numpy

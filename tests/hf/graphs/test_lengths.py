@@ -8,13 +8,14 @@ import torch
 
 from support import tiny
 from support.generating import on_static_caches
-from support.tape import Tape, asking, other_numbers
+from support.alike import asking, other_numbers
 from support.tiny import LAYERS, image_inputs, tiny_onevision, tiny_qwen2_decoder
 from vflowopt import Progressive, Strategy
 from vflowopt.components.mass import LogMass
 from vflowopt.methods import PyramidDrop
 from vflowopt_hf.families.llava_onevision import LlavaOnevision
 from vflowopt_hf.graphs.store import Graphs, GraphsWarning
+from vflowopt_hf.graphs.tape import Tape
 from vflowopt_hf.pruning.session import Session
 from vflowopt_hf.testing.subject import Subject
 from vflowopt_hf.upstream import cache_argument, cache_from

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from support.tape import asking, other_numbers
+from support.alike import asking, other_numbers
 from vflowopt_hf.adapter import TransformersAdapter
 from vflowopt_hf.families.llava_onevision import LlavaOnevision
 from vflowopt_hf.families.shapes.llava_onevision import build, decoder, onevision_inputs, tower

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from support.tape import Tape
 from vflowopt.errors import InputError
 from vflowopt_hf.graphs.store import Graphs, GraphsWarning
+from vflowopt_hf.graphs.tape import Tape
 from vflowopt_hf.graphs.watch import UnrecordableError
 
 

@@ -1,14 +1,20 @@
 """Modules whose work is to be recorded: what speaks against it, and what would make a recording stale."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from operator import is_not, itemgetter, methodcaller
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vflowopt_hf.hooks.compiling import is_compiled
 
 _OURS = ("vflowopt_hf.", "transformers.")
 """Where hooks come from that change nothing from one forward to the next."""
+
+_READ = itemgetter("_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks", "training")
+_FORWARD, _IS_GIVEN = methodcaller("get", "forward"), partial(is_not, None)
 
 
 class Recorded:
@@ -20,11 +26,18 @@ class Recorded:
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
+        self._listed: tuple[Hashable, Sequence[dict[str, Any]]] = (None, [vars(root)])
         self._known: tuple[Hashable, str | None] = (None, None)
 
     def state(self) -> tuple[Hashable, str | None]:
         """What recordings depend on besides arguments, and what speaks against making any."""
-        state = hash(tuple(_states(self.root)))
+        listing, owns = self._listed
+        modules, others = _look(owns)
+        if modules != listing:
+            owns = [vars(module) for module in self.root.modules()]
+            modules, others = _look(owns)
+            self._listed = modules, owns
+        state = hash((modules, others, getattr(getattr(self.root, "config", None), "_attn_implementation", None)))
         if state != self._known[0]:
             self._known = (state, _reason_against(self.root))
         return self._known
@@ -55,23 +68,22 @@ def _is_ours(hook: Any) -> bool:
     return bool((getattr(hook, "__module__", None) or type(hook).__module__).startswith(_OURS))
 
 
-def _states(root: nn.Module) -> list[Any]:
-    """Modules, hooks, where the weights are, and the attention in use."""
-    found: list[Any] = [getattr(getattr(root, "config", None), "_attn_implementation", None)]
-    left: list[nn.Module | None] = [root]
-    while left:  # of several hundred modules before every prefill: plain entries, and nothing for what is empty
-        module = left.pop()
-        if module is None:
-            continue
-        own = module.__dict__
-        found += (id(own), len(own), id(own.get("forward")), own["training"])
-        for name in ("_forward_hooks", "_forward_pre_hooks"):
-            for hook in own[name].values():
-                if not _is_ours(hook):  # ours come and go
-                    found.append((name, id(hook)))
-        for name in ("_parameters", "_buffers"):
-            for tensor in own[name].values():
-                if tensor is not None:
-                    found.append(tensor.data_ptr())
-        left += own["_modules"].values()
-    return found
+def _look(owns: Sequence[dict[str, Any]]) -> tuple[Hashable, Hashable]:
+    """Of modules, given by their attributes, which modules are in them, and what else recordings depend on.
+
+    The second is how many attributes they have, their forwards, modes and hooks, and where their weights are. There are
+    hundreds of modules, and the device has nothing to do meanwhile: so nothing here is a call of Python per module.
+    """
+    children, parameters, buffers, hooks, pre_hooks, training = zip(*map(_READ, owns), strict=True)
+    tensors, called = _values(chain(parameters, buffers)), _values(chain(hooks, pre_hooks))
+    return (tuple(map(len, children)), tuple(map(id, chain(owns, _values(children))))), (
+        tuple(map(len, owns)),
+        tuple(map(id, map(_FORWARD, owns))),
+        training,
+        tuple([id(hook) for hook in called if not _is_ours(hook)]),  # ours come and go
+        tuple(map(Tensor.data_ptr, filter(_IS_GIVEN, tensors))),
+    )
+
+
+def _values(entries: Iterable[dict[str, Any]]) -> Iterator[Any]:
+    return chain.from_iterable(map(dict.values, filter(None, entries)))

@@ -23,6 +23,24 @@ class GraphsWarning(UserWarning):
     """Something runs eagerly in spite of ``graphs=True``; it computes the same."""
 
 
+class Seen:
+    """The last keys that were seen; threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keys: OrderedDict[Hashable, None] = OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._keys
+
+    def add(self, key: Hashable) -> None:
+        """Remember a key; of more than :data:`SEEN`, the first is forgotten."""
+        with self._lock:
+            self._keys[key] = None
+            while len(self._keys) > SEEN:
+                self._keys.popitem(last=False)
+
+
 class Graphs:
     """Recordings by all that the host has decided with; the least recently used go first.
 
@@ -39,7 +57,7 @@ class Graphs:
         self._recorder, self._most, self._most_bytes = recorder, most, most_bytes
         self._lock = threading.RLock()
         self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
-        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+        self._seen = Seen()
         self._refused: dict[str, str] = {}
         self._told: set[tuple[str, str]] = set()
 
@@ -75,9 +93,7 @@ class Graphs:
                 return False
             if (part, key) in self._graphs or (part, key) in self._seen:
                 return True
-            self._seen[part, key] = None
-            while len(self._seen) > SEEN:
-                self._seen.popitem(last=False)
+            self._seen.add((part, key))
             return False
 
     def run(self, part: str, key: Hashable, inputs: Any, function: Callable[[Any], Any]) -> Any:

@@ -1,8 +1,8 @@
 """Arguments and results as trees: tensors at the leaves of containers, dataclasses and cache layers."""
 
-import copy
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
+import functools
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +12,7 @@ from transformers.utils.generic import ModelOutput
 
 Change = Callable[[Tensor], Tensor]
 
-_LEAVES = (bool, int, float, str, type)
+_LEAVES = (bool, int, float, str, type, type(None))
 
 
 class HoldsTensors(Protocol):
@@ -31,31 +31,55 @@ def changed(tree: Any, change: Change) -> Any:
     """The same tree with every tensor changed; what holds no tensor is the same object."""
     if isinstance(tree, Tensor):
         return change(tree)
-    if tree is None or isinstance(tree, _LEAVES):
-        return tree
-    if isinstance(tree, ModelOutput):
-        return type(tree)(**{name: changed(value, change) for name, value in tree.items()})
-    each = getattr(type(tree), "each", None)  # of HoldsTensors: to ask a protocol takes many times longer
+    handed_on = _handed_on(type(tree))
+    return tree if handed_on is None else handed_on(tree, change)
+
+
+@functools.lru_cache(maxsize=256)
+def _handed_on(kind: type) -> Callable[[Any, Change], Any] | None:
+    """How trees of a type are changed, found out once: results have many parts of few types. ``None`` if they stay."""
+    if issubclass(kind, _LEAVES):
+        return None
+    if issubclass(kind, ModelOutput):
+        return _output
+    each: Callable[[Any, Change], Any] | None = getattr(kind, "each", None)  # of HoldsTensors
     if each is not None:
-        return each(tree, change)
-    if isinstance(tree, dict):
-        return {name: changed(value, change) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        parts = [changed(part, change) for part in tree]
-        if isinstance(tree, list):
-            return parts
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    if dataclasses.is_dataclass(tree) or isinstance(tree, CacheLayerMixin):
-        return _with_attributes(tree, change)
-    return tree
+        return each
+    if issubclass(kind, dict):
+        return _dict
+    if issubclass(kind, list):
+        return _list
+    if issubclass(kind, tuple):
+        return _named_tuple if hasattr(kind, "_fields") else _tuple
+    return _with_attributes if dataclasses.is_dataclass(kind) or issubclass(kind, CacheLayerMixin) else None
+
+
+def _output(tree: Any, change: Change) -> Any:
+    return type(tree)(**_dict(tree, change))
+
+
+def _dict(tree: dict[Any, Any], change: Change) -> dict[Any, Any]:
+    return {name: changed(value, change) for name, value in tree.items()}
+
+
+def _list(tree: Iterable[Any], change: Change) -> list[Any]:
+    return [changed(part, change) for part in tree]
+
+
+def _tuple(tree: tuple[Any, ...], change: Change) -> tuple[Any, ...]:
+    return tuple(_list(tree, change))
+
+
+def _named_tuple(tree: Any, change: Change) -> Any:
+    return type(tree)(*_list(tree, change))
 
 
 def _with_attributes(tree: Any, change: Change) -> Any:
     before = vars(tree)
-    after = {name: changed(value, change) for name, value in before.items()}
+    after = _dict(before, change)
     if all(after[name] is value for name, value in before.items()):
         return tree
-    twin = copy.copy(tree)
+    twin = object.__new__(type(tree))
     vars(twin).update(after)
     return twin
 

@@ -293,10 +293,16 @@ class Session(Installed):
         self._go_out()
         if forward.made:
             self._tap.forget(forward.made)
-        if forward.outcome is not None and output is not None:  # else the forward has failed
-            forward.outcome.require_finite()
-            forward.outcome.states = state_bytes(cache_in(output) if isinstance(output, Mapping) else None)
-            self._finished = forward.outcome
+        outcome = forward.outcome
+        if outcome is None or output is None:  # nothing was pruned, or the forward has failed
+            return
+        if forward.module is self._backbone:
+            outcome.states = state_bytes(cache_in(output) if isinstance(output, Mapping) else None)
+        if forward.outer is not None and forward.outer.module is not module:
+            forward.outer.outcome = outcome  # it has yet to launch the logits: nothing is waited for before
+            return
+        outcome.require_finite()
+        self._finished = outcome
 
     def _begin(self, kwargs: dict[str, Any]) -> StagePlan | None:
         """Plan the decoder forward that starts now."""

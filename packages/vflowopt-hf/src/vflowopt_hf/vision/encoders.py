@@ -18,7 +18,7 @@ from torch import Tensor
 from vflowopt.arrays import HostInts
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.family import Family, Unit
-from vflowopt_hf.graphs.store import Graphs
+from vflowopt_hf.graphs.store import Graphs, Seen
 from vflowopt_hf.graphs.trees import identity
 from vflowopt_hf.hooks.compiling import as_written, eagerly, unwrapped
 from vflowopt_hf.hooks.installing import Installed, claimed, replaced
@@ -195,7 +195,7 @@ def _observed(
     resampler: VisionCapture | None,
     graphs: Graphs | None,
 ) -> Callable[..., Any]:
-    signature = inspect.signature(original)
+    signature, met = inspect.signature(original), Seen()
 
     @functools.wraps(original)  # generate() reads the signature
     def encode(*args: Any, **kwargs: Any) -> Any:
@@ -210,11 +210,16 @@ def _observed(
     def observe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         args, kwargs = _on_host(signature, args, kwargs, family.host_arguments)
         arguments = signature.bind(*args, **kwargs).arguments
-        units = tuple(family.units(model, modality, arguments))
-        key = None if graphs is None or resampler is not None else (modality, identity(arguments))
+        key = None if graphs is None or resampler is not None else _key(modality, arguments)
+        find = functools.partial(family.units, model, modality, arguments)
+        # What is wrong with a call is said before the tower runs. With one like an earlier nothing is: no need to wait.
+        early = None if key in met else find()
         asking = nullcontext() if resampler is None else resampler.recording()
         with capture.recording() as calls, earlier.recording() as rows, others.recording() as sources, asking as asked:
             output = original(*args, **kwargs)
+        units = tuple(find() if early is None else early)
+        if key is not None:
+            met.add(key)
         units = units if asked is None else resampled(units, asked)
         views = max((unit.views.stop for unit in units), default=0)
         class_tokens = family.class_tokens_of(model)
@@ -241,6 +246,12 @@ def _observed(
         return output
 
     return encode
+
+
+def _key(modality: str, arguments: Mapping[str, Any]) -> Hashable | None:
+    """See :attr:`Encoding.key`."""
+    told = identity(arguments)
+    return None if told is None else (modality, told)
 
 
 def _on_host(
