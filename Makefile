@@ -74,8 +74,10 @@ define against
 endef
 
 # Operators, Python calls, waits and copies of prefills and decoding steps, pruned beside unpruned: docs/benchmarks.md.
+# Then what prefills that are replayed as CUDA graphs still do outside them, which a tape stands for: docs/why-not-faster.md.
 host-cost: $(VENV)/.run
 	$(BIN)/python -m vflowopt_hf.measure.host_cost
+	$(BIN)/python -m vflowopt_hf.measure.host_cost --graphs
 
 # Importance beside a vision tower on a CPU, and its error; some ten minutes for the largest size.
 importance-cost: $(VENV)/.run

@@ -82,12 +82,12 @@ def test_pruning_adds_nothing_to_wait_for(family):
 
 @pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "vipllava"])
 def test_nothing_waits_for_the_tower_but_who_wants_the_logits(family):
-    """From the tower's output to the last decoder layer, what upstream waits for is answered from the host as well."""
+    """From the tower's output to the logits, what upstream waits for is answered from the host as well."""
     own = subject(family)
     batch, waits = own.batch(own.image(0)), Waits()
-    tower, decoder = own.model.model.vision_tower, own.family.decoder(own.model)
+    tower = own.model.model.vision_tower
     begin = tower.register_forward_hook(lambda *_: setattr(waits, "recording", True))
-    end = decoder.layers[-1].register_forward_hook(lambda *_: setattr(waits, "recording", False))
+    end = own.model.lm_head.register_forward_hook(lambda *_: setattr(waits, "recording", False))
     for strategy in (None, own.strategy(batch)):
         waits.found.clear()
         with ExitStack() as stack, torch.no_grad(), waits:

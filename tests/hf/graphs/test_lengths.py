@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from support import tiny
-from support.generating import on_static_caches
 from support.alike import asking, other_numbers
+from support.generating import on_static_caches
 from support.tiny import LAYERS, image_inputs, tiny_onevision, tiny_qwen2_decoder
 from vflowopt import Progressive, Strategy
 from vflowopt.components.mass import LogMass
@@ -100,7 +100,7 @@ def test_families(name):
     about = subject.family, subject.statistics
     block, eager = (session(subject.model, subject.strategy(batch), recorder, *about) for recorder in (tape, None))
     require_close(asked(subject.model, block, batches), asked(subject.model, eager, batches))
-    assert tape.records == (3 if name == "llava_next" else 2)
+    assert tape.records == 3
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,50 @@ def test_what_a_graph_cannot_hold(work, what):
     assert torch.equal(WEIGHT, before)
 
 
+def is_whole(tensor):
+    return tensor.dtype == torch.int64
+
+
+def test_what_follows_from_the_key_alone_may_be_waited_for():
+    """Sizes, as a tower reads them that packs pictures into one sequence."""
+    tape, sizes = Tape(), torch.tensor([3, 1])
+    graphs = Graphs(tape)
+
+    def parts(inputs):
+        own, sizes = inputs
+        ends = torch.repeat_interleave(sizes, torch.ones_like(sizes)).cumsum(0)
+        places = torch.arange(sizes.sum().item())
+        first, last = own.split(sizes.tolist())
+        return first.sum(0) * last[0] + own[places[places != 2]].sum() + ends
+
+    def asked_for(seed, sizes):
+        return graphs.run("tower", tuple(sizes.tolist()), (numbers(seed)[:, :2], sizes), parts, is_whole)
+
+    for seed, own in enumerate((sizes, sizes, sizes, sizes.flip(0), sizes)):
+        assert torch.equal(asked_for(seed, own.clone()), parts((numbers(seed)[:, :2], own)))
+    assert (tape.records, tape.replays) == (2, 5)
+
+
+def test_what_follows_from_the_key_and_the_numbers_may_not():
+    def work(inputs):
+        own, sizes = inputs
+        return (own[: sizes[0]] > 0.5).nonzero()
+
+    with pytest.raises(UnrecordableError, match="nonzero waits"):
+        Graphs(Tape()).run("tower", "a", (numbers(0), torch.tensor([3])), work, is_whole)
+
+
+def test_nor_be_changed_by_them():
+    def work(inputs):
+        own, sizes = inputs
+        places = torch.arange(3) + sizes
+        places.add_(own.round().long().sum())
+        return places
+
+    with pytest.raises(UnrecordableError, match="changes a tensor that others use"):
+        Graphs(Tape()).run("tower", "a", (numbers(0), torch.tensor([3])), work, is_whole)
+
+
 WEIGHT = torch.ones(4, 4)
 
 

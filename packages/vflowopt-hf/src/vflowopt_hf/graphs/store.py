@@ -96,7 +96,14 @@ class Graphs:
             self._seen.add((part, key))
             return False
 
-    def run(self, part: str, key: Hashable, inputs: Any, function: Callable[[Any], Any]) -> Any:
+    def run(
+        self,
+        part: str,
+        key: Hashable,
+        inputs: Any,
+        function: Callable[[Any], Any],
+        is_fixed: Callable[[Tensor], bool] = lambda _: False,
+    ) -> Any:
         """What a function makes of its inputs, recorded first if it was not before.
 
         Args:
@@ -104,6 +111,7 @@ class Graphs:
             key: what the host has decided with, but the numbers in the inputs.
             inputs: a tree of tensors (:mod:`vflowopt_hf.graphs.trees`).
             function: takes such a tree, leaves nothing behind but its result, and may be called more than once.
+            is_fixed: tells inputs of which the key has the numbers, too; the function may wait for these.
 
         Returns:
             The result, which no later replay changes.
@@ -116,7 +124,7 @@ class Graphs:
         with self._lock, torch.inference_mode(mode=False), torch.no_grad():
             graph = self._graphs.get((part, key))
             if graph is None:
-                graph = self._record(part, key, inputs, function)
+                graph = self._record(part, key, inputs, function, is_fixed)
             else:
                 self._graphs.move_to_end((part, key))
             self._recorder.begin()
@@ -125,13 +133,20 @@ class Graphs:
             finally:
                 self._recorder.end()
 
-    def _record(self, part: str, key: Hashable, inputs: Any, function: Callable[[Any], Any]) -> "_Graph":
+    def _record(
+        self,
+        part: str,
+        key: Hashable,
+        inputs: Any,
+        function: Callable[[Any], Any],
+        is_fixed: Callable[[Tensor], bool],
+    ) -> "_Graph":
         assert self._recorder is not None
         if part in self._refused:  # by another thread, meanwhile
             raise UnrecordableError(self._refused[part])
         self._recorder.begin()
         try:
-            graph = _Graph(self._recorder, inputs, function)
+            graph = _Graph(self._recorder, inputs, function, is_fixed)
         except VFlowOptError:
             raise  # what is wrong with this call says nothing of others
         except Exception as error:
@@ -145,7 +160,7 @@ class Graphs:
                     self._recorder.forget()
                 raise self._refusal(part, f"its recordings take more than {limit >> 20} MiB of memory")
             self.clear()
-            return self._record(part, key, inputs, function)
+            return self._record(part, key, inputs, function, is_fixed)
         self._graphs[part, key] = graph
         while len(self._graphs) > self._most:
             self._recorder.settle()
@@ -172,12 +187,20 @@ class _Graph:
         recorder: records it.
         inputs: a tree of tensors.
         function: what is recorded.
+        is_fixed: tells inputs that are the same in every replay.
     """
 
-    def __init__(self, recorder: Recorder, inputs: Any, function: Callable[[Any], Any]) -> None:
-        self._inputs: list[Tensor] = []
-        own = changed(inputs, self._buffer)
-        watch = Watch(recorder, self._inputs)
+    def __init__(
+        self,
+        recorder: Recorder,
+        inputs: Any,
+        function: Callable[[Any], Any],
+        is_fixed: Callable[[Tensor], bool],
+    ) -> None:
+        self._is_fixed = is_fixed
+        own = changed(inputs, lambda tensor: tensor.detach().clone())
+        self._inputs = self._changing(own)
+        watch = Watch(recorder, self._inputs, filter(is_fixed, tensors_of(own)))
 
         def watched() -> Any:
             with watch.on():
@@ -188,14 +211,12 @@ class _Graph:
         made = {id(tensor): tensor for tensor in tensors_of(self._result) if watch.has_made(tensor)}
         self._outputs = list(made.values())
 
-    def _buffer(self, tensor: Tensor) -> Tensor:
-        buffer = tensor.detach().clone()
-        self._inputs.append(buffer)
-        return buffer
+    def _changing(self, inputs: Any) -> list[Tensor]:
+        return [tensor for tensor in tensors_of(inputs) if not self._is_fixed(tensor)]
 
     def replayed(self, inputs: Any) -> Any:
         """The result for other inputs of the same shapes, in tensors of its own."""
-        _copy(tensors_of(inputs), self._inputs)
+        _copy(self._changing(inputs), self._inputs)
         self._replay()
         copies = [torch.empty_like(tensor) for tensor in self._outputs]
         _copy(self._outputs, copies)

@@ -124,10 +124,16 @@ def identity(tree: Any) -> Hashable | None:
         ``None`` if nothing does.
     """
     try:
-        return signature(tree, _whole_numbers)
+        return signature(tree, lambda tensor: None if tensor.is_floating_point() else numbers_in(tensor))
     except UnknownArgumentError:
         return None
 
 
-def _whole_numbers(tensor: Tensor) -> Hashable:
-    return None if tensor.is_floating_point() else tensor.cpu().numpy().tobytes()
+def numbers_in(tensor: Tensor) -> bytes:
+    """The numbers in a tensor, which are waited for."""
+    return tensor.cpu().numpy().tobytes()
+
+
+def is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor holds whole numbers, as sizes and places are, and not truth values."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)

@@ -32,21 +32,29 @@ class Watch(TorchDispatchMode):
     copied beside the recording. Refused are operators that wait for the device, bring memory back from it, or change
     what others use: a recording that fails in the middle would leave the device in a state that others would feel.
 
+    Numbers that are the same in every replay are worked with beside the recording, too, and may be waited for there: what
+    such whole numbers are, as sizes of pictures, and what follows from them alone.
+
     Args:
         recorder: records meanwhile.
         inputs: tensors that are filled anew before each replay.
+        fixed: tensors that are read besides, and hold the same numbers in every replay.
 
     Attributes:
         outside: all other tensors that are read and were there before, or are constants: they must stay where they are.
     """
 
-    def __init__(self, recorder: Recorder, inputs: Iterable[Tensor]) -> None:
+    def __init__(self, recorder: Recorder, inputs: Iterable[Tensor], fixed: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.outside: list[Tensor] = []
         self._known = WeakIdKeyDictionary()  # whether what is recorded has made the tensor
+        self._fixed = WeakIdKeyDictionary()  # tensors that hold the same numbers in every replay
         self._recorder = recorder
         for tensor in inputs:
             self._known[tensor] = True
+        for tensor in fixed:
+            self._fix(tensor)
+        self._follows = bool(self._fixed)
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -57,8 +65,12 @@ class Watch(TorchDispatchMode):
     def constant(self, make: Callable[[], Tensor]) -> Tensor:
         """Something that is made of memory of the host, beside the recording."""
         made: Tensor = self._recorder.aside(make)
-        self._note_outside(made)
+        self._fix(made)
         return made
+
+    def _fix(self, tensor: Tensor) -> None:
+        self._note_outside(tensor)
+        self._fixed[tensor] = True
 
     def has_made(self, tensor: Tensor) -> bool:
         """Whether a tensor is an input, or was made while watching: its numbers change with every replay."""
@@ -72,6 +84,8 @@ class Watch(TorchDispatchMode):
         here = [tensor for tensor in given if self._recorder.on_device(tensor)]
         if not here and any(tensor.numel() for tensor in given) and _goes_to_device(func, kwargs):
             return self.constant(lambda: func(*args, **kwargs))
+        if self._follows and self._is_fixed(func, given):
+            return self._aside(lambda: func(*args, **kwargs))
         self._refuse(func, args, kwargs, given, here)
         for tensor in here:
             self._note_outside(tensor)
@@ -79,6 +93,16 @@ class Watch(TorchDispatchMode):
         for tensor in tensors_in(result):
             if tensor not in self._known:
                 self._known[tensor] = True
+        return result
+
+    def _is_fixed(self, func: Any, given: list[Tensor]) -> bool:
+        """Whether what an operator makes is the same in every replay."""
+        return all(tensor in self._fixed for tensor in given) if given else func.overloadpacket is torch.ops.aten.arange
+
+    def _aside(self, work: Callable[[], Any]) -> Any:
+        result = self._recorder.aside(work)
+        for tensor in tensors_in(result):
+            self._fix(tensor)
         return result
 
     def _note_outside(self, tensor: Tensor) -> None:

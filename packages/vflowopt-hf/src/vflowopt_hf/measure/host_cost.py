@@ -1,7 +1,8 @@
 """What pruning costs the host: operators, Python calls, waits and copies of a prefill and of a decoding step.
 
 On models as deep as published ones and so narrow that nothing but the host counts: their shapes are called
-``...-narrow``. ``python -m vflowopt_hf.measure.host_cost`` prints a table (``make host-cost``).
+``...-narrow``. ``python -m vflowopt_hf.measure.host_cost`` prints a table (``make host-cost``), with ``--graphs`` that of
+prefills which are replayed (:mod:`vflowopt_hf.measure.replay_cost`).
 """
 
 import argparse
@@ -23,6 +24,7 @@ from vflowopt.adapter import Adapter, Inputs, strategy_of
 from vflowopt.benchmark.timing import Spread
 from vflowopt.strategies.reading import read_strategy
 from vflowopt_hf.graphs.watch import tensors_in, waits
+from vflowopt_hf.measure import replay_cost
 from vflowopt_hf.measure.bench.inputs import repeated
 from vflowopt_hf.measure.markdown import print_row
 from vflowopt_hf.upstream import cache_from, with_cache
@@ -201,11 +203,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--strategies", default=",".join(STRATEGIES), help="presets or budgets, separated by commas")
     parser.add_argument("--batches", default="1,8", help="separated by commas")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--graphs", action="store_true", help="what prefills that are replayed do outside recordings")
     options = parser.parse_args(arguments)
     known = shapes()
     names = options.shapes.split(",") if options.shapes else [name for name in known if name.endswith(NARROW)]
-    print_row(HEADER)
-    print_row(["---"] * len(HEADER))
+    header = replay_cost.HEADER if options.graphs else HEADER
+    print_row(header)
+    print_row(["---"] * len(header))
     for name in names:
         adapter, shape = known[name]
         model = shape.build(options.device, "auto")
@@ -213,7 +217,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         wanted = {text: read_strategy(text) for text in options.strategies.split(",")}
         strategies = {text: strategy_of(adapter, model, strategy) for text, strategy in wanted.items()}
         batches = [int(batch) for batch in options.batches.split(",")]
-        for row in rows(name, adapter, model, inputs, strategies, batches, options.rounds):
+        if options.graphs:
+            found = replay_cost.rows(name, adapter.family, model, inputs, strategies, batches)
+        else:
+            found = rows(name, adapter, model, inputs, strategies, batches, options.rounds)
+        for row in found:
             print_row(row)
 
 

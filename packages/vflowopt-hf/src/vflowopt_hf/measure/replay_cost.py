@@ -1,18 +1,19 @@
 """What the host still does in a prefill that is replayed: operators and calls outside the recordings.
 
-The device idles while the host comes to the tower's recording, and where it has nothing to do before the decoder's: so
-counts are told for three spans of a prefill. On a CPU a tape of operators stands for a graph.
+The device has nothing to do until the host has launched the tower. What the host does then is hidden, as long as tower
+and decoder take longer than it does. So counts are told for three spans of a prefill. On a CPU a tape of operators stands
+for a graph. ``python -m vflowopt_hf.measure.host_cost --graphs`` prints a table.
 """
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from vflowopt import Strategy
@@ -21,8 +22,8 @@ from vflowopt_hf.family import Family
 from vflowopt_hf.graphs.recorder import Recorder, recorder_for
 from vflowopt_hf.graphs.store import Graphs
 from vflowopt_hf.graphs.tape import Tape
-from vflowopt_hf.graphs.watch import waits
 from vflowopt_hf.hooks.installing import replaced
+from vflowopt_hf.measure.bench.inputs import repeated
 from vflowopt_hf.pruning.session import Session
 from vflowopt_hf.vision.graphed_tower import tower_of
 
@@ -37,13 +38,11 @@ class Span:
     """What the host does in one span.
 
     Attributes:
-        operators: calls of aten operators.
-        waits: those of them that wait for what they are called with, be it on the host or the device.
+        operators: calls of aten operators, be it on the device or the host.
         calls: of functions, of Python and of C.
     """
 
     operators: int = 0
-    waits: int = 0
     calls: int = 0
 
 
@@ -97,9 +96,7 @@ class _Operators(TorchDispatchMode):
         self._count = count
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        span = self._count.span
-        span.operators += 1
-        span.waits += waits(func, args, kwargs or {})
+        self._count.span.operators += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -125,7 +122,22 @@ class _Watched(Graphs):
             return super().reason_against(tensors)
 
 
-def replay_cost(family: Family, model: Any, inputs: Inputs, strategy: Strategy) -> Mapping[str, list[Span]]:
+HEADER = ("shape", "strategy", "batch", "span", "operators, unpruned / replayed", "calls, unpruned / replayed")
+
+
+def rows(
+    name: str, family: Family, model: Any, one: Inputs, strategies: Mapping[str, Strategy], batches: Sequence[int]
+) -> Iterator[tuple[str, ...]]:
+    """Rows of the table: for every strategy, batch and span."""
+    for text, strategy in strategies.items():
+        for batch in batches:
+            full, ours = replay_cost(family, model, repeated(one, batch), strategy)
+            for span, *found in zip(SPANS, full, ours, strict=True):
+                told = (" / ".join(f"{getattr(own, n):,}" for own in found) for n in ("operators", "calls"))
+                yield name, text, str(batch), span, *told
+
+
+def replay_cost(family: Family, model: Any, inputs: Inputs, strategy: Strategy) -> tuple[list[Span], list[Span]]:
     """What the host does outside tower and decoder in an unpruned prefill, and outside the recordings in a pruned one.
 
     Args:
@@ -135,12 +147,12 @@ def replay_cost(family: Family, model: Any, inputs: Inputs, strategy: Strategy) 
         strategy: what prunes.
 
     Returns:
-        For ``"unpruned"`` and ``"replayed"`` one entry for each of :data:`SPANS`.
+        Of the unpruned and of the pruned prefill, one entry for each of :data:`SPANS`.
 
     Raises:
         RuntimeError: tower or decoder cannot be recorded.
     """
-    return {"unpruned": _unpruned(family, model, inputs), "replayed": _replayed(family, model, inputs, strategy)}
+    return _unpruned(family, model, inputs), _replayed(family, model, inputs, strategy)
 
 
 def _unpruned(family: Family, model: Any, inputs: Inputs) -> list[Span]:

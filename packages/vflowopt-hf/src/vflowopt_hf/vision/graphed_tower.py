@@ -1,20 +1,25 @@
 """The vision tower as a recording: its forward, with what was noted of its attention on the way."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vflowopt_hf.graphs.modules import Recorded
 from vflowopt_hf.graphs.store import Graphs
-from vflowopt_hf.graphs.trees import UnknownArgumentError, signature, tensors_of
+from vflowopt_hf.graphs.trees import UnknownArgumentError, is_whole, numbers_in, signature, tensors_of
 from vflowopt_hf.graphs.watch import UnrecordableError
 from vflowopt_hf.hooks.installing import replaced
 
 PART = "vision tower"
+
+
+def _sizes(tensor: Tensor) -> Hashable:
+    """What a native-resolution tower computes places and ends of pictures from, and reads back from the device."""
+    return numbers_in(tensor) if is_whole(tensor) else None
 
 
 def tower_of(backbone: nn.Module, attention: nn.Module) -> nn.Module:
@@ -51,7 +56,7 @@ def graphed_tower(tower: nn.Module, graphs: Graphs, noted: Callable[[], list[lis
                     del entries[start:]
 
         try:
-            output, made = graphs.run(PART, key, (args, kwargs), run)
+            output, made = graphs.run(PART, key, (args, kwargs), run, is_whole)
         except UnrecordableError as error:
             graphs.fall_back(PART, str(error))
             return original(*args, **kwargs)
@@ -65,7 +70,7 @@ def graphed_tower(tower: nn.Module, graphs: Graphs, noted: Callable[[], list[lis
         reason = reason or graphs.reason_against(tensors)
         try:
             if reason is None:
-                return signature((args, kwargs)), state
+                return signature((args, kwargs), _sizes), state
         except UnknownArgumentError as error:
             reason = str(error)
         graphs.fall_back(PART, reason)
