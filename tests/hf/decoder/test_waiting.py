@@ -16,6 +16,7 @@ from vflowopt.components.schedule import Progressive
 from vflowopt.methods import PyramidDrop
 from vflowopt_hf.hooks.installing import replaced
 from vflowopt_hf.testing.subject import Subject
+from vflowopt_hf.vision.graphed_tower import tower_of
 
 
 def subject(family):
@@ -39,10 +40,11 @@ def recording(own, waits):
 
 @contextmanager
 def _quiet_masks(backbone, waits):
-    if hasattr(backbone, "get_placeholder_mask"):
-        with replaced(backbone, "get_placeholder_mask", waits.quiet_on_host(backbone.get_placeholder_mask)):
-            yield
-    else:
+    """Nor does what is computed on the host wait, of token ids that are there."""
+    with ExitStack() as stack:
+        for name in ("get_placeholder_mask", "get_rope_index"):
+            if hasattr(backbone, name):
+                stack.enter_context(replaced(backbone, name, waits.quiet_on_host(getattr(backbone, name))))
         yield
 
 
@@ -80,18 +82,21 @@ def test_pruning_adds_nothing_to_wait_for(family):
         assert not ours - upstream
 
 
-@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "vipllava"])
+@pytest.mark.parametrize(
+    "family", ["llava", "llava_next", "llava_onevision", "vipllava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+)
 def test_nothing_waits_for_the_tower_but_who_wants_the_logits(family):
     """From the tower's output to the logits, what upstream waits for is answered from the host as well."""
     own = subject(family)
     batch, waits = own.batch(own.image(0)), Waits()
-    tower = own.model.model.vision_tower
+    backbone = own.family.backbone(own.model)
+    tower = tower_of(backbone, own.family.vision_attention(own.model))
     begin = tower.register_forward_hook(lambda *_: setattr(waits, "recording", True))
     end = own.model.lm_head.register_forward_hook(lambda *_: setattr(waits, "recording", False))
     for strategy in (None, own.strategy(batch)):
         waits.found.clear()
         with ExitStack() as stack, torch.no_grad(), waits:
-            stack.enter_context(_quiet_masks(own.family.backbone(own.model), waits))
+            stack.enter_context(_quiet_masks(backbone, waits))
             if strategy is not None:
                 stack.enter_context(own.prune(strategy))
                 own.model(**batch.inputs)  # what depends on the layout is copied to the device once

@@ -19,6 +19,7 @@ class Qwen2VL(Family):
     """See the module's docstring."""
 
     name: ClassVar[str] = "qwen2-vl"
+    host_arguments: ClassVar[frozenset[str]] = frozenset({"image_grid_thw", "video_grid_thw"})
     repeats_placeholders: ClassVar[bool] = True
     pixel_statistics: ClassVar[PixelStatistics] = PixelStatistics(
         mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)

@@ -32,8 +32,8 @@ class Watch(TorchDispatchMode):
     copied beside the recording. Refused are operators that wait for the device, bring memory back from it, or change
     what others use: a recording that fails in the middle would leave the device in a state that others would feel.
 
-    Numbers that are the same in every replay are worked with beside the recording, too, and may be waited for there: what
-    such whole numbers are, as sizes of pictures, and what follows from them alone.
+    Numbers that are the same in every replay, such as sizes of pictures, and what follows from them, are worked with
+    beside the recording, too; there they may be waited for.
 
     Args:
         recorder: records meanwhile.

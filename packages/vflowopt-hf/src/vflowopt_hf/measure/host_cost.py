@@ -1,8 +1,8 @@
 """What pruning costs the host: operators, Python calls, waits and copies of a prefill and of a decoding step.
 
 On models as deep as published ones and so narrow that nothing but the host counts: their shapes are called
-``...-narrow``. ``python -m vflowopt_hf.measure.host_cost`` prints a table (``make host-cost``), with ``--graphs`` that of
-prefills which are replayed (:mod:`vflowopt_hf.measure.replay_cost`).
+``...-narrow``. ``python -m vflowopt_hf.measure.host_cost`` prints a table (``make host-cost``), with ``--graphs`` that
+of prefills which are replayed (:mod:`vflowopt_hf.measure.replay_cost`).
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """What the host still does in a prefill that is replayed: operators and calls outside the recordings.
 
 The device has nothing to do until the host has launched the tower. What the host does then is hidden, as long as tower
-and decoder take longer than it does. So counts are told for three spans of a prefill. On a CPU a tape of operators stands
-for a graph. ``python -m vflowopt_hf.measure.host_cost --graphs`` prints a table.
+and decoder take longer than it does. So counts are told for three spans of a prefill. On a CPU a tape of operators
+stands for a graph. ``python -m vflowopt_hf.measure.host_cost --graphs`` prints a table.
 """
 
 import functools

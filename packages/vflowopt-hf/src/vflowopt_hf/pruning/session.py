@@ -44,6 +44,7 @@ from vflowopt_hf.pruning.outcome import Outcome
 from vflowopt_hf.pruning.placeholder_masks import placeholders_on_host
 from vflowopt_hf.pruning.prompt import Prompt
 from vflowopt_hf.pruning.requirements import VALUES
+from vflowopt_hf.pruning.rotary_positions import METHOD, positions_on_host
 from vflowopt_hf.upstream import cache_in
 from vflowopt_hf.vision.class_rows import vision_depth
 from vflowopt_hf.vision.encoders import EncoderTap, Encoding, tap_encoders
@@ -59,6 +60,7 @@ class ModelForward(Forward):
         made: what was.
         ids: int64 [batch, queries], on the host; ``None`` in a decoding step.
         mask: what there is of an attention mask, likewise.
+        copies: other whole numbers of its arguments, with their copies on the host, where upstream reads them.
         following: tokens at its end that come after the prompt.
         planned: whether the decoder has begun.
         outcome: what a prefill did.
@@ -71,6 +73,7 @@ class ModelForward(Forward):
     made: list[Encoding] = field(default_factory=list)
     ids: Tensor | None = None
     mask: Any = None
+    copies: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     following: int = 0
     planned: bool = False
     outcome: Outcome | None = None
@@ -176,6 +179,7 @@ class Session(Installed):
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.enter_context(at_end(module, self._leave))
         stack.enter_context(placeholders_on_host(self._backbone, self._on_host))
+        stack.enter_context(positions_on_host(self._backbone, self._copy_of))
         decoder, take = self._family.decoder(self._model), self._family.take_residuals
         staged = StagedDecoder(decoder, self._begin, take, attention_use(self._strategy))
         stack.enter_context(staged.installed())
@@ -266,6 +270,11 @@ class Session(Installed):
         # Copied before the vision tower runs: nothing waits for the device after it.
         mask = token_mask(arguments.get("attention_mask"), ids.shape[1], cache)
         forward.ids, forward.mask = ids.cpu(), mask.cpu() if isinstance(mask, Tensor) else mask
+        if arguments.get("position_ids") is None and hasattr(self._backbone, METHOD):
+            read = [
+                value for value in arguments.values() if isinstance(value, Tensor) and not value.is_floating_point()
+            ]
+            forward.copies = [(value, value.cpu()) for value in read]
         if cache is None or not int(cache.get_seq_length()):
             self._note(forward)
 
@@ -274,6 +283,12 @@ class Session(Installed):
         forward = self._running.innermost
         own = None if forward is None else forward.ids
         return own if own is not None and own.shape == ids.shape else None
+
+    def _copy_of(self, tensor: Tensor) -> Tensor | None:
+        """An argument of the prefill that runs, on the host."""
+        forward = self._running.innermost
+        copies = [] if forward is None else forward.copies
+        return next((copy for given, copy in copies if given is tensor), None)
 
     def _note(self, forward: ModelForward) -> Outcome:
         """From now on, this thread's report is that of a forward."""

@@ -13,8 +13,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from vflowopt.arrays import HostInts
 from vflowopt.errors import UnsupportedOperationError
 from vflowopt_hf.family import Family, Unit
@@ -28,6 +26,7 @@ from vflowopt_hf.vision.capture import TorchAttention, VisionCapture, capture_at
 from vflowopt_hf.vision.class_rows import ClassRowCapture, ClassRows, capture_class_rows
 from vflowopt_hf.vision.features import Features
 from vflowopt_hf.vision.graphed_tower import graphed_tower, tower_of
+from vflowopt_hf.vision.host_arguments import HostArguments
 from vflowopt_hf.vision.layer_sources import LayerCapture, capture_layers
 from vflowopt_hf.vision.observing import is_observed
 from vflowopt_hf.vision.resampling import capture_resampler, resampled
@@ -164,10 +163,13 @@ def tap_encoders(
             decoder = unwrapped(family.decoder(model))
             seen = [module for module in backbone.modules() if is_observed(module)]
             stack.enter_context(eagerly(model, seen, lambda module: decoder in module.modules()))
-            if graphs is not None:
+            host = HostArguments(family.host_arguments)
+            if graphs is not None or family.host_arguments:
                 tower, recorders = tower_of(backbone, observed), (capture, earlier, others)
-                noted = functools.partial(_noted, recorders)
-                stack.enter_context(graphed_tower(tower, graphs, noted))
+            if graphs is not None:
+                stack.enter_context(graphed_tower(tower, graphs, functools.partial(_noted, recorders)))
+            if family.host_arguments:
+                stack.enter_context(host.kept_from(tower))
             for name, method in family.without_waits(backbone).items():
                 stack.enter_context(replaced(backbone, name, method))
             for modality in MODALITIES:
@@ -176,7 +178,7 @@ def tap_encoders(
                 if original is not None:
                     original = as_written(original)
                     recording = (capture, earlier, others, resampler)
-                    encode = _observed(original, family, model, modality, tap, door, *recording, graphs)
+                    encode = _observed(original, family, model, modality, tap, door, host, *recording, graphs)
                     stack.enter_context(replaced(backbone, name, encode))
         stack.callback(door.close)
         yield tap
@@ -189,6 +191,7 @@ def _observed(
     modality: str,
     tap: EncoderTap,
     door: Door,
+    host: HostArguments,
     capture: VisionCapture,
     earlier: ClassRowCapture,
     others: LayerCapture,
@@ -208,7 +211,7 @@ def _observed(
             door.leave()
 
     def observe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        args, kwargs = _on_host(signature, args, kwargs, family.host_arguments)
+        args, kwargs = host.placed(signature, args, kwargs)
         arguments = signature.bind(*args, **kwargs).arguments
         key = None if graphs is None or resampler is not None else _key(modality, arguments)
         find = functools.partial(family.units, model, modality, arguments)
@@ -252,18 +255,6 @@ def _key(modality: str, arguments: Mapping[str, Any]) -> Hashable | None:
     """See :attr:`Encoding.key`."""
     told = identity(arguments)
     return None if told is None else (modality, told)
-
-
-def _on_host(
-    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any], names: Collection[str]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of a call, tensors of some names on the host."""
-
-    def placed(name: str, value: Any) -> Any:
-        return value.cpu() if name in names and isinstance(value, Tensor) else value
-
-    named = tuple(placed(name, value) for name, value in zip(signature.parameters, args, strict=False))
-    return (*named, *args[len(named) :]), {name: placed(name, value) for name, value in kwargs.items()}
 
 
 def _noted(recorders: Sequence[VisionCapture | ClassRowCapture | LayerCapture]) -> list[list[Any]]:
