@@ -31,7 +31,7 @@ def changed(tree: Any, change: Change) -> Any:
     """The same tree with every tensor changed; what holds no tensor is the same object."""
     if isinstance(tree, Tensor):
         return change(tree)
-    handed_on = _handed_on(type(tree))
+    handed_on = _handed_on(type(tree))  # type: ignore[arg-type]  # types are hashable
     return tree if handed_on is None else handed_on(tree, change)
 
 

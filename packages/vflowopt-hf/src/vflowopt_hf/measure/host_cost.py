@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--graphs", action="store_true", help="what prefills that are replayed do outside recordings")
     options = parser.parse_args(arguments)
-    known = shapes()
+    known: Mapping[str, tuple[Any, Any]] = shapes()
     names = options.shapes.split(",") if options.shapes else [name for name in known if name.endswith(NARROW)]
     header = replay_cost.HEADER if options.graphs else HEADER
     print_row(header)

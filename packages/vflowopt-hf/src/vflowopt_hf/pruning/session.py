@@ -313,8 +313,9 @@ class Session(Installed):
             return
         if forward.module is self._backbone:
             outcome.states = state_bytes(cache_in(output) if isinstance(output, Mapping) else None)
-        if forward.outer is not None and forward.outer.module is not module:
-            forward.outer.outcome = outcome  # it has yet to launch the logits: nothing is waited for before
+        caller: Any = forward.outer
+        if caller is not None and caller.module is not module:
+            caller.outcome = outcome  # it has yet to launch the logits: nothing is waited for before
             return
         outcome.require_finite()
         self._finished = outcome
