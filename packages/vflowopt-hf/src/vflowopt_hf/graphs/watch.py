@@ -97,6 +97,8 @@ class Watch(TorchDispatchMode):
 
     def _is_fixed(self, func: Any, given: list[Tensor]) -> bool:
         """Whether what an operator makes is the same in every replay."""
+        if func._schema.is_mutable:  # what was recorded before would read what it changes in every replay
+            return False
         return all(tensor in self._fixed for tensor in given) if given else func.overloadpacket is torch.ops.aten.arange
 
     def _aside(self, work: Callable[[], Any]) -> Any:
