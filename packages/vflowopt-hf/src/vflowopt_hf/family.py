@@ -90,9 +90,9 @@ class Family(ABC):
         return self.class_tokens
 
     host_arguments: ClassVar[frozenset[str]] = frozenset()
-    """Tensors among the arguments of upstream's encoders that it reads as Python numbers, or hands on to the tower. They
-    are brought to the host before the tower runs, as reading them after it would wait for it; the tower gets them as they
-    came."""
+    """Tensors among the arguments of upstream's encoders that it reads as Python numbers, or hands on to the tower.
+    They are brought to the host before the tower runs, as reading them after it would wait for it; the tower gets them
+    as they came."""
 
     def backbone(self, model: Any) -> nn.Module:
         """The multimodal module whose forward takes token ids and pixels and calls vision tower and decoder.
