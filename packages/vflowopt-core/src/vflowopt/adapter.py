@@ -135,6 +135,15 @@ class SamplingEvaluator(Protocol):
 
 
 @runtime_checkable
+class RescoringEvaluator(Protocol):
+    """What an evaluator offers besides if a search is to rank anew inside the decoder; optional."""
+
+    def can_rescore(self, stages: Sequence[int]) -> bool:
+        """Whether tokens can be ranked by the decoder's own attention before each of these layers but layer 0."""
+        ...
+
+
+@runtime_checkable
 class Adapter(Protocol):
     """One model family, as the core sees it."""
 

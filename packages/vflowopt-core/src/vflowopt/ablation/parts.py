@@ -46,6 +46,7 @@ PARTS: Mapping[str, Part] = {
     "diversity": Part("diversity (delta = 0)", {"diversity": 0.0}),
     "mass": Part("mass (gamma = 0)", {"mass": 0.0}),
     "separators": Part("dropped separators (all kept)", {"separators": "keep"}),
+    "rescoring": Part("ranking anew by the text's attention", {"rescorer": "none"}),
     "scorer": Part("other scorers (calibrated attention)", {"scorer": "calibrated-attention"}),
 }
-"""Parts by name; the last four are not in the paper."""
+"""Parts by name; the last five are not in the paper."""

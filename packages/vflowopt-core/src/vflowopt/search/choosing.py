@@ -1,8 +1,8 @@
 """Which of the evaluated strategies a search returns: by the model of the surface and a race, not by the best sample.
 
 The model's mean at an evaluated point also counts what was seen around it; a lucky evaluation does not stand out
-there. The best few by it race on fresh samples (:mod:`vflowopt.search.race`). Of those that are left the highest score
-over both counts, where the model's mean stands for the samples that the search saw. Scores are compared to
+there. The best few by it race on fresh samples (:mod:`vflowopt.search.race`). The highest score over both counts, where
+the model's mean stands for the samples that the search saw. Scores are compared to
 :data:`vflowopt.search.surface.PRECISION` decimal places, and of equal ones the earlier evaluation is taken, so that
 rounding errors of another machine choose no other.
 """
@@ -161,8 +161,10 @@ def select(surface: Surface, budget: float, races: Races | None) -> Selected:
         index: (races.seen * expected[index] + sum(similarities)) / (races.seen + len(similarities))
         for index, similarities in fresh.items()
     }
-    chosen, *equal = _ranked(combined)
-    errors = [Difference.of(fresh[chosen], fresh[index]).error for index in equal]
+    chosen, *others = _ranked(combined)
+    differences = {index: Difference.of(fresh[chosen], fresh[index]) for index in others}
+    equal = [index for index in others if not differences[index].is_certain]
+    errors = [differences[index].error for index in equal]
     return Selected(
         budget=budget,
         entry=history[chosen],

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
-from vflowopt.adapter import Evaluator
+from vflowopt.adapter import Evaluator, RescoringEvaluator
 from vflowopt.budgets.requests import RequestBudget, Workload
 from vflowopt.components.schedule import check_budget
 from vflowopt.errors import BudgetError, InputError, StrategyError, shown
-from vflowopt.strategies.choices import Setting
+from vflowopt.strategies.choices import NO_RESCORER, Setting
 from vflowopt.strategies.front import StrategyFront
 from vflowopt.strategies.space import SearchSpace
 from vflowopt.strategies.strategy import Strategy
@@ -125,7 +125,19 @@ class Settings:
                 "none of the samples has a visual token, so there is nothing to prune; add images or videos"
             )
         smallest = SearchSpace.of(self.budgets[-1], evaluator.num_layers, units, self.stages, self.fixed)
+        inside = any(smallest.stages) and isinstance(evaluator, RescoringEvaluator)
+        if not (inside and evaluator.can_rescore(smallest.stages)):
+            smallest = self._without_rescorer(smallest)
         return replace(smallest, budget=self.budget)
+
+    def _without_rescorer(self, space: SearchSpace) -> SearchSpace:
+        """The space where nothing ranks inside the decoder."""
+        if self.fixed.get("rescorer", NO_RESCORER) != NO_RESCORER:
+            raise StrategyError(
+                f"rescorer is fixed at {self.fixed['rescorer']}, but of the stages {space.stages} none is inside the "
+                f"decoder and behind a layer whose attention can be looked at; choose other stages"
+            )
+        return replace(space, fixed={**space.fixed, "rescorer": NO_RESCORER})
 
 
 def _listed(name: str, values: Iterable[Item]) -> tuple[Item, ...]:

@@ -12,7 +12,10 @@ from vflowopt.components.mass import LogMass
 from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive
 from vflowopt.components.scorer import CalibratedAttention
+from vflowopt.components.stage_scoring import StageScorer
 from vflowopt.methods.divprune import DivPrune
+from vflowopt.methods.fastv import FastV
+from vflowopt.methods.scope import SCOPE
 from vflowopt.strategies.front import StrategyFront
 from vflowopt.strategies.shipped import preset_names
 from vflowopt.strategies.space import Point, SearchSpace
@@ -27,25 +30,26 @@ def known_good(space: SearchSpace) -> list[Start]:
 
     1. ``mean-attention``: plain mean attention, flat retention, no merging: the baseline that needs no search.
     2. ``divprune-mass``: DivPrune with a mass of 1, flat.
-    3. ``diverse-mass``: mean attention with a diversity and a mass of 0.5, flat.
-    4. ``diverse-early``: a diversity of 0.5, each stage keeping a quarter of what the stage before kept.
-    5. ``divprune-halving``: DivPrune with a mass of 0.5, each stage keeping half of what the stage before kept.
-    6. ``calibrated``: t = 1.5 and a cell of 3.5, flat retention.
+    3. ``divprune-halving``: DivPrune with a mass of 0.5, each stage keeping half of what the stage before kept, ranked
+       anew by the decoder's attention.
+    4. ``diverse-early``: a diversity of 0.9, each stage keeping a fifth of what the stage before kept, ranked anew.
+    5. ``scope-mass``: SCOPE with a mass of 1, flat.
+    6. ``diverse-halving``: a diversity of 0.9 and a mass of 0.5, each stage keeping half, ranked anew.
     7. ``FAMILY/BUDGET``: the published preset with the nearest budget (if the search has as many stages).
-    8. ``calibrated-halving``: as 6, each stage keeping half of what the stage before kept.
+    8. ``calibrated-halving``: t = 1.5 and a cell of 3.5, each stage keeping half.
 
     Variables that the space has fixed are fixed in the starts, too.
     """
     stages = len(space.stages)
-    flat, halving, early = (tuple(share**stage for stage in range(stages)) for share in (1.0, 0.5, 0.25))
-    attention = CalibratedAttention()
+    flat, halving, early = (tuple(share**stage for stage in range(stages)) for share in (1.0, 0.5, 0.2))
+    attention, diverse, anew = CalibratedAttention(), CalibratedAttention(diversity=0.9), FastV()
     starts = [
         ("mean-attention", _point(space, flat, attention)),
         ("divprune-mass", _point(space, flat, DivPrune(), mass=1.0)),
-        ("diverse-mass", _point(space, flat, CalibratedAttention(diversity=0.5), mass=0.5)),
-        ("diverse-early", _point(space, early, CalibratedAttention(diversity=0.5))),
-        ("divprune-halving", _point(space, halving, DivPrune(), mass=0.5)),
-        ("calibrated", _point(space, flat, CalibratedAttention(threshold=1.5), cell=3.5)),
+        ("divprune-halving", _point(space, halving, DivPrune(), mass=0.5, rescorer=anew)),
+        ("diverse-early", _point(space, early, diverse, rescorer=anew)),
+        ("scope-mass", _point(space, flat, SCOPE(), mass=1.0)),
+        ("diverse-halving", _point(space, halving, diverse, mass=0.5, rescorer=anew)),
         *_nearest_preset(space),
         ("calibrated-halving", _point(space, halving, CalibratedAttention(threshold=1.5), cell=3.5)),
     ]
@@ -79,13 +83,20 @@ def _brought(space: SearchSpace, known: Strategy | StrategyFront) -> Point:
 
 
 def _point(
-    space: SearchSpace, shape: tuple[float, ...], scorer: Scorer, *, cell: float = 1.0, mass: float = 0.0
+    space: SearchSpace,
+    shape: tuple[float, ...],
+    scorer: Scorer,
+    *,
+    cell: float = 1.0,
+    mass: float = 0.0,
+    rescorer: StageScorer | None = None,
 ) -> Point:
     strategy = Strategy(
         scorer=scorer,
         schedule=Progressive.from_cumulative(space.stages, space.fit(shape)),
         recycler=GridRecycler(cell=min(cell, space.max_cell)),
         mass=LogMass(gamma=mass) if mass else None,
+        rescorer=rescorer,
     )
     return space.to_unit(space.impose(strategy))
 

@@ -1,12 +1,14 @@
-"""The scorers between which a search chooses, and which of its variables mean something to each."""
+"""The scorers and rescorers between which a search chooses, and which of its variables mean something to each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vflowopt.components import Scorer
 from vflowopt.components.scorer import CalibratedAttention
+from vflowopt.components.stage_scoring import StageScorer
 from vflowopt.errors import StrategyError
 from vflowopt.methods.divprune import DivPrune
+from vflowopt.methods.fastv import FastV
 from vflowopt.methods.mmr import MMR
 from vflowopt.methods.scope import SCOPE
 
@@ -62,6 +64,11 @@ SCORERS: Mapping[str, ScorerChoice] = {
     )
 }
 """By name. All families offer what they need; MMR and SCOPE use a class token's attention where there is one."""
+
+NO_RESCORER = "none"
+
+RESCORERS: Mapping[str, StageScorer | None] = {NO_RESCORER: None, "fastv": FastV()}
+"""What may rank at stages inside the decoder, by name; "none" leaves it to the scorer."""
 
 SCORER_VARIABLES = ("threshold", "entropy_weight", "diversity")
 """Variables that mean something to some scorers only."""

@@ -35,7 +35,7 @@ Point = tuple[float, ...]
 """A point of the unit cube."""
 
 PAPER: Mapping[str, Setting] = {
-    "scorer": "calibrated-attention", "diversity": 0.0, "mass": 0.0, "separators": "keep",
+    "scorer": "calibrated-attention", "diversity": 0.0, "mass": 0.0, "separators": "keep", "rescorer": "none",
 }  # fmt: skip
 """Fixed variables that leave the paper's own space: the split, t, alpha and a."""
 
@@ -49,7 +49,7 @@ class SearchSpace:
 
     The coordinates are the stage split (S - 1) and :data:`vflowopt.strategies.variables.VARIABLES`, less those that are
     fixed. The corner 0 is flat retention, plain mean attention, no entropy, no merging (a cell of 1 holds one token),
-    no diversity, no mass, separators kept.
+    no diversity, no mass, separators kept, ranked once.
 
     Attributes:
         budget: average retention in (0, 1] that every strategy meets to 1e-9.
@@ -57,7 +57,8 @@ class SearchSpace:
         stages: decoder layers before which to prune.
         max_cell: upper end of the cell's scale, in tokens.
         fixed: values of variables that do not vary, by name: ``{"diversity": 0}`` has no diversity, ``{"cell": 1}``
-            never merges. :data:`PAPER` leaves the paper's own space.
+            never merges. :data:`PAPER` leaves the paper's own space. Without stages inside the decoder nothing ranks
+            there.
 
     Raises:
         BudgetError: no split meets the budget; names the smallest budget that one does.

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias, cast, get_args
 
-from vflowopt.components import Component, Mass, Recycler, Scorer
+from vflowopt.components import Component, Mass, Recycler, Schedule, Scorer
 from vflowopt.components.mass import LogMass
 from vflowopt.components.recycle import GridRecycler
-from vflowopt.components.schedule import Progressive, check_budget
+from vflowopt.components.schedule import Progressive, check_budget, default_stages
 from vflowopt.components.stage_scoring import FittedScorer, StageScorer
 from vflowopt.discovery.registry import component_types
 from vflowopt.errors import BudgetError, InputError, StrategyError, shown
@@ -51,7 +51,7 @@ def specified(text: str) -> StrategyFor:
         )
     budget, *pairs = rest.split(",")
     options = dict(_option(text, pair) for pair in pairs)
-    named, gamma = options.pop("recycler", None), options.pop("mass", None)
+    named, gamma, ranking = (options.pop(name, None) for name in ("recycler", "mass", "rescorer"))
     separators = _separators(text, options.pop("separators", SEPARATORS))
     recycling = {"cell": options.pop("cell")} if "cell" in options else {}
     staged = issubclass(kind, StageScorer) and not issubclass(kind, FittedScorer)  # whose stages are fitted
@@ -62,6 +62,7 @@ def specified(text: str) -> StrategyFor:
         scorer = cast("Scorer", _build(text, kind, options))
         recycler = _recycler(text, scorer, named, recycling)
         mass = None if gamma is None else cast("Mass", _build(text, LogMass, {"gamma": gamma}))
+        rescorer = None if ranking is None else _rescorer(text, scorer, ranking)
         numbers = None if stages is None else [int(stage) for stage in stages.split("/")]
     except (StrategyError, BudgetError):
         raise
@@ -74,11 +75,20 @@ def specified(text: str) -> StrategyFor:
 
     def for_depth(num_layers: int) -> Strategy:
         with _named(text):
+            schedule: Schedule = Progressive.flat(retention)
             if isinstance(scorer, StageScorer):
                 schedule = scorer.schedule(retention, num_layers, numbers)
-            else:
-                schedule = Progressive.flat(retention)
-            return Strategy(scorer=scorer, schedule=schedule, recycler=recycler, mass=mass, separators=separators)
+            elif rescorer is not None:
+                inside = tuple(dict.fromkeys(default_stages(num_layers)))
+                schedule = Progressive.geometric(retention, inside, num_layers)
+            return Strategy(
+                scorer=scorer,
+                schedule=schedule,
+                recycler=recycler,
+                mass=mass,
+                rescorer=rescorer,
+                separators=separators,
+            )
 
     return for_depth
 
@@ -115,6 +125,18 @@ def _recycler(text: str, scorer: Scorer, name: str | None, options: dict[str, st
     if options:
         raise StrategyError(f"{text!r}: without a recycler there is no {', '.join(options)}")
     return None
+
+
+def _rescorer(text: str, scorer: Scorer, name: str) -> Scorer:
+    """What ``rescorer=NAME`` says."""
+    known = {own: kind for own, kind in component_types("scorer").items() if issubclass(kind, StageScorer)}
+    if name not in known:
+        raise StrategyError(f"no rescorer is called {name!r} in {text!r}; there are: {', '.join(sorted(known))}")
+    if isinstance(scorer, StageScorer):
+        raise StrategyError(
+            f"{text!r}: {scorer.component_name()} ranks inside the decoder by itself; leave rescorer out"
+        )
+    return cast("Scorer", _build(text, known[name], {}))
 
 
 def _separators(text: str, value: str) -> Separators:

@@ -54,6 +54,8 @@ class Strategy(Value):
         schedule: says after which layers how many tokens remain.
         recycler: merges what the first stage prunes, or what every stage does; ``None`` drops it.
         mass: says how attention takes account of what retained tokens stand for; ``None``: as one token each.
+        rescorer: ranks what is left anew at every stage inside the decoder, by its attention; ``None``: the scorer's
+            importance ranks there, too.
         separators: what becomes of separators (:data:`vflowopt.plans.competitors.Separators`). In a file that does not
             say so, ``"keep"``: what was written before there was a choice prunes as it did.
         provenance: where the strategy comes from.
@@ -64,8 +66,25 @@ class Strategy(Value):
     schedule: Annotated[SerializeAsAny[Schedule], _resolve("schedule")]
     recycler: Annotated[SerializeAsAny[Recycler] | None, _resolve("recycler")] = None
     mass: Annotated[SerializeAsAny[Mass] | None, _resolve("mass")] = None
+    rescorer: Annotated[SerializeAsAny[Scorer] | None, _resolve("scorer")] = None
     separators: Separators = SEPARATORS
     provenance: Provenance | None = None
+
+    @model_validator(mode="after")
+    def _check_rescorer(self) -> "Strategy":
+        rescorer, scorer = self.rescorer, self.scorer
+        if rescorer is not None and not isinstance(rescorer, StageScorer):
+            known = sorted(name for name, kind in component_types("scorer").items() if issubclass(kind, StageScorer))
+            raise ValueError(
+                f"rescorer {rescorer.component_name()!r} ranks before the LLM only; those that rank inside the decoder "
+                f"are {', '.join(known)}"
+            )
+        if rescorer is not None and isinstance(scorer, StageScorer):
+            raise ValueError(
+                f"scorer {scorer.component_name()!r} ranks anew inside the decoder by itself: leave rescorer "
+                f"{rescorer.component_name()!r} out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_first_stage(self) -> "Strategy":
@@ -181,7 +200,8 @@ class Strategy(Value):
 
     def to_json(self) -> str:
         """The strategy as the text of its file."""
-        data = self.model_dump(mode="json", exclude={"mass"} if self.mass is None else None)
+        unused = {name for name in ("mass", "rescorer") if getattr(self, name) is None}
+        data = self.model_dump(mode="json", exclude=unused)
         if self.provenance is None:
             del data["provenance"]
         else:
@@ -205,7 +225,8 @@ class Strategy(Value):
 
     def __repr__(self) -> str:
         """Its components, each with what is not at its default, on one line."""
-        parts = [f"{part.kind}={part}" for part in components_of(self)]
+        fields = ("scorer", "schedule", "recycler", "mass", "rescorer")
+        parts = [f"{name}={part}" for name in fields if (part := getattr(self, name)) is not None]
         if self.separators != SEPARATORS:
             parts.append(f"separators={self.separators}")
         return f"Strategy({', '.join(parts)})"
@@ -215,6 +236,12 @@ class Strategy(Value):
     def with_provenance(self, provenance: Provenance) -> "Strategy":
         """The same strategy with another provenance."""
         return self.model_copy(update={"provenance": provenance})
+
+    @property
+    def stage_scorer(self) -> StageScorer | None:
+        """What ranks at stages inside the decoder by its attention, if anything does."""
+        ranking = self.rescorer or self.scorer
+        return ranking if isinstance(ranking, StageScorer) else None
 
     def average_retention(self, num_layers: int) -> float:
         """Average retention of a decoder with ``num_layers`` layers (paper Eq. 5)."""
@@ -238,7 +265,7 @@ class Strategy(Value):
     ) -> PlanDraft:
         """The plan as far as it can be made before the LLM.
 
-        That is all of it, unless the scorer ranks anew at every stage, or the recycler merges at every stage. The
+        That is all of it, unless tokens are ranked anew at every stage, or the recycler merges at every stage. The
         schedule's counts for a unit of this size are met, unless others are given
         (:func:`vflowopt.plans.sharing.counts_of`). For ``wait`` see :meth:`vflowopt.plans.planning.PlanDraft.start`.
         """
@@ -247,7 +274,7 @@ class Strategy(Value):
         draft = PlanDraft.start(
             importance, layout, boundaries, counts, self.recycler, context, self.mass, self.separators, wait=wait
         )
-        known = not isinstance(self.scorer, StageScorer) and not isinstance(self.recycler, StageRecycler)
+        known = self.stage_scorer is None and not isinstance(self.recycler, StageRecycler)
         while not draft.plan.is_complete and (known or boundaries[draft.stage] == 0 or not draft.prunes_next):
             draft = draft.decide()
         return draft
@@ -272,5 +299,5 @@ def _progressive(
 
 def components_of(strategy: Strategy) -> tuple[Component, ...]:
     """The strategy's components in the order in which they act."""
-    parts: tuple[Component | None, ...] = (strategy.scorer, strategy.schedule, strategy.recycler, strategy.mass)
+    parts = (strategy.scorer, strategy.schedule, strategy.recycler, strategy.mass, strategy.rescorer)
     return tuple(part for part in parts if part is not None)

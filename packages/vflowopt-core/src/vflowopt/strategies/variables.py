@@ -1,4 +1,4 @@
-"""What a search varies besides the split of the budget: a strategy's scorer, recycler, mass and separators."""
+"""What a search varies besides the split of the budget: a strategy's scorers, recycler, mass and separators."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive
 from vflowopt.errors import StrategyError, shown
 from vflowopt.plans.competitors import Separators
-from vflowopt.strategies.choices import SCORERS, Setting
+from vflowopt.strategies.choices import NO_RESCORER, RESCORERS, SCORERS, Setting
 from vflowopt.strategies.strategy import Strategy
 
 SEPARATOR_CHOICES: tuple[str, ...] = get_args(Separators)
@@ -91,7 +91,7 @@ class Choice:
 
 Scale: TypeAlias = LogScale | LinearScale | Choice
 
-VARIABLES = ("threshold", "entropy_weight", "cell", "diversity", "mass", "separators", "scorer")
+VARIABLES = ("threshold", "entropy_weight", "cell", "diversity", "mass", "separators", "rescorer", "scorer")
 """Names, in the order of a point's coordinates."""
 
 
@@ -104,6 +104,7 @@ def scales(max_cell: float = MAX_CELL) -> dict[str, Scale]:
         LinearScale(1.0),
         LinearScale(1.0),
         Choice(SEPARATOR_CHOICES),
+        Choice(tuple(RESCORERS)),
         Choice(tuple(SCORERS)),
     )
     return dict(zip(VARIABLES, ranges, strict=True))
@@ -170,6 +171,9 @@ def values_of(strategy: Strategy) -> dict[str, Setting]:
         raise StrategyError(f"the search varies grid recyclers; the strategy has {recycler.component_name()!r}")
     if mass is not None and not (isinstance(mass, LogMass) and not mass.weighted):
         raise StrategyError(f"the search varies log-mass that is not weighted; the strategy has {mass}")
+    rescorer = NO_RESCORER if strategy.rescorer is None else strategy.rescorer.component_name()
+    if strategy.rescorer != RESCORERS.get(rescorer):
+        raise StrategyError(f"the search varies the rescorers {', '.join(RESCORERS)}; the strategy has {rescorer!r}")
     found: dict[str, Setting] = {
         "threshold": 0.0,
         "entropy_weight": 0.0,
@@ -177,6 +181,7 @@ def values_of(strategy: Strategy) -> dict[str, Setting]:
         "diversity": 0.0,
         "mass": mass.gamma if mass else 0.0,
         "separators": strategy.separators,
+        "rescorer": rescorer,
         "scorer": scorer.component_name(),
     }
     return found | SCORERS[scorer.component_name()].values(scorer)
@@ -196,6 +201,7 @@ def strategy_of(values: Mapping[str, Setting], schedule: Progressive) -> Strateg
             "schedule": schedule,
             "recycler": GridRecycler.model_validate({"cell": values["cell"]}),
             "mass": LogMass.model_validate({"gamma": values["mass"]}) if values["mass"] else None,
+            "rescorer": RESCORERS[str(values["rescorer"])],
             "separators": values["separators"],
         }
     )

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from vflowopt import Strategy
-from vflowopt.components import Scorer
 from vflowopt.components.stage_scoring import StageScorer
 from vflowopt.plans.planning import PlanDraft
 from vflowopt_hf.plans.decoder_attention import AttentionCall
@@ -23,7 +22,7 @@ class StagePlan:
     """What one forward of the decoder prunes.
 
     Attributes:
-        scorer: ranks anew where stages are still to be decided.
+        scorer: ranks anew where stages are still to be decided, if it ranks there.
         boundaries: first decoder layer of each stage.
         drafts: of each unit.
         plans: the same with their places in the batch, as far as they are decided.
@@ -31,7 +30,7 @@ class StagePlan:
         stages: rows of the stages that are decided.
     """
 
-    scorer: Scorer
+    scorer: StageScorer | None
     boundaries: tuple[int, ...]
     drafts: tuple[PlanDraft, ...]
     plans: tuple[PlacedPlan, ...]
@@ -51,7 +50,7 @@ class StagePlan:
         if all(placed.plan.is_identity for placed in plans):
             return None
         drafts = tuple(unit.draft for unit in units)
-        return cls(strategy.scorer, strategy.schedule.boundaries, drafts, plans, table, table.stages(plans))
+        return cls(strategy.stage_scorer, strategy.schedule.boundaries, drafts, plans, table, table.stages(plans))
 
     def stage_at(self, layer: int) -> int | None:
         """The stage that decoder layer ``layer`` belongs to; ``None`` before the first."""
@@ -92,7 +91,7 @@ class StagePlan:
         if draft.stage > number:
             return draft
         with torch.no_grad():
-            if draft.prunes_next and isinstance(self.scorer, StageScorer):
+            if draft.prunes_next and self.scorer is not None:
                 assert call is not None
                 assert entered is not None
                 context = DecoderContext(draft.layout, self.table, unit, call, entered, self.before(number), hidden)
@@ -119,8 +118,7 @@ class AttentionUse:
 def attention_use(strategy: Strategy) -> AttentionUse:
     """What a strategy does with the decoder's attention."""
     boundaries, mass = strategy.schedule.boundaries, strategy.mass
-    looks = isinstance(strategy.scorer, StageScorer)
     return AttentionUse(
-        observed=tuple(boundary - 1 for boundary in boundaries if boundary > 0) if looks else (),
+        observed=tuple(boundary - 1 for boundary in boundaries if boundary > 0) if strategy.stage_scorer else (),
         biased=boundaries[0] if mass is not None and mass.acts else None,
     )

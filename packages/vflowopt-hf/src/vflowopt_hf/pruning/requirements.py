@@ -57,7 +57,8 @@ def check_fits(family: Family, model: Any, strategy: Strategy) -> None:
             )
     stage_widths(strategy.schedule.boundaries, num_layers(family, model))
     config: Any = family.decoder(model).config
-    attending_layers(config, attention_use(strategy).observed, f"{family.name}: {strategy.scorer.component_name()}")
+    ranking = strategy.stage_scorer or strategy.scorer
+    attending_layers(config, attention_use(strategy).observed, f"{family.name}: {ranking.component_name()}")
 
 
 def captures_more(strategy: Strategy) -> bool:

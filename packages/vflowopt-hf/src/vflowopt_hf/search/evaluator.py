@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vflowopt import Strategy, TokenLayout
 from vflowopt.adapter import Evaluation, Inputs
-from vflowopt.errors import InputError
+from vflowopt.errors import InputError, StrategyError
 from vflowopt_hf.decoder.kv_cache import cache_shape, num_layers
+from vflowopt_hf.decoder.layer_kinds import attending_layers
 from vflowopt_hf.decoder.staged import StagedDecoder
 from vflowopt_hf.family import Family
 from vflowopt_hf.pixels import PixelStatistics
@@ -152,6 +153,15 @@ class HiddenStateEvaluator:
     def evaluate_on(self, strategy: Strategy, samples: Sequence[int]) -> Evaluation:
         """See :meth:`vflowopt.adapter.SamplingEvaluator.evaluate_on`."""
         return self.outcomes(strategy, samples).evaluation()
+
+    def can_rescore(self, stages: Sequence[int]) -> bool:
+        """See :meth:`vflowopt.adapter.RescoringEvaluator.can_rescore`."""
+        config: Any = self._family.decoder(self._model).config
+        try:
+            attending_layers(config, [stage - 1 for stage in stages if stage])
+        except StrategyError:
+            return False
+        return True
 
     def outcomes(
         self,

@@ -169,6 +169,10 @@ class ShardedEvaluator:
         """
         return self._ask(Request(strategy))
 
+    def can_rescore(self, stages: Sequence[int]) -> bool:
+        """See :meth:`HiddenStateEvaluator.can_rescore`; asks this process alone."""
+        return self._local.can_rescore(stages)
+
     def evaluate_on(self, strategy: Strategy, samples: Sequence[int]) -> Evaluation:
         """See :meth:`HiddenStateEvaluator.evaluate_on`, and :meth:`evaluate`.
 

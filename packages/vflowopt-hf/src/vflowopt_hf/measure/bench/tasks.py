@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from vflowopt import Strategy
 from vflowopt.adapter import Inputs
 from vflowopt.benchmark import Part
-from vflowopt.components.stage_scoring import StageScorer
 from vflowopt.errors import InputError
 from vflowopt.strategies.strategy import components_of
 from vflowopt_hf.decoder.staged import StagedDecoder
@@ -236,7 +235,7 @@ class Candidate:
 
     def _gathers(self, strategy: Strategy) -> Task | None:
         """The hooks around layers that compute nothing; ``None`` where stages are decided by what layers compute."""
-        if isinstance(strategy.scorer, StageScorer):
+        if strategy.stage_scorer is not None:
             return None
         subject, hollow = self._subject, HollowDecoder(self._subject.decoder, self._subject.observed.layer_calls)
         take = subject.family.take_residuals
