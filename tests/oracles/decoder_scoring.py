@@ -85,7 +85,8 @@ def from_own_and_cross(seen):
 def kept_tokens(subject, batch, plans, rank, decided=(), separators="drop"):
     """Per unit and stage, the tokens that ``rank`` leaves; of the plans only layouts, boundaries and counts are used.
 
-    ``subject`` has eager attention. What the first units keep may be ``decided`` by their plans.
+    ``subject`` has eager attention. What the first units keep may be ``decided`` by their plans. Before the LLM this
+    attention decides nothing: what such a stage keeps is taken from the plan.
     """
     everything = [list(range(plan.tokens)) for plan in plans]
     kept = [[] for _ in plans]
@@ -99,6 +100,10 @@ def kept_tokens(subject, batch, plans, rank, decided=(), separators="drop"):
             else replace(plan, boundaries=(10**6,), kept=(np.arange(plan.tokens),), recycled=False)
             for plan, own in zip(plans, kept, strict=True)
         ]
+        if boundary == 0:
+            for own, plan in zip(kept, plans, strict=True):
+                own.append(plan.kept[0].tolist())
+            continue
         with recorded_weights(decoder.layers[boundary - 1].self_attn) as calls, torch.no_grad():
             Oracle(subject, batch, known).logits(batch.inputs["input_ids"])
         (weights,) = calls

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from vflowopt import CalibratedAttention, GridRecycler, Strategy
+from vflowopt import CalibratedAttention, GridRecycler, Progressive, Strategy
 from vflowopt.cli import app
 from vflowopt.cli.data import read_directory, read_jsonl
 from vflowopt.cli.evaluate import is_right, normalised
@@ -19,7 +19,7 @@ from vflowopt.components.baselines import RandomTokens
 from vflowopt.components.mass import LogMass
 from vflowopt.discovery.known_models import RESAMPLED, verdicts
 from vflowopt.errors import BudgetError, StrategyError
-from vflowopt.methods import FastV
+from vflowopt.methods import DivPrune, FastV
 from vflowopt.strategies.reading import read_strategy
 
 
@@ -100,6 +100,30 @@ def test_methods_that_prune_inside_the_decoder_bring_their_schedule():
     assert drop.schedule.boundaries == (2, 4, 8)
     assert abs(drop.average_retention(32) - 0.4) < 1e-12
     assert read_strategy("fastv@1,cell=2")(28).recycler == GridRecycler(cell=2)
+
+
+def test_a_method_may_be_ranked_anew_inside_the_decoder():
+    anew = read_strategy("divprune@0.25,mass=1,rescorer=fastv")(28)
+    assert anew == Strategy(
+        scorer=DivPrune(),
+        schedule=Progressive.geometric(0.25, (0, 9, 18), 28),
+        mass=LogMass(gamma=1),
+        rescorer=FastV(),
+    )
+    assert read_strategy("divprune@0.25,rescorer=pyramiddrop,stages=0/4")(28).schedule.boundaries == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("divprune@0.25,rescorer=scope", "no rescorer is called 'scope' in .*there are: dart, .*fastv"),
+        ("fastv@0.25,rescorer=pyramiddrop", "fastv ranks inside the decoder by itself; leave rescorer= out"),
+        ("fitprune@0.25,rescorer=fastv", "fitprune ranks inside the decoder by itself"),
+    ],
+)
+def test_what_cannot_rank_anew(text, said):
+    with pytest.raises(StrategyError, match=said):
+        read_strategy(text)
 
 
 @pytest.mark.parametrize(

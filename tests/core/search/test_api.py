@@ -19,7 +19,7 @@ from vflowopt.errors import (
     UnsupportedOperationError,
     VFlowOptError,
 )
-from vflowopt.methods import FasterVLM
+from vflowopt.methods import FasterVLM, FastV
 from vflowopt.search import OptimizeResult, SearchStep, optimize, random_search, search
 from vflowopt.search import optimize as exported
 from vflowopt.strategies.variables import values_of
@@ -39,7 +39,7 @@ def test_history_of_a_search(budget):
     assert [entry.index for entry in result.history] == list(range(12))
     origins = [entry.origin for entry in result.history]
     preset = f"llava-onevision-7b/{budget * 100:.0f}"
-    starts = ["mean-attention", "divprune-mass", "diverse-mass", "diverse-early", "divprune-halving", "calibrated"]
+    starts = ["mean-attention", "divprune-mass", "divprune-halving", "diverse-early", "scope-mass", "diverse-halving"]
     starts += [preset, "calibrated-halving"]
     assert origins == [f"start:{name}" for name in starts] + ["initial", "initial", "search", "search"]
     for entry, called in zip(result.history, evaluator.calls, strict=True):
@@ -339,7 +339,47 @@ def test_the_best_few_race_on_samples_that_the_search_did_not_see():
     assert chosen.entry.score == pytest.approx(np.mean([evaluator.similarity(result.best.strategy, s) for s in seen]))
     assert len(result.heats) == len(evaluator.asked) - 14
     assert chosen.within is None or chosen.within > 0
-    assert len({heat.entry for heat in result.heats}) <= 4
+    assert len({heat.entry for heat in result.heats}) <= 6
+
+
+def test_whoever_is_ahead_on_easy_samples_runs_on_the_hard_ones_too():
+    """The paper's scorer is a little better on the first fresh samples, and fails on the last."""
+
+    class Fragile(Sampled):
+        def similarity(self, strategy, sample):
+            fragile = values_of(strategy)["scorer"] == "calibrated-attention"
+            if sample < 20:
+                return 0.9
+            return (0.99 if sample < 24 else 0.0) if fragile else 0.95
+
+    evaluator = Fragile(samples=30)
+    result = search(evaluator, 0.25, iterations=0, initial=10)
+    (chosen,) = result.selected
+    assert values_of(result.strategy)["scorer"] != "calibrated-attention"
+    assert chosen.fresh == pytest.approx(0.95)
+    raced = {heat.entry for heat in result.heats}
+    assert len(raced) == 6
+    for entry in raced:
+        parts = [heat.samples for heat in result.heats if heat.entry == entry]
+        assert [sample for part in parts for sample in part] == list(range(20, 30))
+    fragile = {e.index for e in result.history if values_of(e.strategy)["scorer"] == "calibrated-attention"}
+    assert set(chosen.equal) == raced - fragile - {chosen.entry.index}
+
+
+def test_a_search_ranks_anew_inside_the_decoder_where_that_helps_and_the_evaluator_can():
+    class Anew(Synthetic):
+        def true(self, strategy):
+            return super().true(strategy) - 0.1 * (strategy.rescorer is None)
+
+        def can_rescore(self, stages):
+            return 3 in stages
+
+    assert search(Anew(), 0.25, iterations=6, initial=10).strategy.rescorer == FastV()
+    for evaluator, stages in ((Synthetic(), None), (Anew(), [0]), (Anew(), [0, 4])):
+        found = search(evaluator, 0.25, iterations=2, initial=8, stages=stages)
+        assert {entry.strategy.rescorer for entry in found.history} == {None}
+        with pytest.raises(StrategyError, match="rescorer is fixed at fastv, but of the stages"):
+            search(evaluator, 0.25, iterations=2, initial=8, stages=stages, fixed={"rescorer": "fastv"})
 
 
 def test_a_lucky_evaluation_is_not_taken():

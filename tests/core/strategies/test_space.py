@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from core.search.synthetic import grid
 from vflowopt import CalibratedAttention, GridRecycler, Progressive, Strategy
 from vflowopt.errors import BudgetError, InputError, StrategyError
+from vflowopt.methods import FastV
 from vflowopt.search.starts import known_good
 from vflowopt.strategies.choices import means_something
 from vflowopt.strategies.rescaling import LEAST
@@ -124,7 +125,7 @@ def test_the_papers_own_space_is_reachable():
 
 def test_every_name_is_reached_and_has_a_part_of_the_scale():
     space = SearchSpace.of(0.25, 28)
-    for name, count in (("separators", 4), ("scorer", 4)):
+    for name, count in (("separators", 4), ("rescorer", 2), ("scorer", 4)):
         column = space.names.index(name)
         point = np.full(space.dimensions, 0.5)
         found = []
@@ -175,18 +176,20 @@ def test_the_whole_polytope_is_reached():
 @pytest.mark.parametrize("layers", [9, 28, 32])
 def test_the_corner_is_the_plain_baseline(layers):
     for budget in (0.9, 0.5, 0.25, 0.1):
-        strategy = SearchSpace.of(budget, layers).to_strategy([0.0] * 9)
+        strategy = SearchSpace.of(budget, layers).to_strategy([0.0] * 10)
         assert strategy.schedule.retention == pytest.approx((budget, 1.0, 1.0), abs=1e-12)
         assert strategy.scorer == CalibratedAttention(threshold=0.0, entropy_weight=0.0)
         assert strategy.recycler == GridRecycler(cell=1.0)
+        assert strategy.rescorer is None
 
 
 def test_the_scales_reach_both_ends():
-    strategy = SearchSpace.of(0.25, 28, fixed={"scorer": "calibrated-attention"}).to_strategy([1.0] * 8)
+    strategy = SearchSpace.of(0.25, 28, fixed={"scorer": "calibrated-attention"}).to_strategy([1.0] * 9)
     assert strategy.scorer.threshold == pytest.approx(MAX_THRESHOLD)
     assert strategy.scorer.entropy_weight == pytest.approx(MAX_ENTROPY_WEIGHT)
     assert strategy.recycler.cell == pytest.approx(MAX_CELL)
     assert strategy.mass.gamma == 1.0
+    assert strategy.rescorer == FastV()
 
 
 @given(share=shares, low=st.floats(0.0, 5.0), span=st.floats(0.0, 1000.0))
@@ -214,7 +217,7 @@ def test_samples_set_no_floor():
     layout = grid(4, 2, newline=True)  # a third of the tokens is structural
     space = SearchSpace.of(0.1, 9, [layout])
     assert space == SearchSpace.of(0.1, 9, [grid(4, 2)])
-    for point in ([0.0] * 9, [1.0] * 9):
+    for point in ([0.0] * 10, [1.0] * 10):
         assert massless(space.to_strategy(point)).plan(np.arange(12, dtype=np.float32), layout).counts[-1] >= 1
 
 
@@ -241,9 +244,9 @@ def test_shallow_decoders_have_default_stages(layers):
     assert space.to_strategy([0.5] * space.dimensions).average_retention(layers) == pytest.approx(0.5, abs=1e-12)
 
 
-@pytest.mark.parametrize("point", [[0.5] * 8, [0.5] * 10, [[0.5] * 9], [0.5] * 8 + [1.1], [math.nan] * 9])
+@pytest.mark.parametrize("point", [[0.5] * 9, [0.5] * 11, [[0.5] * 10], [0.5] * 9 + [1.1], [math.nan] * 10])
 def test_points_outside_the_cube_are_refused(point):
-    with pytest.raises(InputError, match="9 numbers"):
+    with pytest.raises(InputError, match="10 numbers"):
         SearchSpace.of(0.25, 28).to_strategy(point)
 
 

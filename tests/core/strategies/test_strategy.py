@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from oracles.retention import average_retention
 from vflowopt import CalibratedAttention, GridRecycler, Progressive, Provenance, Strategy, VFlowOptError
 from vflowopt.errors import OutputError, StrategyError
+from vflowopt.methods import DivPrune, FastV, PyramidDrop
 from vflowopt.plans.competitors import SEPARATORS
 from vflowopt.strategies.shipped import preset_names
 from vflowopt.strategies.strategy import components_of
@@ -88,6 +89,17 @@ def test_the_documented_file_is_a_strategy_and_its_own_model():
 def test_a_file_without_diversity_has_none():
     scorer = {name: value for name, value in VALID["scorer"].items() if name != "diversity"}
     assert Strategy.model_validate({**VALID, "scorer": scorer}) == Strategy.model_validate(VALID)
+
+
+def test_a_scorer_that_ranks_inside_the_decoder_takes_no_rescorer():
+    schedule = Progressive(stages=(1,), retention=(0.5,))
+    with pytest.raises(ValueError, match="scorer 'fastv' ranks anew inside the decoder by itself: leave rescorer 'pyr"):
+        Strategy(scorer=FastV(), schedule=schedule, rescorer=PyramidDrop())
+    for scorer, rescorer, ranks in ((FastV(), None, FastV()), (DivPrune(), FastV(), FastV()), (DivPrune(), None, None)):
+        strategy = Strategy(scorer=scorer, schedule=schedule, rescorer=rescorer)
+        assert strategy.stage_scorer == ranks
+        assert ("rescorer=fastv()" in repr(strategy)) == ("rescorer" in strategy.to_json()) == (rescorer is not None)
+        assert Strategy.parse(strategy.to_json()) == strategy
 
 
 def test_a_file_from_before_there_was_a_choice_keeps_separators():
@@ -219,6 +231,8 @@ def test_an_unknown_preset_names_those_that_exist(name):
         ({"scorer": None}, "scorer: "),
         ({"schedule": None}, "schedule: "),
         ({"recycler": []}, "recycler: "),
+        ({"rescorer": {"name": "divprune"}}, "rescorer 'divprune' ranks before the LLM only; .* are dart, .*fastv"),
+        ({"rescorer": {"name": "other"}}, "no scorer is called 'other'"),
         (
             {"scorer": {"name": "calibrated-attention", "threshold": -1}},
             "scorer.threshold: .*greater than or equal to 0",

@@ -10,7 +10,7 @@ import torch
 from oracles.decoder_scoring import from_last_token, from_own_and_cross, from_raters, kept_tokens
 from support.cases import gemma3, llava, llava_onevision, qwen2_vl
 from support.waiting import NoWaiting
-from vflowopt import Progressive, Strategy
+from vflowopt import CalibratedAttention, Progressive, Strategy
 from vflowopt.errors import PruningStateError, UnsupportedModelError
 from vflowopt.methods import FastV, FitPrune, PyramidDrop, SparseVLM
 from vflowopt.methods.fitprune import fit
@@ -69,6 +69,31 @@ def test_against_upstreams_attention_and_masks(method, family, size, attention):
     expected = kept_tokens(subject(family, "eager"), batch, plans, METHODS[method][1])
     assert [[kept.tolist() for kept in plan.kept] for plan in plans] == expected
     require_oracle_logits(Oracle(own, batch, plans), output, method)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("size", ["single", "ragged"])
+@pytest.mark.parametrize("family", CASES)
+def test_ranked_anew_after_a_first_stage_before_the_llm(family, size, attention):
+    """The first stage keeps what its own scorer chooses; of that, later ones keep what upstream's attention says."""
+    own = subject(family, attention)
+    batch = batches(own)[size]
+    once = Strategy(
+        scorer=CalibratedAttention(diversity=0.5),
+        schedule=Progressive(stages=(0, 2, 4), retention=(0.7, 0.6, 0.5)),
+    )
+    with own.prune(once) as session, torch.no_grad():
+        own.model(**batch.inputs)
+        alike = session.plan
+    with own.prune(once.model_copy(update={"rescorer": FastV()})) as session:
+        output = generate(own, batch.inputs, STEPS)
+        plans = session.plan
+    assert [plan.counts for plan in plans] == [plan.counts for plan in alike]
+    assert [plan.kept[0].tolist() for plan in plans] == [plan.kept[0].tolist() for plan in alike]
+    assert any(plan.kept[1].tolist() != other.kept[1].tolist() for plan, other in zip(plans, alike, strict=True))
+    expected = kept_tokens(subject(family, "eager"), batch, plans, from_last_token)
+    assert [[kept.tolist() for kept in plan.kept] for plan in plans] == expected
+    require_oracle_logits(Oracle(own, batch, plans), output, "ranked anew")
 
 
 class RankedInside(Subject):

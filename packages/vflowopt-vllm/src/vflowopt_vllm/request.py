@@ -100,6 +100,7 @@ class Request:
             average = Progressive.flat(strategy.average_retention(layers))
             strategy = strategy.model_copy(update={"schedule": average})
         _check_stages(strategy, told)
+        strategy = strategy.model_copy(update={"rescorer": None})  # there is no stage at which it would rank
         _check_needs(strategy, told, family, config)
         return strategy.model_copy(update={"provenance": None})
 

@@ -18,7 +18,8 @@ calibrated-attention@0.1,threshold=1.5,cell=3.5.
 Those that rank inside the decoder prune where their method does: fastv@0.25; pyramiddrop@0.4,stages=2/4/8.
 
 mass=GAMMA gives retained tokens attention by what they stand for, from 0 (off) to 1 (fully). separators=keep, rank,
-merge or drop says what becomes of row separators.
+merge or drop says what becomes of row separators. rescorer=fastv ranks what is left anew at stages inside the decoder:
+divprune@0.25,rescorer=fastv; divprune@0.25,rescorer=fastv,stages=0/9.
 
 recycler=NAME replaces the method's own recycler, recycler=none leaves it out. vflowopt adapters lists scorers and
 recyclers.

@@ -55,7 +55,7 @@ def specified(text: str) -> StrategyFor:
     separators = _separators(text, options.pop("separators", SEPARATORS))
     recycling = {"cell": options.pop("cell")} if "cell" in options else {}
     staged = issubclass(kind, StageScorer) and not issubclass(kind, FittedScorer)  # whose stages are fitted
-    stages = options.pop("stages", None) if staged else None
+    stages = options.pop("stages", None) if staged or ranking else None
     try:
         with _named(text):
             retention = check_budget(float(budget))
@@ -79,8 +79,8 @@ def specified(text: str) -> StrategyFor:
             if isinstance(scorer, StageScorer):
                 schedule = scorer.schedule(retention, num_layers, numbers)
             elif rescorer is not None:
-                inside = tuple(dict.fromkeys(default_stages(num_layers)))
-                schedule = Progressive.geometric(retention, inside, num_layers)
+                usual = dict.fromkeys(default_stages(num_layers))
+                schedule = Progressive.geometric(retention, tuple(numbers or usual), num_layers)
             return Strategy(
                 scorer=scorer,
                 schedule=schedule,
@@ -134,7 +134,7 @@ def _rescorer(text: str, scorer: Scorer, name: str) -> Scorer:
         raise StrategyError(f"no rescorer is called {name!r} in {text!r}; there are: {', '.join(sorted(known))}")
     if isinstance(scorer, StageScorer):
         raise StrategyError(
-            f"{text!r}: {scorer.component_name()} ranks inside the decoder by itself; leave rescorer out"
+            f"{text!r}: {scorer.component_name()} ranks inside the decoder by itself; leave rescorer= out"
         )
     return cast("Scorer", _build(text, known[name], {}))
 
