@@ -125,8 +125,8 @@ class Settings:
                 "none of the samples has a visual token, so there is nothing to prune; add images or videos"
             )
         smallest = SearchSpace.of(self.budgets[-1], evaluator.num_layers, units, self.stages, self.fixed)
-        inside = any(smallest.stages) and isinstance(evaluator, RescoringEvaluator)
-        if not (inside and evaluator.can_rescore(smallest.stages)):
+        able = isinstance(evaluator, RescoringEvaluator) and evaluator.can_rescore(smallest.stages)
+        if not (able and any(smallest.stages)):
             smallest = self._without_rescorer(smallest)
         return replace(smallest, budget=self.budget)
 
