@@ -82,10 +82,20 @@ def optimize(
             help="How many of them, the last ones, only the best few are evaluated on: by default a third.",
         ),
     ] = None,
-    iterations: Annotated[int, typer.Option(metavar="N", help="Evaluations chosen by Expected Improvement.")] = 50,
+    iterations: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Evaluations chosen by Expected Improvement: by default 50, of several budgets 56 in all."
+        ),
+    ] = None,
     initial: Annotated[
-        int, typer.Option(metavar="N", help="Evaluations before that: known good strategies, then random ones.")
-    ] = 10,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Evaluations before that: known good strategies, then random ones; by default 10, of several budgets "
+            "24 in all.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the search.")] = 0,
     plateau: Annotated[
         float,

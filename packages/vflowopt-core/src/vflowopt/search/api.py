@@ -22,8 +22,8 @@ def optimize(
     samples: Iterable[Mapping[str, object]],
     budget: Budget,
     *,
-    iterations: int = 50,
-    initial: int = 10,
+    iterations: int | None = None,
+    initial: int | None = None,
     seed: int = 0,
     journal: str | Path | None = None,
     objective: str = "last-token",
@@ -51,9 +51,11 @@ def optimize(
             several of them: one search serves all, and any in between. Or what one request may use, a
             :class:`vflowopt.KVCacheBytes` or :class:`vflowopt.PrefillLatency`: translated for the samples into the
             largest average retention that meets it.
-        iterations: evaluations chosen by Expected Improvement, at all budgets together.
-        initial: evaluations before that: known good strategies (see :mod:`vflowopt.search.starts`), then uniform
-            draws. They are evaluated in this order, and the history says which is which.
+        iterations: evaluations chosen by Expected Improvement, at all budgets together; by default 50, of several
+            budgets 56.
+        initial: evaluations before that: known good strategies (see :mod:`vflowopt.search.starts`), each at every
+            budget, then uniform draws; by default 10, of several budgets 24. They are evaluated in this order, and the
+            history says which is which.
         seed: the same seed and samples give the same history.
         journal: file that records every evaluation. The same call again resumes where it ended, also after a crash;
             more ``iterations`` than before continue the same search.
@@ -98,8 +100,8 @@ def search(
     evaluator: Evaluator,
     budget: Budget,
     *,
-    iterations: int = 50,
-    initial: int = 10,
+    iterations: int | None = None,
+    initial: int | None = None,
     seed: int = 0,
     journal: Place | None = None,
     objective: str = "last-token",

@@ -23,6 +23,10 @@ Budget: TypeAlias = float | RequestBudget | Sequence[float]
 Known: TypeAlias = Strategy | StrategyFront
 """What a search may begin with."""
 
+ONE, SEVERAL = (10, 50), (24, 56)
+"""Evaluations before and after the model of the surface is used, for one budget and, at all together, for several: six
+known good strategies at each of four. With the races that is less than one and a half times as much."""
+
 PLATEAU = 0.01
 """A search ends where 1 - score is expected to fall by less than this part of it."""
 
@@ -50,8 +54,8 @@ class Settings:
     def of(
         cls,
         budget: Budget,
-        iterations: int,
-        initial: int,
+        iterations: int | None,
+        initial: int | None,
         seed: int,
         stages: Sequence[int] | None,
         starts: Iterable[Known] | None,
@@ -64,11 +68,13 @@ class Settings:
         Raises:
             BudgetError, InputError, StrategyError: names the argument and the values it takes.
         """
+        budgets = (1.0,) if isinstance(budget, RequestBudget) else _budgets(budget)
+        before, after = ONE if len(budgets) == 1 else SEVERAL
         settings = cls(
-            budgets=(1.0,) if isinstance(budget, RequestBudget) else _budgets(budget),
+            budgets=budgets,
             requested=budget if isinstance(budget, RequestBudget) else None,
-            iterations=whole("iterations", iterations, least=0),
-            initial=whole("initial", initial, least=1),
+            iterations=whole("iterations", after if iterations is None else iterations, least=0),
+            initial=whole("initial", before if initial is None else initial, least=1),
             seed=whole("seed", seed, least=0),
             stages=None
             if stages is None
@@ -82,10 +88,12 @@ class Settings:
         for start in settings.starts or ():
             if not isinstance(start, Strategy | StrategyFront):
                 raise StrategyError(f"starts must be strategies or fronts of them, got {shown(start)}")
-        if settings.starts and len(settings.starts) > settings.initial:
+        needed = len(settings.starts or ()) * len(budgets)
+        if needed > settings.initial:
+            several = f" at {len(budgets)} budgets" if len(budgets) > 1 else ""
             raise InputError(
-                f"{len(settings.starts)} starting strategies do not fit into initial={settings.initial} evaluations; "
-                f"raise initial to at least {len(settings.starts)}"
+                f"{needed // len(budgets)} starting strategies{several} do not fit into initial={settings.initial} "
+                f"evaluations; raise initial to at least {needed}"
             )
         return settings
 

@@ -69,10 +69,8 @@ def given(space: SearchSpace, known: Iterable[Strategy | StrategyFront]) -> list
 
 
 def taking_turns(starts: Sequence[Sequence[Start]]) -> list[Start]:
-    """Of one list of starts for every budget the first of the first, the second of the second, and so on."""
-    longest = max(map(len, starts))
-    turns = (starts[number % len(starts)] for number in range(longest))
-    return [own[number] for number, own in enumerate(turns) if number < len(own)]
+    """Of one list of starts for every budget the first of each, then the second of each, as far as all have one."""
+    return [start for turn in zip(*starts, strict=False) for start in turn]
 
 
 def _brought(space: SearchSpace, known: Strategy | StrategyFront) -> Point:
