@@ -321,7 +321,7 @@ def test_a_search_may_begin_with_a_front_or_a_strategy_of_another_depth():
     both = search(Synthetic(), [0.4, 0.2], iterations=0, initial=4, starts=[front, front.at(0.3)])
     assert [entry.origin for entry in both.history] == [f"start:given-{index}" for index in (0, 0, 1, 1)]
     assert [entry.budget for entry in both.history] == [0.4, 0.2, 0.4, 0.2]
-    with pytest.raises(InputError, match="2 starting strategies at 2 budgets do not fit .* at least 4"):
+    with pytest.raises(InputError, match=r"2 starting strategies at 2 budgets do not fit .* at least 4"):
         search(Synthetic(), [0.4, 0.2], iterations=0, initial=3, starts=[front, front.at(0.3)])
     deeper = search(Synthetic(num_layers=28), 0.15, iterations=0, initial=2, starts=[front, front.at(0.3)])
     assert [entry.origin for entry in deeper.history] == ["start:given-0", "start:given-1"]
