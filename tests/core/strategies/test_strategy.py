@@ -95,6 +95,8 @@ def test_a_scorer_that_ranks_inside_the_decoder_takes_no_rescorer():
     schedule = Progressive(stages=(1,), retention=(0.5,))
     with pytest.raises(ValueError, match="scorer 'fastv' ranks anew inside the decoder by itself: leave rescorer 'pyr"):
         Strategy(scorer=FastV(), schedule=schedule, rescorer=PyramidDrop())
+    with pytest.raises(StrategyError, match=r"rescorer: .*StageScorer"):
+        Strategy(scorer=FastV(), schedule=schedule, rescorer=DivPrune())
     for scorer, rescorer, ranks in ((FastV(), None, FastV()), (DivPrune(), FastV(), FastV()), (DivPrune(), None, None)):
         strategy = Strategy(scorer=scorer, schedule=schedule, rescorer=rescorer)
         assert strategy.stage_scorer == ranks
@@ -231,8 +233,8 @@ def test_an_unknown_preset_names_those_that_exist(name):
         ({"scorer": None}, "scorer: "),
         ({"schedule": None}, "schedule: "),
         ({"recycler": []}, "recycler: "),
-        ({"rescorer": {"name": "divprune"}}, "rescorer 'divprune' ranks before the LLM only; .* are dart, .*fastv"),
-        ({"rescorer": {"name": "other"}}, "no scorer is called 'other'"),
+        ({"rescorer": {"name": "divprune"}}, "no rescorer is called 'divprune'; installed: dart, fastv"),
+        ({"rescorer": {"name": "other"}}, "no rescorer is called 'other'"),
         (
             {"scorer": {"name": "calibrated-attention", "threshold": -1}},
             "scorer.threshold: .*greater than or equal to 0",

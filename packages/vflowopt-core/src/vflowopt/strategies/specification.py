@@ -13,7 +13,7 @@ from vflowopt.discovery.registry import component_types
 from vflowopt.errors import BudgetError, InputError, StrategyError, shown
 from vflowopt.plans.competitors import SEPARATORS, Separators
 from vflowopt.strategies.fitting import Fitting
-from vflowopt.strategies.strategy import Strategy
+from vflowopt.strategies.strategy import Strategy, rescorer_types
 
 ALIASES = {"mean-attention": "calibrated-attention"}
 """Short names of scorers with their default options."""
@@ -127,16 +127,16 @@ def _recycler(text: str, scorer: Scorer, name: str | None, options: dict[str, st
     return None
 
 
-def _rescorer(text: str, scorer: Scorer, name: str) -> Scorer:
+def _rescorer(text: str, scorer: Scorer, name: str) -> StageScorer:
     """What ``rescorer=NAME`` says."""
-    known = {own: kind for own, kind in component_types("scorer").items() if issubclass(kind, StageScorer)}
+    known = rescorer_types()
     if name not in known:
         raise StrategyError(f"no rescorer is called {name!r} in {text!r}; there are: {', '.join(sorted(known))}")
     if isinstance(scorer, StageScorer):
         raise StrategyError(
             f"{text!r}: {scorer.component_name()} ranks inside the decoder by itself; leave rescorer= out"
         )
-    return cast("Scorer", _build(text, known[name], {}))
+    return cast("StageScorer", _build(text, known[name], {}))
 
 
 def _separators(text: str, value: str) -> Separators:

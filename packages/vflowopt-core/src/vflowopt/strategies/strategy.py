@@ -36,7 +36,7 @@ def _resolve(kind: str) -> BeforeValidator:
     def resolve(value: object) -> object:
         if not isinstance(value, Mapping):
             return value
-        known = component_types(kind)
+        known = rescorer_types() if kind == "rescorer" else component_types(kind)
         name = value.get("name")
         if not isinstance(name, str) or name not in known:
             raise ValueError(f"no {kind} is called {shown(name)}; installed: {', '.join(sorted(known))}")
@@ -66,23 +66,16 @@ class Strategy(Value):
     schedule: Annotated[SerializeAsAny[Schedule], _resolve("schedule")]
     recycler: Annotated[SerializeAsAny[Recycler] | None, _resolve("recycler")] = None
     mass: Annotated[SerializeAsAny[Mass] | None, _resolve("mass")] = None
-    rescorer: Annotated[SerializeAsAny[Scorer] | None, _resolve("scorer")] = None
+    rescorer: Annotated[SerializeAsAny[StageScorer] | None, _resolve("rescorer")] = None
     separators: Separators = SEPARATORS
     provenance: Provenance | None = None
 
     @model_validator(mode="after")
     def _check_rescorer(self) -> "Strategy":
-        rescorer, scorer = self.rescorer, self.scorer
-        if rescorer is not None and not isinstance(rescorer, StageScorer):
-            known = sorted(name for name, kind in component_types("scorer").items() if issubclass(kind, StageScorer))
+        if self.rescorer is not None and isinstance(self.scorer, StageScorer):
             raise ValueError(
-                f"rescorer {rescorer.component_name()!r} ranks before the LLM only; those that rank inside the decoder "
-                f"are {', '.join(known)}"
-            )
-        if rescorer is not None and isinstance(scorer, StageScorer):
-            raise ValueError(
-                f"scorer {scorer.component_name()!r} ranks anew inside the decoder by itself: leave rescorer "
-                f"{rescorer.component_name()!r} out"
+                f"scorer {self.scorer.component_name()!r} ranks anew inside the decoder by itself: leave rescorer "
+                f"{self.rescorer.component_name()!r} out"
             )
         return self
 
@@ -295,6 +288,11 @@ def _progressive(
     if budget is None:
         return Progressive(stages=chosen, retention=retention)
     return Progressive.geometric(check_budget(budget), tuple(dict.fromkeys(chosen)), num_layers)
+
+
+def rescorer_types() -> dict[str, type[StageScorer]]:
+    """The installed scorers that rank inside the decoder, by name."""
+    return {name: kind for name, kind in component_types("scorer").items() if issubclass(kind, StageScorer)}
 
 
 def components_of(strategy: Strategy) -> tuple[Component, ...]:
