@@ -106,4 +106,4 @@ def race(
         parts: fresh samples, in order.
         run: similarities of an entrant on a part of the samples.
     """
-    return {entrant: tuple(itertools.chain(*(run(entrant, part) for part in parts))) for entrant in entrants}
+    return {entrant: tuple(value for part in parts for value in run(entrant, part)) for entrant in entrants}

@@ -143,7 +143,7 @@ class Settings:
         if self.fixed.get("rescorer", NO_RESCORER) != NO_RESCORER:
             raise StrategyError(
                 f"rescorer is fixed at {self.fixed['rescorer']}, but of the stages {space.stages} none is inside the "
-                f"decoder and behind a layer whose attention can be looked at; choose other stages"
+                f"decoder, or one follows a layer whose attention the evaluator cannot look at; choose other stages"
             )
         return replace(space, fixed={**space.fixed, "rescorer": NO_RESCORER})
 
