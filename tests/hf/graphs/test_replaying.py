@@ -12,7 +12,7 @@ from support.generating import on_static_caches
 from support.tiny import LAYERS, image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy
 from vflowopt.components.mass import LogMass
-from vflowopt.methods import PyramidDrop
+from vflowopt.methods import FastV, PyramidDrop
 from vflowopt_hf.families.llava_onevision import LlavaOnevision
 from vflowopt_hf.graphs.store import Graphs, GraphsWarning
 from vflowopt_hf.graphs.tape import Tape
@@ -24,6 +24,7 @@ FAMILY = LlavaOnevision()
 STRATEGY = Strategy.vflowopt(num_layers=LAYERS, retention=(0.4, 0.6, 0.5), threshold=1.2, cell=2.5, entropy_weight=0.5)
 MASS = STRATEGY.model_copy(update={"mass": LogMass(gamma=0.7)})
 BY_DECODER = Strategy(scorer=PyramidDrop(), schedule=Progressive(stages=(2, 4), retention=(0.4, 0.5)))
+ANEW = MASS.model_copy(update={"rescorer": FastV()})
 EVERYTHING = Strategy.vflowopt(num_layers=LAYERS, retention=(1, 1, 1))
 TEXT = 30
 """With two tokens more that follow each image, prompts need no filler, which would round differently."""
@@ -106,8 +107,8 @@ def test_families(name):
 
 @pytest.mark.parametrize(
     ("strategy", "attention"),
-    [(MASS, "sdpa"), (MASS, "eager"), (BY_DECODER, "sdpa"), (EVERYTHING, "sdpa")],
-    ids=["mass", "mass, eager", "by decoder attention", "everything"],
+    [(MASS, "sdpa"), (MASS, "eager"), (BY_DECODER, "sdpa"), (ANEW, "sdpa"), (EVERYTHING, "sdpa")],
+    ids=["mass", "mass, eager", "by decoder attention", "ranked anew", "everything"],
 )
 def test_strategies(strategy, attention):
     model, tape = tiny_onevision(attention), Tape()

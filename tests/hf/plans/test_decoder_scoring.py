@@ -31,6 +31,12 @@ METHODS = {
     "sparsevlm": (SparseVLM(), from_raters),
 }
 BUDGET = 0.6
+ANEW = Strategy(
+    scorer=CalibratedAttention(diversity=0.5),
+    schedule=Progressive(stages=(0, 2, 4), retention=(0.7, 0.6, 0.5)),
+    rescorer=FastV(),
+)
+"""One stage before the LLM, the later ones by what the decoder attends to among its tokens."""
 
 
 @functools.cache
@@ -78,14 +84,10 @@ def test_ranked_anew_after_a_first_stage_before_the_llm(family, size, attention)
     """The first stage keeps what its own scorer chooses; of that, later ones keep what upstream's attention says."""
     own = subject(family, attention)
     batch = batches(own)[size]
-    once = Strategy(
-        scorer=CalibratedAttention(diversity=0.5),
-        schedule=Progressive(stages=(0, 2, 4), retention=(0.7, 0.6, 0.5)),
-    )
-    with own.prune(once) as session, torch.no_grad():
+    with own.prune(ANEW.model_copy(update={"rescorer": None})) as session, torch.no_grad():
         own.model(**batch.inputs)
         alike = session.plan
-    with own.prune(once.model_copy(update={"rescorer": FastV()})) as session:
+    with own.prune(ANEW) as session:
         output = generate(own, batch.inputs, STEPS)
         plans = session.plan
     assert [plan.counts for plan in plans] == [plan.counts for plan in alike]
@@ -110,6 +112,14 @@ class RankedInside(Subject):
         )
 
 
+class RankedAnew(Subject):
+    """The kit's strategies with a stage before the LLM, what is left ranked anew inside."""
+
+    def strategy(self, batch, stages=None, *, cell=2.5, **_):
+        usual = super().strategy(batch, stages, cell=cell)
+        return usual.model_copy(update={"rescorer": FastV()}) if usual.schedule.boundaries[-1] else usual
+
+
 RUNTIME = [
     pruning.image,
     pruning.several_images,
@@ -124,11 +134,13 @@ RUNTIME = [
 ]
 
 
-@pytest.mark.parametrize("family", ["onevision", "qwen2-vl"])
+@pytest.mark.parametrize(
+    ("ranked", "family"), [(RankedInside, "onevision"), (RankedInside, "qwen2-vl"), (RankedAnew, "onevision")]
+)
 @pytest.mark.parametrize("check", RUNTIME, ids=lambda check: check.__name__)
-def test_the_runtime_keeps_its_promises(check, family):
+def test_the_runtime_keeps_its_promises(check, ranked, family):
     """Recycling inside the decoder, video, beams, several turns, errors: the conformance kit's own checks."""
-    check(RankedInside(CASES[family], "sdpa"))
+    check(ranked(CASES[family], "sdpa"))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -161,11 +173,12 @@ def test_observing_changes_no_bit(attention):
         assert torch.equal(cache.layers[layer].values, expected.layers[layer].values)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "anew"])
 def test_a_second_turn_ranks_its_own_images_by_its_own_text(method):
     """In a conversation the cache holds more than the rows of the forward, and less of what was pruned."""
     own = Subject(llava.CASE, "sdpa")
-    batch, strategy = own.batch(own.several()), strategy_of(method, own)
+    strategy, rule = (ANEW, from_last_token) if method == "anew" else (strategy_of(method, own), METHODS[method][1])
+    batch = own.batch(own.several())
     cut = int(batch.placed[0].rows[-1]) + 2
     ids, mask, pixels = (batch.inputs[name] for name in ("input_ids", "attention_mask", "pixel_values"))
     with own.prune(strategy) as session, torch.no_grad():
@@ -175,7 +188,7 @@ def test_a_second_turn_ranks_its_own_images_by_its_own_text(method):
             input_ids=ids[:, cut:], attention_mask=mask, pixel_values=pixels[1:], past_key_values=first.past_key_values
         )
         plans = [*earlier, *session.plan]
-    expected = kept_tokens(Subject(llava.CASE, "eager"), batch, plans, METHODS[method][1], decided=earlier)
+    expected = kept_tokens(Subject(llava.CASE, "eager"), batch, plans, rule, decided=earlier)
     assert [[kept.tolist() for kept in plan.kept] for plan in plans] == expected
     logits = Oracle(own, batch, plans).logits(ids)[:, cut:]
     assert (second.logits[:, -1] - logits[:, -1]).abs().max() <= 1e-5
