@@ -4,12 +4,15 @@ Stages are found one after the other. For each, upstream's full-length forward w
 what earlier stages pruned hidden by explicit masks.
 """
 
+import math
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from oracles import pruning
+from oracles.sparsevlm import raters
 from vflowopt_hf.testing.oracle import Oracle
 from vflowopt_hf.testing.probe import embed, recorded_weights
 
@@ -25,6 +28,7 @@ class Seen:
         structural: which of the unit's tokens are structural.
         alive: which of the unit's tokens are left.
         texts: positions of text tokens after the unit.
+        nearness: float64 [positions, positions], products of vectors of ones that upstream's rotary positions turned.
         last: position of the sample's last token.
     """
 
@@ -35,6 +39,7 @@ class Seen:
     alive: list[int]
     texts: list[int]
     last: int
+    nearness: np.ndarray
 
     def mean_over_heads(self, query, key):
         """Attention of one position to another."""
@@ -50,18 +55,6 @@ def from_last_token(seen):
     return {token: seen.mean_over_heads(seen.last, seen.rows[token]) for token in seen.alive}
 
 
-def raters(entered, images, texts):
-    """SparseVLM's choice among text positions."""
-    relevance = np.zeros(len(texts))
-    for row in images:
-        scores = np.array([entered[row] @ entered[text] for text in texts])
-        shares = np.exp(scores - scores.max())
-        relevance += shares / shares.sum() / len(images)
-    chosen = [text for text, value in zip(texts, relevance, strict=True) if value > relevance.mean()]
-    assert 0 < len(chosen) < len(texts)
-    return chosen
-
-
 def from_raters(seen):
     """SparseVLM."""
     images = [row for row, structural in zip(seen.rows, seen.structural, strict=True) if not structural]
@@ -70,6 +63,35 @@ def from_raters(seen):
         token: sum(seen.mean_over_heads(text, seen.rows[token]) for text in chosen) / len(chosen)
         for token in seen.alive
     }
+
+
+def from_raters_without_nearness(seen):
+    """SparseVLM+: attention divided by what positions alone give, of the heads that then look at the image most."""
+    images = [row for row, structural in zip(seen.rows, seen.structural, strict=True) if not structural]
+    chosen = raters(seen.entered, images, seen.texts)
+    alive = [token for token in seen.alive if not seen.structural[token]]
+    by_head = [
+        {
+            token: sum(float(head[text, seen.rows[token]]) / seen.nearness[text, seen.rows[token]] for text in chosen)
+            for token in seen.alive
+        }
+        for head in seen.attention
+    ]
+    count = max(1, round(len(by_head) * 14 / 32))
+    assert count < len(by_head)
+    voters = sorted(by_head, key=lambda worth: -sum(worth[token] for token in alive))[:count]
+    return {token: sum(worth[token] for worth in voters) / count for token in seen.alive}
+
+
+def turned_ones(module, sample, tables):
+    """Products of vectors of ones that were turned as upstream turns queries and keys, float64."""
+    if type(module).__name__ == "Cohere2Attention" and module.sliding_window is None:
+        return np.ones((tables[0].shape[1], tables[0].shape[1]))
+    cosines, sines = (table[sample if len(table) > 1 else 0].double() for table in tables)
+    ones = torch.ones(1, 1, len(cosines), module.head_dim, dtype=torch.float64)
+    turn = sys.modules[type(module).__module__].apply_rotary_pos_emb
+    query, key = turn(ones, ones.clone(), cosines[None], sines[None])
+    return (query[0, 0] @ key[0, 0].T / math.sqrt(module.head_dim)).numpy()
 
 
 def from_own_and_cross(seen):
@@ -104,9 +126,13 @@ def kept_tokens(subject, batch, plans, rank, decided=(), separators="drop"):
             for own, plan in zip(kept, plans, strict=True):
                 own.append(plan.kept[0].tolist())
             continue
-        with recorded_weights(decoder.layers[boundary - 1].self_attn) as calls, torch.no_grad():
+        layer, tables = decoder.layers[boundary - 1], []
+        handle = layer.register_forward_pre_hook(
+            lambda _module, _args, kwargs, seen=tables: seen.append(kwargs["position_embeddings"]), with_kwargs=True
+        )
+        with handle, recorded_weights(layer.self_attn) as calls, torch.no_grad():
             Oracle(subject, batch, known).logits(batch.inputs["input_ids"])
-        (weights,) = calls
+        (weights,), (tables,) = calls, tables
         for unit, (placed, plan) in enumerate(zip(batch.placed, plans, strict=True)):
             if unit < len(decided):
                 kept[unit].append(decided[unit].kept[stage].tolist())
@@ -122,6 +148,7 @@ def kept_tokens(subject, batch, plans, rank, decided=(), separators="drop"):
                 alive=alive,
                 texts=[int(row) for row in present if row > placed.rows[-1] and int(row) not in images],
                 last=int(present[-1]),
+                nearness=turned_ones(layer.self_attn, placed.sample, tables),
             )
             worth = rank(seen)
             importance = np.array([worth.get(token, 0.0) for token in range(plan.tokens)])

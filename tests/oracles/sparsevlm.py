@@ -125,3 +125,15 @@ def recycle(worth, alive, count, states, tau=0.3, theta=0.1):
             anchor[token] = pool[found.centres[own]]
             weight[token] = 1 / found.own.count(own)
     return Stage({token for token, slot in anchor.items() if slot == token}, anchor, weight, margin)
+
+
+def raters(entered, images, texts):
+    """SparseVLM's choice among text positions."""
+    relevance = np.zeros(len(texts))
+    for row in images:
+        scores = np.array([entered[row] @ entered[text] for text in texts])
+        shares = np.exp(scores - scores.max())
+        relevance += shares / shares.sum() / len(images)
+    chosen = [text for text, value in zip(texts, relevance, strict=True) if value > relevance.mean()]
+    assert 0 < len(chosen) < len(texts)
+    return chosen

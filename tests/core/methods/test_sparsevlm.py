@@ -15,7 +15,7 @@ from vflowopt.components.baselines import RandomTokens
 from vflowopt.components.schedule import Progressive
 from vflowopt.components.stage_scoring import ReceivedAttention
 from vflowopt.errors import BudgetError, InputError, StrategyError
-from vflowopt.methods import AdaptiveSparseVLM, DensityPeaks, FastV, SparseVLM
+from vflowopt.methods import AdaptiveSparseVLM, DensityPeaks, FastV, SparseVLM, SparseVLMPlus
 from vflowopt.methods.sparsevlm_adaptive import chosen_texts, fit, rank
 from vflowopt.methods.sparsevlm_recycler import density_peaks
 from vflowopt.plans.plan import StageMerge
@@ -283,3 +283,51 @@ def test_recycling_is_part_of_the_method():
     with pytest.raises(StrategyError, match="without a recycler there is no cell"):
         read_strategy("fastv@0.5,recycler=none,cell=3")
     assert Strategy.parse(own.to_json()) == own
+
+
+class Given:
+    """A stage's context whose attention and nearness are given: [heads, texts, N] and [texts, N]."""
+
+    def __init__(self, attention, closeness, features, structural, backend):
+        self.layout = TokenLayout(
+            np.array([(-1,) * 3 if own else (0, 0, column) for column, own in enumerate(structural)])
+        )
+        self.attention, self.closeness, self.features, self.backend = attention, closeness, features, backend
+        self.visual, self.text = np.arange(closeness.shape[1]), np.arange(closeness.shape[1], len(features))
+
+    def embeddings(self, positions):
+        return self.place(self.features[positions])
+
+    def rotary_closeness(self, queries):
+        assert queries is self.text
+        return self.place(self.closeness)
+
+    def received_by_head(self, queries, weights):
+        assert queries is self.text
+        return self.place((self.attention * host(weights)).sum(axis=1).astype(np.float32))
+
+    def place(self, array):
+        return to_backend(array, self.backend)
+
+
+@both_backends
+@pytest.mark.parametrize("voters", [14 / 32, 0.01, 1.0])
+def test_votes_are_those_of_loops_and_stay_numbers_where_nearness_is_0(backend, voters):
+    heads, texts, tokens = 8, 5, 12
+    rng = np.random.default_rng(3)
+    attention = rng.random((heads, texts, tokens)).astype(np.float32)
+    closeness = rng.uniform(0.2, 1, (texts, tokens)).astype(np.float32)
+    features = rng.standard_normal((tokens + texts, 6)).astype(np.float32)
+    structural = np.arange(tokens) % 5 == 4
+    plain = Given(attention, closeness, features, structural, backend)
+    found = host(SparseVLMPlus(voters=voters).rescore(plain))
+
+    chosen = [row - tokens for row in oracle.raters(features, np.flatnonzero(~structural), plain.text)]
+    sums = sum(attention[:, rater] / closeness[rater] for rater in chosen)
+    by_size = sorted(range(heads), key=lambda head: -sums[head][~structural].sum())
+    np.testing.assert_allclose(found, sums[by_size[: max(1, round(voters * heads))]].mean(axis=0), rtol=1e-5)
+
+    closeness[chosen[0], 7] = 0
+    found = host(SparseVLMPlus(voters=voters).rescore(plain))
+    assert np.isfinite(found).all()
+    assert found.argmax() == 7

@@ -7,14 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from oracles.decoder_scoring import from_last_token, from_own_and_cross, from_raters, kept_tokens
-from support.cases import gemma3, llava, llava_onevision, qwen2_vl
+from oracles.decoder_scoring import (
+    from_last_token,
+    from_own_and_cross,
+    from_raters,
+    from_raters_without_nearness,
+    kept_tokens,
+)
+from support.cases import cohere2_vision, gemma3, glm4v, llava, llava_onevision, nemotron_h, qwen2_vl
 from support.waiting import NoWaiting
 from vflowopt import CalibratedAttention, Progressive, Strategy
 from vflowopt.errors import PruningStateError, UnsupportedModelError
-from vflowopt.methods import FastV, FitPrune, PyramidDrop, SparseVLM
+from vflowopt.methods import FastV, FitPrune, PyramidDrop, SparseVLM, SparseVLMPlus
 from vflowopt.methods.fitprune import fit
 from vflowopt_hf.adapter import TransformersAdapter
+from vflowopt_hf.decoder.layer_kinds import has_keys
+from vflowopt_hf.plans.decoder_attention import attention_module, observe_attention, turns
 from vflowopt_hf.plans.stage_plan import StagePlan
 from vflowopt_hf.testing.checks import generating, pruning, restoring
 from vflowopt_hf.testing.generation import generate, require_oracle_logits
@@ -29,6 +37,7 @@ METHODS = {
     "pyramiddrop": (PyramidDrop(), from_last_token),
     "fitprune": (FitPrune(), from_own_and_cross),
     "sparsevlm": (SparseVLM(), from_raters),
+    "sparsevlm-plus": (SparseVLMPlus(), from_raters_without_nearness),
 }
 BUDGET = 0.6
 ANEW = Strategy(
@@ -96,6 +105,68 @@ def test_ranked_anew_after_a_first_stage_before_the_llm(family, size, attention)
     expected = kept_tokens(subject(family, "eager"), batch, plans, from_last_token)
     assert [[kept.tolist() for kept in plan.kept] for plan in plans] == expected
     require_oracle_logits(Oracle(own, batch, plans), output, "ranked anew")
+
+
+@pytest.mark.parametrize(
+    "case", [glm4v.CASE, cohere2_vision.CASE], ids=["half of the dimensions", "some of the layers"]
+)
+def test_nearness_where_not_everything_is_turned(case):
+    own, eager = (Subject(case, attention) for attention in ("sdpa", "eager"))
+    batch, strategy = own.batch(own.image(1), own.several()), strategy_of("sparsevlm-plus", own)
+    with own.prune(strategy) as session, torch.no_grad():
+        own.model(**batch.inputs)
+    expected = kept_tokens(eager, batch, session.plan, from_raters_without_nearness)
+    assert [[kept.tolist() for kept in plan.kept] for plan in session.plan] == expected
+
+
+@pytest.mark.parametrize(
+    "case", [cohere2_vision.CASE, nemotron_h.CASE, gemma3.CASE], ids=["cohere2", "nemotron-h", "gemma3"]
+)
+def test_which_layers_turn_by_the_tables_that_they_are_given(case):
+    own = Subject(case, "sdpa")
+    batch, decoder = own.batch(own.image(0)), own.family.decoder(own.model)
+
+    def other_tables(_module, args, kwargs):
+        cosines, sines = kwargs.get("position_embeddings", (torch.ones(()), torch.ones(())))
+        return args, {**kwargs, "position_embeddings": (-cosines, sines)} if cosines.ndim else kwargs
+
+    for index, layer in enumerate(decoder.layers):
+        if not has_keys(decoder.config, index):
+            continue
+        queries = []
+        with (
+            observe_attention(attention_module(layer), lambda call, seen=queries: seen.append(call.query)),
+            torch.no_grad(),
+        ):
+            own.model(**batch.inputs)
+            with layer.register_forward_pre_hook(other_tables, with_kwargs=True):
+                own.model(**batch.inputs)
+        given = case is not nemotron_h.CASE
+        assert torch.equal(*queries) != (given and turns(attention_module(layer)))
+
+
+def test_positions_that_are_no_tables_are_refused():
+    own = subject("onevision", "sdpa")
+    batch, layers = batches(own)["single"], own.family.decoder(own.model).layers
+
+    def as_complex_numbers(_module, args, kwargs):
+        cosines, sines = kwargs["position_embeddings"]
+        return args, {**kwargs, "position_embeddings": torch.complex(cosines, sines)}
+
+    def back(_module, args, kwargs):
+        turned = kwargs["position_embeddings"]
+        return args, {**kwargs, "position_embeddings": (turned.real, turned.imag)}
+
+    strategy = strategy_of("sparsevlm-plus", own)
+    first = strategy.schedule.boundaries[0] - 1
+    with (
+        layers[first].register_forward_pre_hook(as_complex_numbers, with_kwargs=True),
+        own.prune(strategy),
+        layers[first].register_forward_pre_hook(back, with_kwargs=True),
+        torch.no_grad(),
+        pytest.raises(UnsupportedModelError, match=r"positions are a tensor of .*complex64, not tables of"),
+    ):
+        own.model(**batch.inputs)
 
 
 class RankedInside(Subject):

@@ -96,6 +96,33 @@ class StageContext(Protocol):
         """
         ...
 
+    def received_by_head(self, queries: HostInts, weights: Array) -> Array:
+        """The same by each head, where the factors differ by token as well.
+
+        Args:
+            queries: int64 [queries], positions without repetition of tokens that are left, as all text is.
+            weights: float32 [queries, N].
+
+        Returns:
+            float32 [heads, N]; 0 where the token was pruned before.
+        """
+        ...
+
+    def rotary_closeness(self, queries: HostInts) -> Array:
+        """How alike the rotary positions of layer b - 1 leave the unit's tokens to some queries, whatever they hold.
+
+        Args:
+            queries: int64 [queries], positions.
+
+        Returns:
+            float32 [queries, N], the cosine similarity of vectors of ones that were turned by the positions: 1 where
+            they are equal, and everywhere if the layer turns nothing.
+
+        Raises:
+            UnsupportedModelError: the layer's rotary positions are not tables of cosines and sines.
+        """
+        ...
+
     def place(self, host: npt.NDArray[Any]) -> Array:
         """A host array in the library and on the device of this context's arrays, its dtype unchanged."""
         ...

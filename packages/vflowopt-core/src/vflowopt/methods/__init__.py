@@ -17,6 +17,7 @@ from vflowopt.methods.pyramiddrop import PyramidDrop
 from vflowopt.methods.scope import SCOPE
 from vflowopt.methods.sparsevlm import SparseVLM
 from vflowopt.methods.sparsevlm_adaptive import AdaptiveSparseVLM
+from vflowopt.methods.sparsevlm_plus import SparseVLMPlus
 from vflowopt.methods.sparsevlm_recycler import DensityPeaks
 from vflowopt.methods.vidcom2 import VidCom2
 from vflowopt.methods.visionzip import ContextualTokens, VisionZip
@@ -44,6 +45,7 @@ METHODS: tuple[type[Component], ...] = (
     PyramidDrop,
     FitPrune,
     SparseVLM,
+    SparseVLMPlus,
     AdaptiveSparseVLM,
     DensityPeaks,
 )

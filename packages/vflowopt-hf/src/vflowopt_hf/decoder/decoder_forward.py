@@ -26,6 +26,7 @@ class DecoderForward(Forward):
         entered: embeddings [batch, queries, features], if the decoder got such.
         cache: the KV cache, if the forward prunes and there is one.
         attention: of the layer by whose attention the next stage is decided, once that layer has run.
+        rotary: rotary tables that the layer which runs was called with, for all rows of the forward, if it prunes.
         bias: float32 [batch, slots], what the layer that runs adds to the attention logits of its keys, where its mask
             does not hold it; ``None`` if nothing.
         states: layers of the cache that are open for this forward.
@@ -42,6 +43,7 @@ class DecoderForward(Forward):
     entered: Tensor | None = None
     cache: Any = None
     attention: AttentionCall | None = None
+    rotary: Any = None
     bias: Tensor | None = None
     states: list[PrunedRecurrentLayer] = field(default_factory=list)
     last: int = 0

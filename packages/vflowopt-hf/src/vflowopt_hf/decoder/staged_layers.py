@@ -71,6 +71,7 @@ class StagedLayers:
         if forward.plan is None and not (self._kinds.recurs[index] or self._kinds.reusing):
             return self._continue(forward, index, hidden, kwargs)
         self.see_cache(forward, kwargs)
+        forward.rotary = kwargs.get("position_embeddings")
         self._open_state(forward, index, kwargs)
         added = _residual(forward, index - 1)
         if added is None:

@@ -29,6 +29,8 @@ class AttentionCall:
         window: slots that a row looks back on, itself included, where the mask does not hold the window.
         value: [batch, key heads, slots, head_dim]; ``None`` where nobody asks for it.
         bias: float32 [batch, slots], what is added to the scores besides; ``None`` if nothing.
+        rotary: what queries and keys were turned by, as the layer got it: cosines and sines [batch or 1, positions,
+            turned dimensions] of all positions of the forward; ``None`` if by nothing, or where nobody asks for it.
     """
 
     query: Tensor
@@ -38,6 +40,7 @@ class AttentionCall:
     window: int | None = None
     value: Tensor | None = None
     bias: Tensor | None = None
+    rotary: Any = None
 
     def without_room(self, used: Tensor) -> "AttentionCall":
         """The same call where the slots are those of a static cache, which begins with the used ones.
@@ -67,18 +70,38 @@ class AttentionCall:
         Returns:
             float32 [slots].
         """
+        total = torch.zeros(self.key.shape[2], device=self.query.device)
+        for part, attention in self._blocks(sample, rows):
+            total += weights[part] @ (attention.mean(dim=(0, 1)) if heads == "mean" else attention.amax(dim=(0, 1)))
+        return total
+
+    def received_by_head(self, sample: int, rows: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sum over some rows of what each head of the softmax gives to some slots.
+
+        Args:
+            sample: index in the batch.
+            rows: int64 [queries].
+            slots: int64 [keys].
+            weights: float32 [queries, keys].
+
+        Returns:
+            float32 [heads, keys].
+        """
+        total = torch.zeros(self.query.shape[1], len(slots), device=self.query.device)
+        for part, attention in self._blocks(sample, rows):
+            total += (attention[..., slots] * weights[part]).sum(dim=2).flatten(0, 1)
+        return total
+
+    def _blocks(self, sample: int, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Attention of some rows, part by part: float32 [groups, heads per group, queries, slots]."""
         query, key = self.query[sample, :, rows].float() * self.scaling, self.key[sample].float()
         groups, slots = key.shape[0], key.shape[1]
         count, queries, size = query.shape
         query, keys = query.view(groups, count // groups, queries, size), key[:, None].transpose(2, 3)
-        total = torch.zeros(slots, device=query.device)
         step = max(1, _BLOCK // (count * slots))
         for start in range(0, queries, step):
             part = slice(start, start + step)
-            scores = self._masked(query[:, :, part] @ keys, sample, rows[part])
-            attention = scores.softmax(dim=-1)
-            total += weights[part] @ (attention.mean(dim=(0, 1)) if heads == "mean" else attention.amax(dim=(0, 1)))
-        return total
+            yield part, self._masked(query[:, :, part] @ keys, sample, rows[part]).softmax(dim=-1)
 
     def _masked(self, scores: Tensor, sample: int, rows: Tensor) -> Tensor:
         """Scores [groups, heads per group, queries, slots] as the layer's softmax sees them."""
@@ -115,6 +138,30 @@ def require_masks(implementation: str) -> None:
             f"attention {implementation!r} has no masks of numbers, by which tokens could be ranked; load the model "
             f"with attn_implementation='sdpa', or use a scorer that does not need the decoder's attention"
         )
+
+
+def rotary_tables(given: Any) -> tuple[Tensor, Tensor]:
+    """Cosines and sines that a decoder layer was called with.
+
+    Raises:
+        UnsupportedModelError: its rotary positions are something else.
+    """
+    match given:
+        case (Tensor(ndim=3) as cosines, Tensor(ndim=3) as sines):
+            return cosines, sines
+    kind = f"a tensor of {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
+    raise UnsupportedModelError(
+        f"the decoder's rotary positions are {kind}, not tables of cosines and sines, by which the scorer corrects "
+        f"attention; use one that does not, such as 'sparsevlm'"
+    )
+
+
+def turns(attention: nn.Module) -> bool:
+    """Whether a decoder layer's attention turns queries and keys by the tables that the layer is called with."""
+    if not getattr(attention, "use_rope", True):
+        return False
+    # Those of Cohere 2 hand the tables to all layers, and only layers with a window use them.
+    return not (type(attention).__name__ == "Cohere2Attention" and getattr(attention, "sliding_window", None) is None)
 
 
 def attention_module(layer: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import Tensor
 from vflowopt import TokenLayout
 from vflowopt.arrays import HostInts
 from vflowopt.components.stage_scoring import Heads
-from vflowopt_hf.plans.decoder_attention import AttentionCall
+from vflowopt_hf.plans.decoder_attention import AttentionCall, rotary_tables
 from vflowopt_hf.plans.rows import BatchRows, StageRows, token_states
 
 
@@ -115,6 +115,25 @@ class DecoderContext:
         received = self.call.received(self._sample, rows, factor[rows], heads)[-len(logical) :]
         everywhere = torch.zeros(positions, device=device).scatter(0, logical, received)
         return everywhere[self.table.rows[self.unit].to(device)]
+
+    def received_by_head(self, queries: HostInts, weights: Tensor) -> Tensor:
+        """What each head gives to the unit's tokens from some positions that are left, float32 [heads, N]."""
+        call, own = self.call, self._places(self.visual)
+        slots = own + (call.key.shape[2] - call.query.shape[2])  # rows are the last of the slots
+        return call.received_by_head(self._sample, self._places(queries), slots, weights * self.left)
+
+    def rotary_closeness(self, queries: HostInts) -> Tensor:
+        """Similarity that rotary positions alone leave some positions and the unit's tokens, float32 [queries, N]."""
+        device, size = self.call.query.device, self.call.query.shape[-1]
+        if self.call.rotary is None:
+            return torch.ones(len(queries), len(self.visual), device=device)
+        cosines, sines = (
+            table[self._sample if len(table) > 1 else 0].to(device).float() for table in rotary_tables(self.call.rotary)
+        )
+        asking, asked = self.place(queries), self.table.rows[self.unit].to(device)
+        # A pair of ones turned by a is (cos a - sin a, cos a + sin a); what a table leaves out is not turned.
+        turned = cosines[asking] @ cosines[asked].T + sines[asking] @ sines[asked].T
+        return (turned + (size - cosines.shape[-1])) / size
 
     def place(self, host: npt.NDArray[Any]) -> Tensor:
         """A host array as a tensor where the attention is; its copy is not waited for."""
