@@ -28,7 +28,8 @@ class Seen:
         structural: which of the unit's tokens are structural.
         alive: which of the unit's tokens are left.
         texts: positions of text tokens after the unit.
-        nearness: float64 [positions, positions], products of vectors of ones that upstream's rotary positions turned.
+        nearness: float64 [positions, positions], products of vectors of ones that upstream's rotary positions turned;
+            ``None`` where nobody asks for it.
         last: position of the sample's last token.
     """
 
@@ -39,7 +40,7 @@ class Seen:
     alive: list[int]
     texts: list[int]
     last: int
-    nearness: np.ndarray
+    nearness: np.ndarray | None = None
 
     def mean_over_heads(self, query, key):
         """Attention of one position to another."""
