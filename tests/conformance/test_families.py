@@ -23,18 +23,20 @@ FAMILIES = conformance(
 )
 
 
-PLANS_AND_CACHES = {"separators", "batch invariance", "beam search", "sampling", "outside the block"}
-"""Checks of what is the same however attention is computed."""
+OF_THE_DECODER = {"mass", "drafts", "beam search", "sampling", "conversation", "batch invariance", "outside the block"}
+"""Checks of what a decoder does with a plan, whoever made it."""
+OF_EAGER_ATTENTION = {"ragged batch", "mass", "identity"}
+"""Checks in which eager attention gets other masks than sdpa does."""
 
 
 def is_elsewhere(check):
-    """What eager attention decides is decided where sdpa runs, or where another family runs the same decoder.
-
-    For their geometry, all families run their own tower eagerly.
-    """
-    if check.check not in RUNTIME or check.subject.attention != "eager":
+    """What one attention, or one decoder, decides is decided where another one runs; `make conformance` runs all."""
+    if check.check not in RUNTIME:
         return False
-    return check.check.name in PLANS_AND_CACHES or check.subject.case.name in SAME_DECODER
+    name, repeats = check.check.name, check.subject.case.name in SAME_DECODER
+    if check.subject.attention == "eager":
+        return repeats or name not in OF_EAGER_ATTENTION
+    return repeats and name in OF_THE_DECODER
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_the_decoder_is_another_familys(name, other):
 
 @conformance(
     *(sibling for module in MODULES.values() for sibling in getattr(module, "SIBLINGS", ())),
-    only=("counts", "map alignment", "observed layer", "video", "ragged batch", "identity"),
+    only=("counts", "map alignment", "observed layer", "ragged batch"),
     attention=("sdpa",),
 )
 def test_sibling(check):

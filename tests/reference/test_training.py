@@ -47,7 +47,17 @@ def losses_on_one_batch(architecture: Architecture, phase: Phase, steps: int) ->
     ]
 
 
-@pytest.mark.parametrize(("architecture", "phase"), TRAININGS.values(), ids=TRAININGS)
+ENDS = {f"{name}-{phase.name}" for name in NAMES for phase in (named(name).phases[0], named(name).phases[-1])}
+"""The phases between them are slow."""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "phase"),
+    [
+        pytest.param(*training, id=name, marks=[pytest.mark.slow] * (name not in ENDS))
+        for name, training in TRAININGS.items()
+    ],
+)
 def test_a_few_steps_on_one_batch_lower_the_loss(architecture: Architecture, phase: Phase) -> None:
     """With AdamW for everything: Muon multiplies in bfloat16, which takes most processors seconds per step."""
     losses = losses_on_one_batch(architecture, replace(phase, muon=False), 3)

@@ -114,6 +114,10 @@ PLACES = [
 ]
 
 
+ALIKE = {tower_layers, backbone_replaced, decoder_in_place, decoder_layers_replaced, feed_forward}
+"""Where another place shows that this kind of compiled part is found, and another kind that the place is looked at."""
+
+
 def run_by_parts(model, inputs):
     """Let the tower see the pictures, and the decoder read some text: much less is compiled than of a whole prefill."""
     pixels = {name: inputs[name] for name in ("pixel_values", "image_sizes", "batch_num_images")}
@@ -138,7 +142,11 @@ def answer(model, inputs):
 
 @pytest.mark.parametrize(
     ("place", "strategy"),
-    [*((place, STRATEGY) for place in PLACES), (attention, BY_ATTENTION), (decoder_layers, BY_ATTENTION)],
+    [
+        *(pytest.param(place, STRATEGY, marks=[pytest.mark.slow] * (place in ALIKE)) for place in PLACES),
+        (attention, BY_ATTENTION),
+        pytest.param(decoder_layers, BY_ATTENTION, marks=pytest.mark.slow),
+    ],
 )
 def test_a_part_that_was_compiled(place, strategy):
     """It has run before the block, as a graph without hooks; after the block it is as it was."""

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from support import tiny
-from support.cases import NAMES
+from support.cases import BY_DECODER
 from support.tiny_qwen import qwen_inputs, tiny_qwen2_vl
 from vflowopt import Strategy, prune
 from vflowopt.adapter import Adapter, GrowthAdapter
@@ -85,7 +85,7 @@ PACKED = ("minicpm_v4_6", "molmo2")
 """Whose inputs a benchmark cannot repeat along the first axis: pixels lie along the last, or patches have numbers."""
 
 
-@pytest.mark.parametrize("module", NAMES)
+@pytest.mark.parametrize("module", BY_DECODER)
 def test_the_formula_holds_for_every_family_without_experts_and_recurrences(module):
     case = importlib.import_module(f"support.cases.{module}").CASE
     subject, adapter = Subject(case, "sdpa"), TransformersAdapter(case.family)

@@ -68,9 +68,15 @@ def strategy_of(method, subject):
     return Strategy(scorer=METHODS[method][0], schedule=schedule_of(method, BUDGET, subject))
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    [
+        pytest.param(family, attention, marks=[pytest.mark.slow] * (attention == "eager" and family != "onevision"))
+        for family in CASES
+        for attention in ("eager", "sdpa")
+    ],
+)
 @pytest.mark.parametrize("size", ["single", "ragged"])
-@pytest.mark.parametrize("family", CASES)
 @pytest.mark.parametrize("method", METHODS)
 def test_against_upstreams_attention_and_masks(method, family, size, attention):
     own = subject(family, attention)

@@ -5,7 +5,7 @@ import importlib
 import pytest
 import torch
 
-from support.cases import NAMES
+from support.cases import BY_DECODER
 from vflowopt_hf.testing.subject import Subject
 
 accelerate = pytest.importorskip("accelerate")
@@ -40,7 +40,7 @@ def answers(subject, batch, strategy):
         return logits, tokens, pruning.report
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_DECODER)
 def test_a_dispatched_model(name, tmp_path):
     case = importlib.import_module(f"support.cases.{name}").CASE
     plain, dispatched = Subject(case, "sdpa"), Subject(case, "sdpa")

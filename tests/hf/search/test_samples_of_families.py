@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from support.cases import NAMES
+from support.cases import BY_DECODER
 from vflowopt import Strategy
 from vflowopt_hf.search.sample_store import MemoryLimits
 from vflowopt_hf.testing.batches import Sample, picture
@@ -14,7 +14,7 @@ BATCHED = {"gemma3": 1, "gemma4": 1, "gemma4_e2b": 1, "qwen3_omni": 1, "qwen3_vl
 """Samples per batch where it is not two: decoders called with masks or embeddings that nothing generic can join."""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_DECODER)
 def test_scores_on_disk_and_in_batches(name):
     subject = Subject(importlib.import_module(f"support.cases.{name}").CASE, "sdpa")
     prompts = [Sample((picture(subject.case.image_sizes[0], seed=seed),), seed=4) for seed in (1, 2)]

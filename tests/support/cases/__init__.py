@@ -2,6 +2,8 @@
 
 import pkgutil
 
+import pytest
+
 from vflowopt_hf.upstream import installed
 
 SINCE = {"gemma4_e2b": (5, 24), "molmo2": (5, 20)}
@@ -25,3 +27,6 @@ SAME_DECODER = {
     "vipllava": "llava_next_video",
 }
 """Cases whose decoder is of the class that another case's is of."""
+
+BY_DECODER = [pytest.param(name, marks=[pytest.mark.slow] * (name in SAME_DECODER)) for name in NAMES]
+"""All cases, for tests of what hangs on the decoder: those that repeat another's are slow."""
