@@ -115,11 +115,11 @@ class StageContext(Protocol):
             queries: int64 [queries], positions.
 
         Returns:
-            float32 [queries, N], the cosine similarity of vectors of ones that were turned by the positions: 1 where
-            they are equal, and everywhere if the layer turns nothing.
+            float32 [queries, N], products of vectors of ones that were turned by the positions, over their dimensions:
+            their cosine similarity, but for what some models scale positions by; 1 if the layer turns nothing.
 
         Raises:
-            UnsupportedModelError: the layer's rotary positions are not tables of cosines and sines.
+            UnsupportedModelError: the layer's rotary positions are not tables of a cosine and a sine per dimension.
         """
         ...
 

@@ -15,13 +15,8 @@ from vflowopt_hf.decoder.key_bias import attend_with_bias, carrying_layers, requ
 from vflowopt_hf.decoder.layer_kinds import LayerKinds, attending_layers
 from vflowopt_hf.hooks.installing import Installed
 from vflowopt_hf.hooks.running import Running
-from vflowopt_hf.plans.decoder_attention import (
-    AttentionCall,
-    attention_module,
-    observe_attention,
-    require_masks,
-    turns,
-)
+from vflowopt_hf.plans.decoder_attention import AttentionCall, attention_module, observe_attention, require_masks
+from vflowopt_hf.plans.rotary import Rotary
 from vflowopt_hf.plans.stage_plan import AttentionUse
 
 
@@ -91,7 +86,8 @@ class AttentionHooks(Installed):
         if index not in self._observed or forward is None or forward.plan is None:
             return
         if forward.plan.awaits(self._observed[index]):
-            rotary = forward.rotary if turns(attention_module(self._layers[index])) else None
+            attention = attention_module(self._layers[index])
+            rotary = Rotary.of(forward.rotary, attention, call.query.shape[-1])
             call = replace(call, bias=forward.bias, rotary=rotary)
             layer = None if forward.cache is None else forward.cache.layers[index]
             forward.attention = call.without_room(layer.cumulative_length) if isinstance(layer, StaticLayer) else call

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vflowopt.components.stage_scoring import Heads
 from vflowopt.errors import UnsupportedModelError, UnsupportedOperationError
+from vflowopt_hf.plans.rotary import Rotary
 from vflowopt_hf.vision.observing import attention_calls
 
 # Scores held at once, in elements: 16 MiB of float32. Bounds memory whatever the length of the prompt.
@@ -29,8 +30,8 @@ class AttentionCall:
         window: slots that a row looks back on, itself included, where the mask does not hold the window.
         value: [batch, key heads, slots, head_dim]; ``None`` where nobody asks for it.
         bias: float32 [batch, slots], what is added to the scores besides; ``None`` if nothing.
-        rotary: what queries and keys were turned by, as the layer got it: cosines and sines [batch or 1, positions,
-            turned dimensions] of all positions of the forward; ``None`` if by nothing, or where nobody asks for it.
+        sinks: float32 [heads], a score in each head's softmax that belongs to no key; ``None`` if there is none.
+        rotary: what queries and keys were turned by; ``None`` if by nothing, or where nobody asks for it.
     """
 
     query: Tensor
@@ -40,7 +41,8 @@ class AttentionCall:
     window: int | None = None
     value: Tensor | None = None
     bias: Tensor | None = None
-    rotary: Any = None
+    sinks: Tensor | None = None
+    rotary: Rotary | None = None
 
     def without_room(self, used: Tensor) -> "AttentionCall":
         """The same call where the slots are those of a static cache, which begins with the used ones.
@@ -101,7 +103,11 @@ class AttentionCall:
         step = max(1, _BLOCK // (count * slots))
         for start in range(0, queries, step):
             part = slice(start, start + step)
-            yield part, self._masked(query[:, :, part] @ keys, sample, rows[part]).softmax(dim=-1)
+            scores = self._masked(query[:, :, part] @ keys, sample, rows[part])
+            if self.sinks is not None:
+                sinks = self.sinks.float().view(groups, -1, 1, 1).expand(*scores.shape[:3], 1)
+                scores = torch.cat([scores, sinks], dim=-1)
+            yield part, scores.softmax(dim=-1)[..., :slots]
 
     def _masked(self, scores: Tensor, sample: int, rows: Tensor) -> Tensor:
         """Scores [groups, heads per group, queries, slots] as the layer's softmax sees them."""
@@ -140,30 +146,6 @@ def require_masks(implementation: str) -> None:
         )
 
 
-def rotary_tables(given: Any) -> tuple[Tensor, Tensor]:
-    """Cosines and sines that a decoder layer was called with.
-
-    Raises:
-        UnsupportedModelError: its rotary positions are something else.
-    """
-    match given:
-        case (Tensor(ndim=3) as cosines, Tensor(ndim=3) as sines):
-            return cosines, sines
-    kind = f"a tensor of {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
-    raise UnsupportedModelError(
-        f"the decoder's rotary positions are {kind}, not tables of cosines and sines, by which the scorer corrects "
-        f"attention; use one that does not, such as 'sparsevlm'"
-    )
-
-
-def turns(attention: nn.Module) -> bool:
-    """Whether a decoder layer's attention turns queries and keys by the tables that the layer is called with."""
-    if not getattr(attention, "use_rope", True):
-        return False
-    # Those of Cohere 2 hand the tables to all layers, and only layers with a window use them.
-    return not (type(attention).__name__ == "Cohere2Attention" and getattr(attention, "sliding_window", None) is None)
-
-
 def attention_module(layer: nn.Module) -> nn.Module:
     """The attention module of a decoder layer.
 
@@ -196,7 +178,9 @@ def observe_attention(
 
     def seen(query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Any, options: Mapping[str, Any]) -> None:
         window = options.get("sliding_window")
-        note(AttentionCall(query.detach(), key.detach(), scaling, mask, window, value.detach()))
+        sinks = options.get("s_aux")
+        sinks = None if sinks is None else sinks.detach()
+        note(AttentionCall(query.detach(), key.detach(), scaling, mask, window, value.detach(), sinks=sinks))
 
     with attention_calls(module, seen, around):
         yield

@@ -10,7 +10,7 @@ from torch import Tensor
 from vflowopt import TokenLayout
 from vflowopt.arrays import HostInts
 from vflowopt.components.stage_scoring import Heads
-from vflowopt_hf.plans.decoder_attention import AttentionCall, rotary_tables
+from vflowopt_hf.plans.decoder_attention import AttentionCall
 from vflowopt_hf.plans.rows import BatchRows, StageRows, token_states
 
 
@@ -127,13 +127,8 @@ class DecoderContext:
         device, size = self.call.query.device, self.call.query.shape[-1]
         if self.call.rotary is None:
             return torch.ones(len(queries), len(self.visual), device=device)
-        cosines, sines = (
-            table[self._sample if len(table) > 1 else 0].to(device).float() for table in rotary_tables(self.call.rotary)
-        )
-        asking, asked = self.place(queries), self.table.rows[self.unit].to(device)
-        # A pair of ones turned by a is (cos a - sin a, cos a + sin a); what a table leaves out is not turned.
-        turned = cosines[asking] @ cosines[asked].T + sines[asking] @ sines[asked].T
-        return (turned + (size - cosines.shape[-1])) / size
+        asked = self.table.rows[self.unit].to(device)
+        return self.call.rotary.closeness(self._sample, self.place(queries), asked, size)
 
     def place(self, host: npt.NDArray[Any]) -> Tensor:
         """A host array as a tensor where the attention is; its copy is not waited for."""
