@@ -111,6 +111,7 @@ def test_a_method_may_be_ranked_anew_inside_the_decoder():
         rescorer=FastV(),
     )
     assert read_strategy("divprune@0.25,rescorer=pyramiddrop,stages=0/4")(28).schedule.boundaries == (0, 4)
+    assert read_strategy("divprune@0.25,rescorer=none")(28) == read_strategy("divprune@0.25")(28)
 
 
 @pytest.mark.parametrize(
@@ -119,11 +120,14 @@ def test_a_method_may_be_ranked_anew_inside_the_decoder():
         ("divprune@0.25,rescorer=scope", "no rescorer is called 'scope' in .*there are: dart, .*fastv"),
         ("fastv@0.25,rescorer=pyramiddrop", "fastv ranks inside the decoder by itself; leave rescorer= out"),
         ("fitprune@0.25,rescorer=fastv", "fitprune ranks inside the decoder by itself"),
+        ("divprune@0.5,rescorer=fastv,stages=3", "all stages inside the decoder, and the first is before layer 3"),
+        ("divprune@0.5,rescorer=fastv,stages=0", "ranks at stages inside the decoder, of which there is none"),
+        ("divprune@0.5,rescorer=fastv,stages=4/0", r"strictly increasing, got \(4, 0\)"),
     ],
 )
 def test_what_cannot_rank_anew(text, said):
     with pytest.raises(StrategyError, match=said):
-        read_strategy(text)
+        read_strategy(text)(28)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,23 @@ def test_what_is_none_of_these(source, said):
         Strategy.read(source)
 
 
+@pytest.mark.parametrize("source", [None, True, ["divprune@0.25"]])
+def test_what_may_be_given_is_told_who_gives_something_else(source):
+    said = r" is no strategy: give a budget such as 0\.25, a text such as 'divprune@0\.25', a Strategy, the path of a "
+    with pytest.raises(StrategyError, match=said):
+        read_strategy(source)
+
+
+def test_a_directory_is_no_strategy_and_hides_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("0.25", "divprune@0.25", "mine"):
+        Path(name).mkdir()
+    assert read_strategy("0.25") == Default(0.25)
+    assert read_strategy("divprune@0.25")(28).scorer.component_name() == "divprune"
+    with pytest.raises(StrategyError, match=r"'mine': .*directory"):
+        read_strategy("mine")
+
+
 def test_prune_reads_its_strategy_before_it_looks_at_anything_else():
     class Model:
         class config:  # noqa: N801

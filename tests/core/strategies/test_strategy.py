@@ -97,11 +97,20 @@ def test_a_scorer_that_ranks_inside_the_decoder_takes_no_rescorer():
         Strategy(scorer=FastV(), schedule=schedule, rescorer=PyramidDrop())
     with pytest.raises(StrategyError, match=r"rescorer: .*StageScorer"):
         Strategy(scorer=FastV(), schedule=schedule, rescorer=DivPrune())
+    both = Progressive(stages=(0, 1), retention=(0.5, 0.5))
     for scorer, rescorer, ranks in ((FastV(), None, FastV()), (DivPrune(), FastV(), FastV()), (DivPrune(), None, None)):
-        strategy = Strategy(scorer=scorer, schedule=schedule, rescorer=rescorer)
+        strategy = Strategy(scorer=scorer, schedule=both if rescorer else schedule, rescorer=rescorer)
         assert strategy.stage_scorer == ranks
         assert ("rescorer=fastv()" in repr(strategy)) == ("rescorer" in strategy.to_json()) == (rescorer is not None)
         assert Strategy.parse(strategy.to_json()) == strategy
+
+
+def test_a_rescorer_leaves_something_to_the_scorer():
+    message = (
+        "rescorer 'fastv' ranks at all stages inside the decoder, and the first is before layer 3: nothing is left"
+    )
+    with pytest.raises(StrategyError, match=message):
+        Strategy(scorer=DivPrune(), schedule=Progressive(stages=(3, 6), retention=(0.5, 0.5)), rescorer=FastV())
 
 
 def test_a_file_from_before_there_was_a_choice_keeps_separators():

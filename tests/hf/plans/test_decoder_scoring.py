@@ -192,7 +192,7 @@ class RankedAnew(Subject):
 
     def strategy(self, batch, stages=None, *, cell=2.5, **_):
         usual = super().strategy(batch, stages, cell=cell)
-        return usual.model_copy(update={"rescorer": FastV()}) if usual.schedule.boundaries[-1] else usual
+        return usual.model_copy(update={"rescorer": FastV()}) if 0 in usual.schedule.boundaries[:-1] else usual
 
 
 RUNTIME = [

@@ -47,12 +47,19 @@ def check_budget(budget: float) -> float:
         BudgetError: it is not.
     """
     try:
-        is_retention = 0 < float(budget) <= 1 and not isinstance(budget, str)
+        is_retention = 0 < float(budget) <= 1 and not isinstance(budget, str | bool)
     except (TypeError, ValueError, OverflowError):
         is_retention = False
     if not is_retention:
         raise BudgetError(f"a budget is an average retention in (0, 1], for example 0.25; got {shown(budget)}")
     return float(budget)
+
+
+def _are_stages(layers: Sequence[int]) -> bool:
+    return bool(layers) and layers[0] >= 0 and all(a < b for a, b in itertools.pairwise(layers))
+
+
+_STAGES = "stages must be one or more layer numbers >= 0, strictly increasing, got {}"
 
 
 class Progressive(Schedule):
@@ -70,8 +77,8 @@ class Progressive(Schedule):
     @field_validator("stages")
     @classmethod
     def _check_stages(cls, stages: tuple[int, ...]) -> tuple[int, ...]:
-        if not stages or stages[0] < 0 or any(a >= b for a, b in itertools.pairwise(stages)):
-            raise ValueError(f"stages must be one or more layer numbers >= 0, strictly increasing, got {stages}")
+        if not _are_stages(stages):
+            raise ValueError(_STAGES.format(stages))
         return stages
 
     @field_validator("retention")
@@ -116,8 +123,10 @@ class Progressive(Schedule):
 
         Raises:
             BudgetError: layers before the first stage alone use up the budget.
-            StrategyError: a stage lies beyond the last layer.
+            StrategyError: these are no stages, or one lies beyond the last layer.
         """
+        if not _are_stages(stages):
+            raise StrategyError(_STAGES.format(tuple(stages)))
         widths = stage_widths(stages, num_layers)
         target = check_budget(budget) * num_layers - stages[0]
         if target <= 0:

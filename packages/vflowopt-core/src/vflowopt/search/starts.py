@@ -16,6 +16,7 @@ from vflowopt.components.stage_scoring import StageScorer
 from vflowopt.methods.divprune import DivPrune
 from vflowopt.methods.fastv import FastV
 from vflowopt.methods.scope import SCOPE
+from vflowopt.strategies.choices import NO_RESCORER
 from vflowopt.strategies.front import StrategyFront
 from vflowopt.strategies.shipped import preset_names
 from vflowopt.strategies.space import Point, SearchSpace
@@ -42,7 +43,8 @@ def known_good(space: SearchSpace) -> list[Start]:
     """
     stages = len(space.stages)
     flat, halving, early = (tuple(share**stage for stage in range(stages)) for share in (1.0, 0.5, 0.2))
-    attention, diverse, anew = CalibratedAttention(), CalibratedAttention(diversity=0.9), FastV()
+    attention, diverse = CalibratedAttention(), CalibratedAttention(diversity=0.9)
+    anew = None if space.fixed.get("rescorer") == NO_RESCORER else FastV()
     starts = [
         ("mean-attention", _point(space, flat, attention)),
         ("divprune-mass", _point(space, flat, DivPrune(), mass=1.0)),

@@ -2,7 +2,8 @@
 
 import os
 from numbers import Real
-from typing import TypeAlias, TypeGuard, TypeVar, cast
+from pathlib import Path
+from typing import TypeAlias, TypeGuard, TypeVar
 
 from vflowopt.components.schedule import check_budget
 from vflowopt.errors import StrategyError, named, shown
@@ -10,6 +11,7 @@ from vflowopt.strategies.defaults import Default
 from vflowopt.strategies.front import Stored, StrategyFront, read_stored, strategy_at
 from vflowopt.strategies.shipped import PRESET, is_preset
 from vflowopt.strategies.specification import StrategyFor, scorer_names, specification, specified
+from vflowopt.strategies.strategy import Strategy
 
 StrategySource: TypeAlias = Stored | float
 """See :func:`read_strategy`."""
@@ -47,11 +49,16 @@ def read_strategy(source: StrategySource, budget: float | None = None) -> Strate
         return _written(source, budget)
     if _is_number(source):
         return Default(check_budget(_only(float(source), budget)))
-    return _stored(cast("Stored", source), budget)
+    if not isinstance(source, Strategy | StrategyFront | Path):
+        raise StrategyError(
+            f"{shown(source)} is no strategy: give a budget such as 0.25, a text such as 'divprune@0.25', a Strategy, "
+            f"the path of a strategy file, or the name of a preset"
+        )
+    return _stored(source, budget)
 
 
 def _written(text: str, budget: float | None) -> StrategyFor:
-    if is_preset(text) or os.path.lexists(text):
+    if is_preset(text) or _is_there(text):
         return _stored(text, budget)
     method, at, _ = text.partition("@")
     scorer = method.partition(",")[0]
@@ -62,7 +69,7 @@ def _written(text: str, budget: float | None) -> StrategyFor:
             raise StrategyError(f"{shown(text)} is a scorer without a budget: write {scorer + '@0.25'!r}, for example")
         return specified(specification(text, budget))
     stored, at, share = text.rpartition("@")
-    if at and (is_preset(stored) or os.path.lexists(stored)):
+    if at and (is_preset(stored) or _is_there(stored)):
         number = _number(share)
         if number is None:
             raise StrategyError(f"{shown(text)}: after the '@' belongs a budget, for example 0.25; got {shown(share)}")
@@ -73,6 +80,11 @@ def _written(text: str, budget: float | None) -> StrategyFor:
         return Default(check_budget(_only(number, budget)))
     # It is nothing: what was meant says so best.
     return specified(text) if at and not _names_a_file(stored) else _stored(stored or text, budget)
+
+
+def _is_there(text: str) -> bool:
+    """Whether there is something of that name that could hold a strategy, readable or not; directories cannot."""
+    return os.path.lexists(text) and not Path(text).is_dir()
 
 
 def _names_a_file(text: str) -> bool:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from vflowopt.components.schedule import Progressive, check_budget, default_stages, stage_widths
 from vflowopt.errors import BudgetError, InputError, StrategyError
 from vflowopt.layout import TokenLayout
-from vflowopt.strategies.choices import Setting, means_something
+from vflowopt.strategies.choices import NO_RESCORER, Setting, means_something
 from vflowopt.strategies.rescaling import LEAST, at_budget, proportional
 from vflowopt.strategies.strategy import Strategy
 from vflowopt.strategies.variables import (
@@ -58,7 +58,7 @@ class SearchSpace:
         max_cell: upper end of the cell's scale, in tokens.
         fixed: values of variables that do not vary, by name: ``{"diversity": 0}`` has no diversity, ``{"cell": 1}``
             never merges. :data:`PAPER` leaves the paper's own space. Without stages inside the decoder nothing ranks
-            there.
+            anew there, nor without one before it.
 
     Raises:
         BudgetError: no split meets the budget; names the smallest budget that one does.
@@ -75,12 +75,23 @@ class SearchSpace:
         check_budget(self.budget)
         check_values(self.fixed)
         Progressive(stages=self.stages, retention=(1.0,) * len(self.stages))
+        if self.stages[0]:  # where a rescorer would leave nothing to the scorer
+            object.__setattr__(self, "fixed", self._ranked_once())
         if self.budget < self.smallest_budget:
             shown = math.ceil(self.smallest_budget * 1e4) / 1e4  # rounded up, so that it can be typed in
             raise BudgetError(
                 f"an average retention of {self.budget} cannot be met with stages {self.stages} of {self.num_layers} "
                 f"layers: those before the first stage run unpruned, so the smallest feasible budget is {shown:.4f}"
             )
+
+    def _ranked_once(self) -> dict[str, Setting]:
+        fixed = self.fixed.get("rescorer", NO_RESCORER)
+        if fixed != NO_RESCORER:
+            raise StrategyError(
+                f"rescorer is fixed at {fixed}, but all of the stages {self.stages} are inside the decoder, where it "
+                f"ranks in the scorer's place; let the first stage be 0"
+            )
+        return {**self.fixed, "rescorer": NO_RESCORER}
 
     @classmethod
     def of(

@@ -1,6 +1,6 @@
 """``SCORER@BUDGET[,OPTION=VALUE...]``: a hand-set strategy as one short text."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias, cast, get_args
 
@@ -17,6 +17,9 @@ from vflowopt.strategies.strategy import Strategy, rescorer_types
 
 ALIASES = {"mean-attention": "calibrated-attention"}
 """Short names of scorers with their default options."""
+
+_OF_STRATEGIES = ("cell", "mass", "recycler", "rescorer", "separators")
+"""Options of the other parts of a strategy."""
 
 StrategyFor: TypeAlias = Callable[[int], Strategy]
 """Gives a strategy for a number of decoder layers; raises a BudgetError or StrategyError where there is none."""
@@ -50,25 +53,25 @@ def specified(text: str) -> StrategyFor:
             f"no scorer is called {shown(name)} in {shown(text)}; there are: {', '.join(scorer_names())}"
         )
     budget, *pairs = rest.split(",")
-    options = dict(_option(text, pair) for pair in pairs)
+    options = _options(text, pairs)
     named, gamma, ranking = (options.pop(name, None) for name in ("recycler", "mass", "rescorer"))
     separators = _separators(text, options.pop("separators", SEPARATORS))
     recycling = {"cell": options.pop("cell")} if "cell" in options else {}
     staged = issubclass(kind, StageScorer) and not issubclass(kind, FittedScorer)  # whose stages are fitted
     stages = options.pop("stages", None) if staged or ranking else None
-    try:
-        with _named(text):
-            retention = check_budget(float(budget))
-        scorer = cast("Scorer", _build(text, kind, options))
-        recycler = _recycler(text, scorer, named, recycling)
-        mass = None if gamma is None else cast("Mass", _build(text, LogMass, {"gamma": gamma}))
-        rescorer = None if ranking is None else _rescorer(text, scorer, ranking)
-        numbers = None if stages is None else [int(stage) for stage in stages.split("/")]
-    except (StrategyError, BudgetError):
-        raise
-    except ValueError as error:
-        example = f"for example {name}@0.25"
-        raise StrategyError(f"{text!r} is not SCORER@BUDGET[,OPTION=VALUE...], {example}: {error}") from error
+    with _named(text):
+        retention = check_budget(cast("float", _number(budget)))
+    _require_known(text, name, kind, options)
+    scorer = cast("Scorer", _build(text, kind, options))
+    recycler = _recycler(text, scorer, named, recycling)
+    mass = None if gamma is None else cast("Mass", _build(text, LogMass, {"gamma": gamma}))
+    rescorer = None if ranking is None else _rescorer(text, scorer, ranking)
+    numbers = None if stages is None else _stages(text, stages)
+    if rescorer is not None and numbers == [0]:
+        raise StrategyError(
+            f"{text!r}: {rescorer.component_name()} ranks at stages inside the decoder, of which there is none: leave "
+            f"rescorer= out, or write stages=0/9, for example"
+        )
 
     if isinstance(scorer, FittedScorer):
         return Fitting(scorer, retention, recycler, mass, separators)
@@ -127,16 +130,50 @@ def _recycler(text: str, scorer: Scorer, name: str | None, options: dict[str, st
     return None
 
 
-def _rescorer(text: str, scorer: Scorer, name: str) -> StageScorer:
+def _rescorer(text: str, scorer: Scorer, name: str) -> StageScorer | None:
     """What ``rescorer=NAME`` says."""
     known = rescorer_types()
+    if name == "none":
+        return None
     if name not in known:
-        raise StrategyError(f"no rescorer is called {name!r} in {text!r}; there are: {', '.join(sorted(known))}")
+        raise StrategyError(f"no rescorer is called {name!r} in {text!r}; there are: {', '.join(sorted(known))}, none")
     if isinstance(scorer, StageScorer):
         raise StrategyError(
             f"{text!r}: {scorer.component_name()} ranks inside the decoder by itself; leave rescorer= out"
         )
     return cast("StageScorer", _build(text, known[name], {}))
+
+
+def _number(text: str) -> float | str:
+    """The number that a text is; the text itself if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _stages(text: str, value: str) -> list[int]:
+    """What ``stages=`` says."""
+    layers = value.split("/")
+    if not all(layer.isascii() and layer.isdigit() for layer in layers):
+        raise StrategyError(f"{text!r}: stages are decoder layers, for example stages=0/9/18, not {value!r}")
+    return [int(layer) for layer in layers]
+
+
+def _require_known(text: str, name: str, kind: type[Component], options: Mapping[str, str]) -> None:
+    """Check that a scorer has these options, which are what no other part has taken."""
+    own = [option for option in kind.model_fields if option != "name"]
+    for option in options:
+        if option == "stages":
+            raise StrategyError(
+                f"{text!r}: {name} ranks before the LLM, where its one stage is; stages= goes with scorers that rank "
+                f"inside the decoder, or with rescorer="
+            )
+        if option not in own:
+            raise StrategyError(
+                f"{text!r}: {name} has no option {shown(option)}; it has: {', '.join(own) or 'none'}; beside these "
+                f"there are: {', '.join(_OF_STRATEGIES)}"
+            )
 
 
 def _separators(text: str, value: str) -> Separators:
@@ -161,8 +198,13 @@ def _build(text: str, kind: type[Component], options: dict[str, str]) -> Compone
         return kind.model_validate(options)  # option values are text; pydantic turns them into numbers
 
 
-def _option(text: str, pair: str) -> tuple[str, str]:
-    name, equals, value = pair.partition("=")
-    if not equals:
-        raise StrategyError(f"{text!r}: expected OPTION=VALUE, got {pair!r}")
-    return name.strip(), value.strip()
+def _options(text: str, pairs: Sequence[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals:
+            raise StrategyError(f"{text!r}: expected OPTION=VALUE, got {pair!r}")
+        if name in options:
+            raise StrategyError(f"{text!r}: {name} is given twice, as {options[name]!r} and as {value!r}")
+        options[name] = value
+    return options

@@ -77,6 +77,13 @@ class Strategy(Value):
                 f"scorer {self.scorer.component_name()!r} ranks anew inside the decoder by itself: leave rescorer "
                 f"{self.rescorer.component_name()!r} out"
             )
+        first = self.schedule.boundaries[0]
+        if self.rescorer is not None and first:
+            raise ValueError(
+                f"rescorer {self.rescorer.component_name()!r} ranks at all stages inside the decoder, and the first is "
+                f"before layer {first}: nothing is left to scorer {self.scorer.component_name()!r}; let stages begin "
+                f"with 0, or make the rescorer the scorer"
+            )
         return self
 
     @model_validator(mode="after")

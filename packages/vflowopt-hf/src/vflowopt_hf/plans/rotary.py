@@ -81,4 +81,4 @@ def _turned(attention: nn.Module, size: int) -> int:
     config = getattr(attention, "config", None)
     parameters = getattr(config, "rope_parameters", None) or {}
     parameters = parameters.get(getattr(attention, "layer_type", None)) or parameters
-    return 2 * ceil(size * parameters.get("partial_rotary_factor", 1.0) / 2)
+    return 2 * ceil(size * float(parameters.get("partial_rotary_factor", 1.0)) / 2)
