@@ -1,6 +1,7 @@
 """Attention by mass while pruning: as if the logits of retained keys had been raised, whatever the cache."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -195,3 +196,16 @@ def test_half_precision():
     inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
     with prune(model, weighed()), torch.no_grad():
         assert torch.isfinite(model(**inputs).logits[:, -1]).all()
+
+
+def test_units_that_are_planned_as_one_warn_of_nothing():
+    """Torch warns of memory that is not in order, once per program."""
+    model = tiny_onevision()
+    inputs, before = image_inputs(model, [[(80, 60)]] * 3), torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), prune(model, "calibrated-attention@0.2,cell=2,mass=1"):
+            warnings.simplefilter("error")
+            model(**inputs)
+    finally:
+        torch.set_warn_always(before)

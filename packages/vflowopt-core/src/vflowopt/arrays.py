@@ -84,7 +84,8 @@ def descending_order(values: Array) -> Array:
 def places_among(ascending: Array, values: Array) -> Array:
     """Where values [n] are, or would be, among ascending ones [m]: int64 [n]."""
     if array_api_compat.is_torch_array(ascending):
-        ascending = ascending.contiguous()  # a part of several units' need not be so, which torch warns of
+        # One after the other in memory, where several units' need not be so even if each is: torch warns of them.
+        ascending = namespace(ascending).concat([ascending[:0], ascending])
     return namespace(ascending).searchsorted(ascending, values)
 
 
