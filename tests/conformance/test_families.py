@@ -39,14 +39,16 @@ def is_elsewhere(check):
     return repeats and name in OF_THE_DECODER
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=test.id, marks=[*test.marks, *[pytest.mark.slow] * is_elsewhere(check)])
-        for test in FAMILIES.args[1]
+def marked(tests, is_slow):
+    """The same tests, some of them slow."""
+    return [
+        pytest.param(check, id=test.id, marks=[*test.marks, *[pytest.mark.slow] * is_slow(check)])
+        for test in tests.args[1]
         for check in test.values
-    ],
-)
+    ]
+
+
+@pytest.mark.parametrize("check", marked(FAMILIES, is_elsewhere))
 def test_family(check):
     check()
 
@@ -58,11 +60,14 @@ def test_the_decoder_is_another_familys(name, other):
     assert type(one.family.decoder(one.model("eager"))) is type(two.family.decoder(two.model("eager")))
 
 
-@conformance(
+SIBLINGS = conformance(
     *(sibling for module in MODULES.values() for sibling in getattr(module, "SIBLINGS", ())),
-    only=("counts", "map alignment", "observed layer", "ragged batch"),
+    only=("counts", "map alignment", "observed layer", "video", "ragged batch", "identity"),
     attention=("sdpa",),
 )
+
+
+@pytest.mark.parametrize("check", marked(SIBLINGS, lambda check: check.check.name in ("video", "identity")))
 def test_sibling(check):
     check()
 

@@ -86,7 +86,8 @@ class LogMass(Mass):
     Attributes:
         gamma: strength; 0 leaves attention as it is, 1 gives a token the share of those that it stands for.
         weighted: count what a token takes over by its importance, relative to the token's own and at most once: less
-            important ones add less. Otherwise all count alike, and total mass stays the number of tokens.
+            important ones add less. Otherwise all count alike, and total mass stays the number of tokens, less
+            separators that are dropped.
     """
 
     vectorises: ClassVar[bool] = True

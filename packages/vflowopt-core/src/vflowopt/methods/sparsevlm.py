@@ -12,7 +12,7 @@ The best of the pruned tokens are clustered into new ones: :mod:`vflowopt.method
 
 What differs: this is the public code's form with fixed numbers of tokens per stage; for those that the paper derives
 from the rank of the raters' attention see :mod:`vflowopt.methods.sparsevlm_adaptive`. The public code has one list of
-numbers for each of three budgets; here every stage keeps the same share, such that the average retention is met. Row
+numbers for each of four budgets; here every stage keeps the same share, such that the average retention is met. Row
 separators are no visual tokens in the choice of raters.
 """
 

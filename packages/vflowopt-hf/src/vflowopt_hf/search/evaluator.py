@@ -111,7 +111,7 @@ class HiddenStateEvaluator:
             lengths.append(sample.queries)
             self._device = sample.call["inputs_embeds"].device
         if not self.digests:
-            raise InputError("the sample set is empty; pass about 30 processor outputs with images")
+            raise InputError("the sample set is empty; pass about 45 processor outputs with images")
         self.centre_on(self.targets)
         self.units: Sequence[Sequence[TokenLayout]] = units
         self.lengths: Sequence[int] = lengths
