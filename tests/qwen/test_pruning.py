@@ -7,6 +7,7 @@ from transformers import DynamicCache
 from support.masked_oracle import oracle_logits, place, unpruned_embeddings
 from support.tiny_qwen import IMAGE, LAYERS, VIDEO, qwen_inputs, rotary_positions, tiny_qwen2_vl
 from vflowopt import Strategy, prune
+from vflowopt.errors import InputError
 from vflowopt.plugins import find_adapter
 
 IMAGE_ONLY = [[(60, 84)]]
@@ -80,6 +81,28 @@ def test_a_cache_is_continued_in_a_second_turn():
     positions = rotary_positions(model, first, final.shape[1] - queries)
     expected = oracle_logits(model, embeddings, torch.ones_like(final), place(final, plans, (IMAGE,)), positions)
     assert (torch.stack(two.logits, dim=1) - expected[:, -4:]).abs().max() <= 1e-5
+
+
+def test_positions_of_earlier_turns_too_are_refused_as_upstream_refuses_them():
+    """Where a second turn has a mask over both and no positions, upstream makes positions of both."""
+    model, text = tiny_qwen2_vl(), torch.tensor([[11, 12, 13, 14]])
+    second = qwen_inputs([[(60, 84)]])
+    mask = torch.ones(1, 4 + second["input_ids"].shape[1], dtype=torch.long)
+
+    def both_turns():
+        first = model(input_ids=text, use_cache=True, mm_token_type_ids=torch.zeros_like(text))
+        return model(**{**second, "attention_mask": mask}, past_key_values=first.past_key_values)
+
+    with torch.no_grad():
+        model(**second)  # with what upstream remembers of an earlier prompt
+        with pytest.raises(RuntimeError, match="must match the size"):
+            both_turns()
+        message = rf"positions are those of {mask.shape[1]} tokens, and the forward brings {mask.shape[1] - 4}"
+        with prune(model, STRATEGY), pytest.raises(InputError, match=message):
+            both_turns()
+        with prune(model, STRATEGY) as pruning:  # nothing is left of it
+            model(**second)
+            assert pruning.report.retention < 0.5
 
 
 def final_state(model, inputs):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vflowopt.errors import InputError
 from vflowopt_hf.decoder.cache import PrunedLayer, PrunedSlidingLayer
 from vflowopt_hf.decoder.conversion import AnyPrunedLayer
 from vflowopt_hf.decoder.masks import holds_bias, pruned_mask, step_mask, unmasked_step
@@ -108,6 +109,9 @@ class Views:
             mask: upstream's.
             embeddings: upstream's rotary tables [batch or 1, queries, features].
             window: the decoder layer's sliding window.
+
+        Raises:
+            InputError: the tables are for other tokens than those of the forward.
         """
         rows, device = hidden.shape[1], hidden.device
         key = (stage.boundary, None if layer is None else layer.history, window)
@@ -121,10 +125,19 @@ class Views:
             reduced = self._mask(layer, mask, retained, slots, hidden, window)
             tables = embeddings
             if tables is not None:
+                self._require_own(tables)
                 tables = tuple(take_rows(part, stage.samples, retained.logical) for part in tables)
             source, bias = (mask, embeddings, count), self._bias(slots)
             view = self._made[key] = LayerView(source, device, reduced, tables, slots, bias)
         return view
+
+    def _require_own(self, tables: Any) -> None:
+        for part in tables:
+            if part.shape[1] != self.queries:
+                raise InputError(
+                    f"positions are those of {part.shape[1]} tokens, and the forward brings {self.queries}: upstream "
+                    f"makes them of an attention mask over earlier turns, too; pass position_ids of these tokens"
+                )
 
     def _mask(
         self,
