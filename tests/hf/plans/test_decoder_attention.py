@@ -27,8 +27,8 @@ def states():
     return 3 * query, torch.randn(BATCH, GROUPS, SLOTS, SIZE, generator=generator)
 
 
-def loops(query, key, seen, heads):
-    """``seen(head, row, slot)`` says what a row sees, or by what its score is shifted."""
+def loops(query, key, seen, heads, sinks=(-np.inf,) * HEADS):
+    """``seen(head, row, slot)`` says what a row sees, or by what its score is shifted; sinks are scores of no slot."""
     total = np.zeros(SLOTS)
     for row, weight in zip(CHOSEN, WEIGHTS, strict=True):
         each = []
@@ -37,7 +37,7 @@ def loops(query, key, seen, heads):
             scores = keys @ query[SAMPLE, head, row].double().numpy() * 0.7
             shift = np.array([seen(head, row, slot) for slot in range(SLOTS)], dtype=float)
             shares = np.exp(scores - scores.max()) * np.exp(shift)
-            each.append(shares / shares.sum())
+            each.append(shares / (shares.sum() + np.exp(float(sinks[head]) - scores.max())))
         total += weight * (np.mean(each, axis=0) if heads == "mean" else np.max(each, axis=0))
     return total
 
@@ -95,20 +95,11 @@ def test_masks_that_are_no_tensors(states):
 
 @pytest.mark.parametrize("heads", ["mean", "max"])
 def test_a_sink_takes_its_share_of_every_heads_attention(states, heads):
-    query, key = states
     sinks = torch.tensor([-3.0, 0.0, 1.0, 2.0, 4.0, 30.0])
-    call = AttentionCall(query, key, 0.7, None, sinks=sinks)
-    found = call.received(SAMPLE, torch.tensor(CHOSEN), torch.tensor(WEIGHTS), heads)
-    total = np.zeros(SLOTS)
-    for row, weight in zip(CHOSEN, WEIGHTS, strict=True):
-        each = []
-        for head in range(HEADS):
-            keys = key[SAMPLE, head // (HEADS // GROUPS)].double().numpy()
-            scores = keys @ query[SAMPLE, head, row].double().numpy() * 0.7
-            shares = np.exp(scores) * [causal(row, slot) for slot in range(SLOTS)]
-            each.append(shares / (shares.sum() + np.exp(float(sinks[head]))))
-        total += weight * (np.mean(each, axis=0) if heads == "mean" else np.max(each, axis=0))
-    np.testing.assert_allclose(found.numpy(), total, atol=1e-6)
+    call = AttentionCall(*states, scaling=0.7, mask=None, sinks=sinks)
+    got = call.received(SAMPLE, torch.tensor(CHOSEN), torch.tensor(WEIGHTS), heads)
+    expected = loops(*states, lambda head, row, slot: hidden(causal(row, slot)), heads, sinks)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def with_sinks():
