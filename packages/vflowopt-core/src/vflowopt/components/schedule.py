@@ -55,11 +55,15 @@ def check_budget(budget: float) -> float:
     return float(budget)
 
 
-def _are_stages(layers: Sequence[int]) -> bool:
-    return bool(layers) and layers[0] >= 0 and all(a < b for a, b in itertools.pairwise(layers))
+def check_stages(stages: Sequence[int]) -> tuple[int, ...]:
+    """Return ``stages`` if they are decoder layers before which to prune.
 
-
-_STAGES = "stages must be one or more layer numbers >= 0, strictly increasing, got {}"
+    Raises:
+        StrategyError: they are not.
+    """
+    if not stages or stages[0] < 0 or any(a >= b for a, b in itertools.pairwise(stages)):
+        raise StrategyError(f"stages must be one or more layer numbers >= 0, strictly increasing, got {tuple(stages)}")
+    return tuple(stages)
 
 
 class Progressive(Schedule):
@@ -77,9 +81,7 @@ class Progressive(Schedule):
     @field_validator("stages")
     @classmethod
     def _check_stages(cls, stages: tuple[int, ...]) -> tuple[int, ...]:
-        if not _are_stages(stages):
-            raise ValueError(_STAGES.format(stages))
-        return stages
+        return check_stages(stages)
 
     @field_validator("retention")
     @classmethod
@@ -125,9 +127,7 @@ class Progressive(Schedule):
             BudgetError: layers before the first stage alone use up the budget.
             StrategyError: these are no stages, or one lies beyond the last layer.
         """
-        if not _are_stages(stages):
-            raise StrategyError(_STAGES.format(tuple(stages)))
-        widths = stage_widths(stages, num_layers)
+        widths = stage_widths(check_stages(stages), num_layers)
         target = check_budget(budget) * num_layers - stages[0]
         if target <= 0:
             raise BudgetError(

@@ -9,7 +9,7 @@ from vflowopt.adapter import Evaluator, RescoringEvaluator
 from vflowopt.budgets.requests import RequestBudget, Workload
 from vflowopt.components.schedule import check_budget
 from vflowopt.errors import BudgetError, InputError, StrategyError, shown
-from vflowopt.strategies.choices import NO_RESCORER, Setting
+from vflowopt.strategies.choices import Setting
 from vflowopt.strategies.front import StrategyFront
 from vflowopt.strategies.space import SearchSpace
 from vflowopt.strategies.strategy import Strategy
@@ -133,19 +133,10 @@ class Settings:
                 "none of the samples has a visual token, so there is nothing to prune; add images or videos"
             )
         smallest = SearchSpace.of(self.budgets[-1], evaluator.num_layers, units, self.stages, self.fixed)
-        able = isinstance(evaluator, RescoringEvaluator) and evaluator.can_rescore(smallest.stages)
-        if not (able and any(smallest.stages)):
-            smallest = self._without_rescorer(smallest)
-        return replace(smallest, budget=self.budget)
-
-    def _without_rescorer(self, space: SearchSpace) -> SearchSpace:
-        """The space where nothing ranks inside the decoder."""
-        if self.fixed.get("rescorer", NO_RESCORER) != NO_RESCORER:
-            raise StrategyError(
-                f"rescorer is fixed at {self.fixed['rescorer']}, but of the stages {space.stages} none is inside the "
-                f"decoder, or one follows a layer whose attention the evaluator cannot look at; choose other stages"
-            )
-        return replace(space, fixed={**space.fixed, "rescorer": NO_RESCORER})
+        fixed = smallest.fixed
+        if not (isinstance(evaluator, RescoringEvaluator) and evaluator.can_rescore(smallest.stages)):
+            fixed = smallest.fixed_without_rescorer("one follows a layer whose attention the evaluator cannot look at")
+        return replace(smallest, budget=self.budget, fixed=fixed)
 
 
 def _listed(name: str, values: Iterable[Item]) -> tuple[Item, ...]:

@@ -10,7 +10,14 @@ from vflowopt.errors import StrategyError, named, shown
 from vflowopt.strategies.defaults import Default
 from vflowopt.strategies.front import Stored, StrategyFront, read_stored, strategy_at
 from vflowopt.strategies.shipped import PRESET, is_preset
-from vflowopt.strategies.specification import StrategyFor, scorer_names, specification, specified
+from vflowopt.strategies.specification import (
+    StrategyFor,
+    behind_at,
+    number_in,
+    scorer_names,
+    specification,
+    specified,
+)
 from vflowopt.strategies.strategy import Strategy
 
 StrategySource: TypeAlias = Stored | float
@@ -70,14 +77,12 @@ def _written(text: str, budget: float | None) -> StrategyFor:
         return specified(specification(text, budget))
     stored, at, share = text.rpartition("@")
     if at and (is_preset(stored) or _is_there(stored)):
-        number = _number(share)
-        if number is None:
-            raise StrategyError(f"{shown(text)}: after the '@' belongs a budget, for example 0.25; got {shown(share)}")
+        number = behind_at(text, share)
         _only(text, budget)
         return _stored(stored, check_budget(number))
-    number = _number(text)
-    if number is not None:
-        return Default(check_budget(_only(number, budget)))
+    alone = number_in(text)
+    if alone is not None:
+        return Default(check_budget(_only(alone, budget)))
     # It is nothing: what was meant says so best.
     return specified(text) if at and not _names_a_file(stored) else _stored(stored or text, budget)
 
@@ -114,10 +119,3 @@ def _only(source: Source, budget: float | None) -> Source:
 
 def _is_number(source: object) -> TypeGuard[float]:
     return isinstance(source, Real) and not isinstance(source, bool)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

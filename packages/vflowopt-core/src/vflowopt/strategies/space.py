@@ -75,8 +75,9 @@ class SearchSpace:
         check_budget(self.budget)
         check_values(self.fixed)
         Progressive(stages=self.stages, retention=(1.0,) * len(self.stages))
-        if self.stages[0]:  # where a rescorer would leave nothing to the scorer
-            object.__setattr__(self, "fixed", self._ranked_once())
+        if self.stages[0] or len(self.stages) == 1:
+            why = "none is inside the decoder and after one before it"
+            object.__setattr__(self, "fixed", self.fixed_without_rescorer(why))
         if self.budget < self.smallest_budget:
             shown = math.ceil(self.smallest_budget * 1e4) / 1e4  # rounded up, so that it can be typed in
             raise BudgetError(
@@ -84,12 +85,19 @@ class SearchSpace:
                 f"layers: those before the first stage run unpruned, so the smallest feasible budget is {shown:.4f}"
             )
 
-    def _ranked_once(self) -> dict[str, Setting]:
+    def fixed_without_rescorer(self, why: str) -> dict[str, Setting]:
+        """Fixed variables of the space where nothing ranks anew inside the decoder.
+
+        Args:
+            why: what is the matter with the stages.
+
+        Raises:
+            StrategyError: a rescorer is fixed.
+        """
         fixed = self.fixed.get("rescorer", NO_RESCORER)
         if fixed != NO_RESCORER:
             raise StrategyError(
-                f"rescorer is fixed at {fixed}, but all of the stages {self.stages} are inside the decoder, where it "
-                f"ranks in the scorer's place; let the first stage be 0"
+                f"rescorer is fixed at {fixed}, but of the stages {self.stages} {why}; choose other stages"
             )
         return {**self.fixed, "rescorer": NO_RESCORER}
 

@@ -59,8 +59,9 @@ def specified(text: str) -> StrategyFor:
     recycling = {"cell": options.pop("cell")} if "cell" in options else {}
     staged = issubclass(kind, StageScorer) and not issubclass(kind, FittedScorer)  # whose stages are fitted
     stages = options.pop("stages", None) if staged or ranking else None
+    share = behind_at(text, budget)
     with _named(text):
-        retention = check_budget(cast("float", _number(budget)))
+        retention = check_budget(share)
     _require_known(text, name, kind, options)
     scorer = cast("Scorer", _build(text, kind, options))
     recycler = _recycler(text, scorer, named, recycling)
@@ -144,12 +145,24 @@ def _rescorer(text: str, scorer: Scorer, name: str) -> StageScorer | None:
     return cast("StageScorer", _build(text, known[name], {}))
 
 
-def _number(text: str) -> float | str:
-    """The number that a text is; the text itself if it is none."""
+def number_in(text: str) -> float | None:
+    """The number that a text is; ``None`` if it is none."""
     try:
         return float(text)
     except ValueError:
-        return text
+        return None
+
+
+def behind_at(text: str, share: str) -> float:
+    """The number behind the ``@`` of a text.
+
+    Raises:
+        StrategyError: it is none.
+    """
+    number = number_in(share)
+    if number is None:
+        raise StrategyError(f"{shown(text)}: after the '@' belongs a budget, for example 0.25; got {shown(share)}")
+    return number
 
 
 def _stages(text: str, value: str) -> list[int]:
