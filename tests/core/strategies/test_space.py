@@ -93,7 +93,7 @@ def test_a_strategy_is_found_again(case):
 def test_nothing_ranks_anew_without_stages_before_the_decoder_and_inside(stages):
     assert SearchSpace(0.5, 9, stages).fixed == {"rescorer": "none"}
     with pytest.raises(
-        StrategyError, match="rescorer is fixed at fastv, but of the stages .* none is inside the decoder"
+        StrategyError, match=r"rescorer is fixed at fastv, but of the stages .* none is inside the decoder"
     ):
         SearchSpace(0.5, 9, stages, fixed={"rescorer": "fastv"})
     assert "rescorer" not in SearchSpace(0.5, 9, (0, 3)).fixed
