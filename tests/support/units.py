@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from support.backends import to_backend
+from vflowopt.components.greedy import choose_greedily
 
 
 @dataclass
@@ -34,6 +35,10 @@ class Unit:
 
     def to_tokens(self, patch_map):
         return to_backend(self.unit.shares, self.backend) @ patch_map.reshape(-1)
+
+    @property
+    def choose_greedily(self):
+        return choose_greedily
 
 
 class Received:

@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from support import tiny
 from vflowopt.errors import InputError
 from vflowopt_hf.adapters import llava_onevision
+from vflowopt_hf.kernels import fusing
 from vflowopt_hf.measure.bench.inputs import lengthened, repeated, text_length
 from vflowopt_hf.measure.bench.memory import MemoryMeter
 from vflowopt_hf.measure.bench.work import FORMULAS, counted
-from vflowopt_hf.vision import fusing
 
 PLACEHOLDERS = {"image": tiny.IMAGE, "video": tiny.VIDEO}
 FLOAT = 4
@@ -81,7 +81,7 @@ def test_attention_of_grouped_keys_is_counted_whichever_kernel_runs(backend):
 
 def test_importance_is_counted_by_operators_that_a_counter_sees(monkeypatch):
     """The fused kernels are no operators of torch: with them it would count nothing, and call that a limit."""
-    monkeypatch.setattr(fusing, "_kernels", lambda *_: "fused")
+    monkeypatch.setattr(fusing, "_sums", lambda *_: "fused")
     states, chosen = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16, shape=(1, 1, 16, 64), device="cuda"), []
     counted(lambda: chosen.append(fusing.fused_kernels(states)))
     assert [*chosen, fusing.fused_kernels(states)] == [None, "fused"]

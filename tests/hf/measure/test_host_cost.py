@@ -4,11 +4,16 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from vflowopt import Strategy
+from vflowopt.adapter import strategy_of
 from vflowopt.cli.bench_subjects import shapes
+from vflowopt.components.greedy import choose_greedily
+from vflowopt.strategies.reading import read_strategy
 from vflowopt_hf.measure.bench.inputs import repeated
 from vflowopt_hf.measure.host_cost import HEADER, Operators, compare, main, own_calls
+from vflowopt_hf.plans import unit_context, unit_groups
 from vflowopt_hf.upstream import cache_from, with_cache
 
 PUBLISHED = Strategy.preset("llava-onevision-7b/10")
@@ -29,6 +34,32 @@ def test_a_prefill_and_a_step(narrow, batch, most):
     assert 0 < prefill.surplus <= most
     assert step.surplus == 0
     assert prefill.pruned.copies == step.pruned.waits == 0
+
+
+def one_launch(first, distance, steps, worth=None):
+    """In place of a kernel, which is no operator of torch, either."""
+    with _disable_current_modes():
+        each = zip(first, distance, [None] * len(first) if worth is None else worth, strict=True)
+        chosen = [choose_greedily(*unit[:2], steps, unit[2]) for unit in each]
+        return tuple(map(torch.stack, zip(*chosen, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("scorer", "batch", "most", "budgets"),
+    [("divprune@", 1, 250, (0.1, 0.5)), ("divprune@", 8, 400, (0.1,)), ("", 1, 400, (0.25,)), ("", 8, 500, (0.25,))],
+)
+def test_where_one_launch_chooses_all_tokens(narrow, scorer, batch, most, budgets, monkeypatch):
+    """A budget alone is DivPrune with mass."""
+    adapter, model, one = narrow
+    for module in (unit_context, unit_groups):
+        monkeypatch.setattr(module, "fused_order", lambda *_: one_launch)
+    surplus = set()
+    for budget in budgets:
+        strategy = strategy_of(adapter, model, read_strategy(f"{scorer}{budget}"))
+        prefill, _ = compare(adapter, model, repeated(one, batch), strategy, rounds=1)
+        surplus.add(prefill.surplus)
+    assert 0 < max(surplus) <= most
+    assert len(surplus) == 1  # however many are retained
 
 
 def test_a_step_runs_no_python_of_ours_per_layer_but_the_cache_layers_own(narrow):

@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 from vflowopt.arrays import Array
 from vflowopt.components.attention import AttentionSource
+from vflowopt.components.greedy import Greedy
 from vflowopt.layout import TokenLayout
 
 
@@ -110,4 +111,9 @@ class ScoringContext(Protocol):
 
     def to_tokens(self, patch_map: Array) -> Array:
         """A per-patch map [views, patches], taken through the features' geometry: float32 [N]; 0 where structural."""
+        ...
+
+    @property
+    def choose_greedily(self) -> Greedy:
+        """:func:`vflowopt.components.greedy.choose_greedily`, or what is faster for arrays of this context."""
         ...

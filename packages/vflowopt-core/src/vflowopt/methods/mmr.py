@@ -22,16 +22,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from vflowopt.arrays import Array, descending_order, device_of, namespace, normalised, pick
+from vflowopt.arrays import Array, descending_order, device_of, namespace, normalised
 from vflowopt.components import Score, Scorer, ScoringContext
+from vflowopt.components.greedy import Greedy, choose_greedily
 from vflowopt.methods.saliency import Source, by_salient_order, need
 
 
 class MMR(Scorer):
     """Greedy maximal marginal relevance: attention against cosine similarity.
 
-    Cost: N x N similarities, and for every token that the first stage retains 4 small operations on N numbers, nothing
-    read back from the device.
+    Cost: N x N similarities, and for every token that the first stage retains one small step on N numbers, 4 operations
+    or a part of one kernel; nothing is read back from the device.
 
     Attributes:
         relevance: lambda; 1 ranks by attention alone, 0 chooses what differs most from those chosen before.
@@ -56,12 +57,14 @@ class MMR(Scorer):
         """See :meth:`Scorer.score_retaining`."""
 
         def order(attention: Array, features: Array, steps: int) -> Array:
-            return relevant_order(attention, features, self.relevance, steps)
+            return relevant_order(attention, features, self.relevance, steps, context.choose_greedily)
 
         return by_salient_order(context, self.source, count, order)
 
 
-def relevant_order(attention: Array, features: Array, relevance: float, steps: int) -> Array:
+def relevant_order(
+    attention: Array, features: Array, relevance: float, steps: int, greedy: Greedy = choose_greedily
+) -> Array:
     """All tokens in the order in which they are chosen.
 
     Args:
@@ -69,24 +72,18 @@ def relevant_order(attention: Array, features: Array, relevance: float, steps: i
         features: float32 [tokens, D].
         relevance: lambda.
         steps: after so many tokens, the others follow by what they are worth beside these.
+        greedy: chooses them.
 
     Returns:
         Indices int64 [tokens].
     """
     xp = namespace(features)
     directions = normalised(features)
-    penalty = (1 - relevance) * (directions @ xp.matrix_transpose(directions))
+    distance = -(1 - relevance) * (directions @ xp.matrix_transpose(directions))
     number = xp.arange(features.shape[0], device=device_of(features))
-    penalty = xp.where(number[:, None] == number[None, :], xp.inf, penalty)  # what is chosen is not chosen again
-    worth, score = relevance * scaled(attention), attention
-    largest = xp.full_like(worth, -xp.inf)
-    order = []
-    for _ in range(steps):
-        chosen = xp.argmax(score, axis=0, keepdims=True)
-        order.append(chosen)
-        largest = xp.maximum(largest, pick(penalty, chosen)[0, :])
-        score = worth - largest
-    return xp.concat([*order, descending_order(score)[: features.shape[0] - steps]])
+    distance = xp.where(number[:, None] == number[None, :], -xp.inf, distance)  # what is chosen is not chosen again
+    chosen, left = greedy(attention, distance, steps, relevance * scaled(attention))
+    return xp.concat([chosen, descending_order(left)[: features.shape[0] - steps]])
 
 
 def scaled(values: Array) -> Array:

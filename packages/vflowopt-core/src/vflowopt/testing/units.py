@@ -11,6 +11,7 @@ from vflowopt import PruningPlan, Strategy, TokenLayout
 from vflowopt.components import Scorer
 from vflowopt.components.attention import AttentionSource, MatrixAttention
 from vflowopt.components.baselines import LowResolution, RandomTokens, UniformGrid
+from vflowopt.components.greedy import Greedy, choose_greedily
 from vflowopt.components.mass import LogMass
 from vflowopt.components.recycle import GridRecycler
 from vflowopt.components.schedule import Progressive
@@ -138,6 +139,11 @@ class HostUnit:
         """float32 [N] from [views, patches]."""
         tokens: Floats = self.shares @ patch_map.reshape(-1)
         return tokens
+
+    @property
+    def choose_greedily(self) -> Greedy:
+        """In NumPy."""
+        return choose_greedily
 
 
 @st.composite

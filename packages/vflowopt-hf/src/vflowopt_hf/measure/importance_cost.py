@@ -25,7 +25,10 @@ HEADS, HEAD_DIM, BLOCKS = 16, 80, 32
 """Of the tower of Qwen2-VL: its width is 1,280, its MLP four times as wide."""
 
 THRESHOLD = 1.2
-"""t of Eq. 1: the second pass goes over some patches, not all."""
+"""t of Eq. 1: the second pass goes over the patches that receive more than so many times the mean, about a quarter."""
+
+SPREAD = 0.5
+"""Standard deviation of what scores have in common that are of one patch: what it receives is spread log-normally."""
 
 SHARE = 0.1
 """Of the patches, those that receive most; how many of them change is told."""
@@ -85,7 +88,10 @@ def measure(views: int, patches: int, dtype: torch.dtype, device: torch.device, 
     """
     generator = torch.Generator(device).manual_seed(0)
     shape = (views, patches, HEADS, HEAD_DIM)
-    query, key = (torch.randn(shape, generator=generator, device=device).to(dtype).transpose(1, 2) for _ in range(2))
+    query, key = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
+    query[..., 0] = HEAD_DIM**0.5
+    key[..., 0] = SPREAD * torch.randn(views, patches, 1, generator=generator, device=device)
+    query, key = (states.to(dtype).transpose(1, 2) for states in (query, key))
     states = torch.randn(views, patches, HEADS * HEAD_DIM, generator=generator, device=device).to(dtype)
     block = Block().to(device, dtype)
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from vflowopt import TokenLayout
+from vflowopt.components.greedy import choose_greedily
 from vflowopt.errors import StrategyError
 from vflowopt_hf.family import Unit
+from vflowopt_hf.kernels.fusing import fused_order
 from vflowopt_hf.pixels import PixelStatistics
 from vflowopt_hf.plans.entering import EnteringRows
 from vflowopt_hf.vision.capture import NOT_CAPTURED, TorchAttention
@@ -118,3 +120,13 @@ class UnitContext:
     def to_tokens(self, patch_map: Tensor) -> Tensor:
         """float32 [N] from [views, patches]."""
         return self.unit.to_tokens(patch_map.float())
+
+    def choose_greedily(
+        self, first: Tensor, distance: Tensor, steps: int, worth: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """In one launch where that is possible."""
+        fused = fused_order(distance.device, len(distance))
+        if fused is None:
+            return choose_greedily(first, distance, steps, worth)
+        chosen, score = fused(first[None], distance[None], steps, None if worth is None else worth[None])
+        return chosen[0], score[0]

@@ -8,7 +8,7 @@ unit each, and every operator runs once for all. Components tell whether they ca
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy.typing as npt
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from vflowopt import Strategy, TokenLayout
 from vflowopt.components import Score
+from vflowopt.components.greedy import choose_greedily
 from vflowopt.plans.planning import PlanDraft
+from vflowopt_hf.kernels.fusing import fused_order
 from vflowopt_hf.plans.unit_context import UnitContext
 from vflowopt_hf.vision.capture import TorchAttention
 
@@ -27,6 +29,8 @@ ARRAYS = frozenset({"entropy", "class_attention", "saliency", "keys", "values", 
 """What a scoring context gives that differs from unit to unit, and has an axis less than of several units."""
 
 Planned = tuple[PlanDraft, Score]
+
+Computed = TypeVar("Computed", Tensor, tuple[Tensor, Tensor])
 
 
 def plan_all(strategy: Strategy, counts: Mapping[UnitContext, tuple[int, ...]]) -> dict[UnitContext, Planned]:
@@ -174,6 +178,19 @@ class SeveralUnits:
     def to_tokens(self, patch_map: Tensor) -> Tensor:  # noqa: D102
         return self.contexts[0].to_tokens(patch_map)
 
+    def choose_greedily(  # noqa: D102
+        self, first: Tensor, distance: Tensor, steps: int, worth: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        fused = fused_order(distance.device, len(distance))
+        if fused is None:
+            return choose_greedily(first, distance, steps, worth)
+
+        def of_all(first: Tensor, distance: Tensor, worth: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            return fused(first, distance, steps, worth)
+
+        given = (first, distance) if worth is None else (first, distance, worth)
+        return _of_all(self.number, of_all, *given)
+
 
 @dataclass(frozen=True, eq=False)
 class SeveralSources:
@@ -190,25 +207,25 @@ class SeveralSources:
     def received(self, queries: Tensor | None = None, at_most: int | None = None) -> Tensor:
         """See :meth:`vflowopt.components.AttentionSource.received`."""
         together, units = TorchAttention.together(self.sources), len(self.sources)
-        if queries is None:
-            return _of_all(self.number, lambda: together.received().unflatten(0, (units, -1)))
 
-        def of_all(asking: Tensor) -> Tensor:
-            received: Tensor = together.received(asking.flatten(0, 1), at_most).unflatten(0, (units, -1))
+        def of_all(asking: Tensor | None = None) -> Tensor:
+            flat = None if asking is None else asking.flatten(0, 1)
+            received: Tensor = together.received(flat, at_most).unflatten(0, (units, -1))
             return received
 
-        return _of_all(self.number, of_all, queries)
+        return _of_all(self.number, of_all, *([] if queries is None else [queries]))
 
 
-def _of_all(number: Tensor, compute: Callable[..., Tensor], *given: Tensor) -> Tensor:
+def _of_all(number: Tensor, compute: Callable[..., Computed], *given: Tensor) -> Computed:
     """One unit's share of what is computed for all units at once, outside ``torch.func.vmap``.
 
     Args:
         number: of the unit, as vmap goes over them.
-        compute: takes as many arguments as are given, each of all units [units, ...], and returns [units, ...].
+        compute: takes as many arguments as are given, each of all units [units, ...], and returns [units, ...], once or
+            several times.
         given: arguments of the one unit.
     """
-    found: Tensor = _Outside.apply(number, compute, *given)
+    found: Computed = _Outside.apply(number, compute, *given)
     return found
 
 
@@ -216,7 +233,7 @@ class _Outside(torch.autograd.Function):
     """Has a rule of its own for ``torch.func.vmap``, and nothing else; no gradients are taken."""
 
     @staticmethod
-    def forward(number: Tensor, compute: Callable[..., Tensor], *given: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(number: Tensor, compute: Callable[..., Computed], *given: Tensor) -> Computed:  # noqa: ARG004
         raise AssertionError("units are planned together, or not by this function")
 
     @staticmethod
@@ -225,8 +242,8 @@ class _Outside(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], _number: Tensor, compute: Callable[..., Tensor], *given: Tensor
-    ) -> tuple[Tensor, int]:
+        info: Any, in_dims: tuple[int | None, ...], _number: Tensor, compute: Callable[..., Computed], *given: Tensor
+    ) -> tuple[Computed, int]:
         """What is computed for all, along the first axis."""
         whole = [
             argument.expand(info.batch_size, *argument.shape) if axis is None else argument.movedim(axis, 0)

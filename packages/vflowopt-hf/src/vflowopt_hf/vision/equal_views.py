@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vflowopt_hf.kernels.fusing import fused_kernels
 from vflowopt_hf.vision.column_sums import column_sums
-from vflowopt_hf.vision.fusing import fused_kernels
 
 
 class EqualViews:

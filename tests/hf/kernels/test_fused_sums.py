@@ -1,28 +1,16 @@
-"""Fused kernels against float64 and against stock operators: Triton's on CUDA, or in its interpreter, and torch's own.
-
-The interpreter needs its environment variable before Triton is imported, and so a process of its own, which runs this
-very file. It takes bfloat16 for integers.
-"""
+"""Column sums by kernels against float64 and against stock operators: Triton's, and those of torch's own attention."""
 
 import importlib
-import os
-import subprocess
-import sys
-import types
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from support.cases import llava_next, qwen2_vl
-from vflowopt import Strategy
+from support.interpreter import INTERPRETED, compiled, needs_compiler
 from vflowopt.components.scorer import calibrated_attention
-from vflowopt_hf.testing.subject import Subject
-from vflowopt_hf.vision import equal_views, fusing, swapped_sums
+from vflowopt_hf.vision import equal_views
 from vflowopt_hf.vision.capture import TorchAttention
 from vflowopt_hf.vision.vision_call import VisionCall
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @dataclass(frozen=True)
@@ -47,42 +35,23 @@ if not INTERPRETED:
 DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
-def test_kernels_in_the_interpreter():
-    pytest.importorskip("triton", reason="there is no Triton for this platform")
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.skipif(INTERPRETED, reason="needs the compiler")
+@needs_compiler
 @pytest.mark.parametrize(("kernel", "blocks"), [("_normalise", "_NORMALISE"), ("_sum_columns", "_SUM")])
 def test_kernels_compile_to_the_tensor_cores_of_a_gpu(kernel, blocks, tmp_path, monkeypatch):
-    """For an H100, which need not be there."""
-    triton = pytest.importorskip("triton", reason="there is no Triton for this platform")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from vflowopt_hf.kernels import fused_sums
 
-    from vflowopt_hf.vision import fused_sums
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    function, (first, rest) = getattr(fused_sums, kernel), fused_sums._halves(72)
+    first, rest = fused_sums._halves(72)
     fixed = {"CHOSEN": True, "width": 72, "first": first, "rest": rest} | getattr(fused_sums, blocks)
     kinds = {"query": "*bf16", "key": "*bf16", "normalisers": "*fp32", "result": "*fp32", "factor": "fp32"}
-    kinds |= {"index": "*i64", "counts": "*i64"} | dict.fromkeys(fixed, "constexpr")
-    names = function.arg_names
-    source = ASTSource(
-        fn=function,
-        signature={name: kinds.get(name, "i32") for name in names},
-        constexprs={(names.index(name),): value for name, value in fixed.items() if name in names},
-    )
-    assert "wgmma" in triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    kinds |= {"index": "*i64", "counts": "*i64"}
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert "wgmma" in compiled(getattr(fused_sums, kernel), kinds, fixed)
 
 
 @pytest.fixture(params=KERNELS)
 def kernels(request, monkeypatch):
     """In use, whatever the machine."""
-    module = importlib.import_module(f"vflowopt_hf.vision.{request.param.name}")
+    module = importlib.import_module(f"vflowopt_hf.kernels.{request.param.name}")
     monkeypatch.setattr(equal_views, "fused_kernels", lambda _states: module)
     return request.param
 
@@ -181,80 +150,3 @@ def test_at_the_sizes_of_published_towers_no_other_tokens_are_chosen(kernels, vi
     weights = chosen.double().split(256, dim=1)
     some = sum(torch.einsum("vij,vi->vj", block, own) for block, own in zip(blocks, weights, strict=True))
     require_close(source.received(chosen, int(chosen.sum(1).max())), some, bound)
-
-
-@pytest.fixture
-def units(monkeypatch):
-    """A CPU that multiplies matrices of 16 bits in units of their own, so far as anyone asks."""
-    for name in fusing._MATRIX_UNITS.values():
-        monkeypatch.setattr(torch.cpu, name, lambda: True)
-
-
-@pytest.mark.skipif(INTERPRETED, reason="needs no interpreter")
-@pytest.mark.parametrize(
-    ("dtype", "width", "serves"),
-    [(torch.float32, 64, False), (torch.bfloat16, 64, True), (torch.float16, 248, True), (torch.bfloat16, 249, False)],
-)
-@pytest.mark.usefixtures("units")
-def test_a_cpu_with_matrix_units_uses_them_for_16_bits(dtype, width, serves):
-    module = fusing.fused_kernels(torch.zeros(1, 1, 16, width, dtype=dtype))
-    assert module is (swapped_sums if serves else None)
-
-
-@pytest.mark.skipif(INTERPRETED, reason="needs no interpreter")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_cpu_without_them_has_no_kernels(dtype, monkeypatch):
-    monkeypatch.setattr(fusing, "has_matrix_units", lambda _dtype: False)
-    assert fusing.fused_kernels(torch.zeros(1, 1, 16, 64, dtype=dtype)) is None
-
-
-def failing(monkeypatch, name):
-    """A module of kernels that do not run."""
-
-    def fail(*_):
-        raise RuntimeError("Failed to find C compiler.\nMore of it")
-
-    monkeypatch.setitem(sys.modules, f"vflowopt_hf.vision.{name}", types.SimpleNamespace(row_normalisers=fail))
-
-
-@pytest.mark.skipif(INTERPRETED, reason="needs no interpreter")
-def test_where_kernels_fail_it_is_said(monkeypatch):
-    """As without a C compiler, which Triton needs to launch anything."""
-    failing(monkeypatch, "fused_sums")
-    with pytest.warns(
-        RuntimeWarning, match=r"^Triton does not work here \(RuntimeError: Failed to find C compiler\.\); "
-    ):
-        assert fusing._running("Triton", torch.device("cpu"), torch.float16, 64) is None
-    failing(monkeypatch, "swapped_sums")
-    with pytest.warns(RuntimeWarning, match=r"^torch's fused attention does not work here .* which takes longer$"):
-        assert fusing._kernels.__wrapped__(torch.device("cpu"), torch.float16, 64) is None
-
-
-@pytest.mark.skipif(INTERPRETED, reason="needs no interpreter")
-@pytest.mark.parametrize("triton", [None, object()])
-def test_without_triton_cuda_has_those_of_torch(triton, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: triton)
-    monkeypatch.setattr(fusing, "_running", lambda what, *_: None if what == "Triton" else what)
-    assert fusing._kernels.__wrapped__(torch.device("cuda"), torch.float16, 64) == "torch's fused attention"
-
-
-@pytest.mark.skipif(INTERPRETED, reason="needs no interpreter")
-@pytest.mark.parametrize("case", [llava_next.CASE, qwen2_vl.CASE], ids=["class-token", "packed"])
-@pytest.mark.usefixtures("units")
-def test_importance_of_a_model_is_that_of_stock_operators(case, monkeypatch):
-    subject = Subject(case, "sdpa")
-    batch = subject.batch(subject.several(), subject.image(-1))
-    subject.model.to(torch.bfloat16)
-    inputs = {name: value.bfloat16() if value.is_floating_point() else value for name, value in batch.inputs.items()}
-    strategy = Strategy.vflowopt(num_layers=subject.num_layers, retention=(0.5, 0.5, 0.5), threshold=1.2)
-
-    def importance():
-        with subject.prune(strategy) as pruning, torch.no_grad():
-            subject.model(**inputs)
-        return [torch.as_tensor(unit.importance) for unit in pruning.plan]
-
-    served = importance()
-    monkeypatch.setattr(equal_views, "fused_kernels", lambda _states: None)
-    for own, stock in zip(served, importance(), strict=True):
-        assert not torch.equal(own, stock)
-        require_close(own, stock.double(), 1e-4)

@@ -1,0 +1,102 @@
+"""Which kernels serve, if any: where none does, stock operators do."""
+
+import functools
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from vflowopt.components.greedy import Greedy
+from vflowopt_hf.graphs.watch import Watch
+
+_WIDEST = 248
+"""Of a head: both modules have room for 256 numbers, three of which the second adds, in eights."""
+
+_MOST_TOKENS = 1 << 14
+"""Of a unit whose tokens are chosen by one program."""
+
+_TRITON, _TORCH = "Triton", "torch's fused attention"
+
+_MATRIX_UNITS = {torch.bfloat16: "_is_amx_tile_supported", torch.float16: "_is_amx_fp16_supported"}
+"""How torch tells whether a CPU multiplies matrices of a dtype by itself."""
+
+
+def fused_kernels(states: Tensor) -> Any | None:
+    """A module with ``row_normalisers`` and ``column_sums`` for query and key like ``states``, or ``None``.
+
+    On CUDA :mod:`vflowopt_hf.kernels.fused_sums`, and where Triton does not work
+    :mod:`vflowopt_hf.kernels.swapped_sums`, as on CPUs with matrix units. Both take 16 bits alone: of float32, such
+    units would drop bits that the tower's own products keep. A mode that looks on at operators, to count FLOPs for
+    example, would not see kernels; that of recordings need not.
+    """
+    mode = _get_current_dispatch_mode()
+    if mode is not None and not isinstance(mode, Watch):
+        return None
+    if states.dtype not in _MATRIX_UNITS or states.shape[-1] > _WIDEST:
+        return None
+    if not states.is_cuda and not (states.device.type == "cpu" and has_matrix_units(states.dtype)):
+        return None
+    return _sums(states.device, states.dtype, states.shape[-1])
+
+
+def fused_order(device: torch.device, tokens: int) -> Greedy | None:
+    """:func:`vflowopt_hf.kernels.fused_order.choose_greedily` for units of so many tokens, or ``None``."""
+    return _order(device) if device.type == "cuda" and tokens <= _MOST_TOKENS else None
+
+
+def has_matrix_units(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies matrices of 16 bits in units of their own; without, it is as fast in float32."""
+    supported = getattr(torch.cpu, _MATRIX_UNITS[dtype], None)
+    return supported is not None and bool(supported())
+
+
+@functools.cache
+def _sums(device: torch.device, dtype: torch.dtype, width: int) -> Any | None:
+    def attempt(name: str) -> Any:
+        module = importlib.import_module(f"vflowopt_hf.kernels.{name}")
+        states = torch.zeros(1, 1, 16, width, dtype=dtype, device=device)
+        chosen = torch.zeros(1, 16, dtype=torch.int64, device=device), torch.ones(1, dtype=torch.int64, device=device)
+        normalisers = module.row_normalisers(states, states, 1.0)
+        for rows in (None, chosen):
+            module.column_sums(states, states, 1.0, normalisers, rows)
+        return module
+
+    triton = device.type == "cuda" and _has_triton()
+    module = _working(_TRITON, lambda: attempt("fused_sums")) if triton else None
+    return module or _working(_TORCH, lambda: attempt("swapped_sums"))
+
+
+@functools.cache
+def _order(device: torch.device) -> Greedy | None:
+    def attempt() -> Greedy:
+        from vflowopt_hf.kernels.fused_order import choose_greedily
+
+        worth, distance = torch.zeros(1, 2, device=device), torch.zeros(1, 2, 2, device=device)
+        choose_greedily(worth, distance, 2, worth)
+        return choose_greedily
+
+    return _working(_TRITON, attempt) if _has_triton() else None
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _working(what: str, attempt: Callable[[], Any]) -> Any | None:
+    """What an attempt returns, once its kernels have run, which compiles them where they need it."""
+    try:
+        return attempt()
+    except Exception as error:  # of a compiler, a driver or a device that nobody foresaw: there is no list
+        reason = next(iter(str(error).splitlines()), "")
+        warnings.warn(
+            f"{what} does not work here ({type(error).__name__}: {reason}); tokens are chosen without it, which takes "
+            f"longer",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
