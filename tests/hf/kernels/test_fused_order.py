@@ -43,6 +43,18 @@ def test_choices_are_those_of_stock_operators(size, weighted, levels):
 
 
 @on_device
+@pytest.mark.parametrize("broken", [slice(None), slice(3, 4)], ids=["all", "some"])
+def test_what_is_not_a_number_leads_nowhere_else(broken):
+    from vflowopt_hf.kernels import fused_order
+
+    first, distance = numbers(2, 5), numbers(2, 5, 5, seed=1)
+    first[:, broken] = distance[:, broken] = distance[:, :, broken] = float("nan")
+    chosen, _ = fused_order.choose_greedily(first, distance, 4)
+    assert chosen.min() >= 0
+    assert chosen.max() < 5
+
+
+@on_device
 @pytest.mark.parametrize("scorer", [DivPrune(), MMR(relevance=0.5)])
 @pytest.mark.parametrize("samples", [1, 2], ids=["one", "together"])
 def test_units_are_planned_alike_alone_and_together(scorer, samples, monkeypatch):

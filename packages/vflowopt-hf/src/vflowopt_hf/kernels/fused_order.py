@@ -14,6 +14,8 @@ _PER_WARP, _WARPS = 256, 32
 def choose_greedily(first: Tensor, distance: Tensor, steps: int, worth: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """:func:`vflowopt.components.greedy.choose_greedily` for several units at once, with the same bits.
 
+    Where something is not a number, other tokens may be chosen.
+
     Args:
         first: float32 [units, n], 0 < n <= 16,384.
         distance: float32 [units, n, n].
@@ -50,7 +52,7 @@ def _choose(
     if WORTH:
         added = tl.load(worth + own, mask=real, other=0.0)
     for step in range(steps):
-        best = tl.argmax(now, 0)
+        best = tl.minimum(tl.argmax(now, 0), tokens - 1)  # of what is not a number, any may be called the largest
         tl.store(chosen + unit * steps + step, best.to(tl.int64))
         nearest = tl.minimum(nearest, tl.load(distance + best * tokens + place, mask=real, other=-float("inf")))
         now = nearest
