@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import transformers
 
-from support.cases import NAMES, SAME_DECODER, SINCE
+from support.cases import LIKE_DECODER, NAMES, SAME_DECODER, SINCE
 from vflowopt_hf.testing import RUNTIME, conformance
 from vflowopt_hf.upstream import TESTED, installed
 
@@ -23,8 +23,8 @@ FAMILIES = conformance(
 )
 
 
-OF_THE_DECODER = {"mass", "drafts", "beam search", "sampling", "conversation", "batch invariance", "outside the block"}
-"""Checks of what a decoder does with a plan, whoever made it."""
+OF_EVERY_FAMILY = {"image", "identity"}
+"""Checks of pruned forwards that every family goes through, whoever has the same decoder."""
 OF_EAGER_ATTENTION = {"ragged batch", "mass", "identity"}
 """Checks in which eager attention gets other masks than sdpa does."""
 
@@ -33,10 +33,10 @@ def is_elsewhere(check):
     """What one attention, or one decoder, decides is decided where another one runs; `make conformance` runs all."""
     if check.check not in RUNTIME:
         return False
-    name, repeats = check.check.name, check.subject.case.name in SAME_DECODER
-    if check.subject.attention == "eager":
-        return repeats or name not in OF_EAGER_ATTENTION
-    return repeats and name in OF_THE_DECODER
+    name, case, is_eager = check.check.name, check.subject.case.name, check.subject.attention == "eager"
+    if case in SAME_DECODER or case in LIKE_DECODER:
+        return is_eager or name not in OF_EVERY_FAMILY
+    return is_eager and name not in OF_EAGER_ATTENTION
 
 
 def marked(tests, is_slow):

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from support.cases import NAMES
+from support.cases import BY_DECODER
 from vflowopt import CalibratedAttention, GridRecycler, Progressive, Strategy, prune
 from vflowopt_hf.checkpoint.panel import QuestionPanel
 from vflowopt_hf.family import statistics_of
@@ -20,7 +20,7 @@ def token_ids(model, inputs, max_new_tokens):
     return str(ids[0, inputs["input_ids"].shape[1] :].tolist())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_DECODER)
 def test_encoded_questions_are_answered_as_plain_ones(name):
     case = importlib.import_module(f"support.cases.{name}").CASE
     subject = Subject(case, "sdpa")

@@ -7,6 +7,7 @@ import torch
 from transformers import CompileConfig, DynamicCache, LlavaOnevisionForConditionalGeneration, StaticCache
 
 from support.generating import generating, same
+from support.repeats import slow
 from support.tiny import image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy, prune
 from vflowopt.components.mass import LogMass
@@ -72,13 +73,15 @@ def caches(model, kind):
         ("dynamic", "unequal", WEIGHED, "sdpa"),
         ("static", "unequal", WEIGHED, "sdpa"),
         ("static", "one", BY_ATTENTION, "sdpa"),
-        pytest.param("dynamic", "one", STRATEGY, "sdpa", marks=pytest.mark.slow),
-        pytest.param("dynamic", "unequal", STRATEGY, "sdpa", marks=pytest.mark.slow),
-        pytest.param("static", "unequal", STRATEGY, "sdpa", marks=pytest.mark.slow),
-        pytest.param("dynamic", "one", STRATEGY, "eager", marks=pytest.mark.slow),
-        pytest.param("dynamic", "unequal", BY_ATTENTION, "eager", marks=pytest.mark.slow),
-        pytest.param("static", "one", STRATEGY, "eager", marks=pytest.mark.slow),
-        pytest.param("static", "unequal", BY_ATTENTION, "eager", marks=pytest.mark.slow),
+        *slow(
+            ("dynamic", "one", STRATEGY, "sdpa"),
+            ("dynamic", "unequal", STRATEGY, "sdpa"),
+            ("static", "unequal", STRATEGY, "sdpa"),
+            ("dynamic", "one", STRATEGY, "eager"),
+            ("dynamic", "unequal", BY_ATTENTION, "eager"),
+            ("static", "one", STRATEGY, "eager"),
+            ("static", "unequal", BY_ATTENTION, "eager"),
+        ),
     ],
 )
 def test_a_step_is_compiled_once_for_all_blocks(kind, samples, strategy, attention):
@@ -123,7 +126,7 @@ def by_method(model):
     return model
 
 
-@pytest.mark.parametrize("compile_it", [by_forward, by_method, compiled])
+@pytest.mark.parametrize("compile_it", [by_method, *slow(by_forward, compiled)])
 def test_a_model_compiled_before_is_pruned(compile_it):
     """Even if it has run before, without hooks; what was compiled is there again after the block."""
     eager = tiny()

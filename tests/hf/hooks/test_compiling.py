@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from support.repeats import slow
 from support.tiny import image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy, prune
 from vflowopt.errors import UnsupportedOperationError
@@ -114,8 +115,8 @@ PLACES = [
 ]
 
 
-ALIKE = {tower_layers, backbone_replaced, decoder_in_place, decoder_layers_replaced, feed_forward}
-"""Where another place shows that this kind of compiled part is found, and another kind that the place is looked at."""
+TOLD = [tower_in_place, tower_forward, backbone_in_place, decoder_replaced, decoder_layers, attention]
+"""Every kind of compiled part, and every place of one; the others are another kind in one of these places."""
 
 
 def run_by_parts(model, inputs):
@@ -143,9 +144,9 @@ def answer(model, inputs):
 @pytest.mark.parametrize(
     ("place", "strategy"),
     [
-        *(pytest.param(place, STRATEGY, marks=[pytest.mark.slow] * (place in ALIKE)) for place in PLACES),
-        (attention, BY_ATTENTION),
-        pytest.param(decoder_layers, BY_ATTENTION, marks=pytest.mark.slow),
+        *((place, STRATEGY) for place in TOLD),
+        *slow(*((place, STRATEGY) for place in PLACES if place not in TOLD)),
+        *slow((attention, BY_ATTENTION), (decoder_layers, BY_ATTENTION)),
     ],
 )
 def test_a_part_that_was_compiled(place, strategy):

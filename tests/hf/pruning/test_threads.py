@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from support.repeats import slow
 from support.tiny import IMAGE, LAYERS, VIDEO, image_inputs, tiny_onevision
 from support.tiny_qwen import qwen_inputs, tiny_qwen2_vl
 from vflowopt import Progressive, Strategy, prune
@@ -57,8 +58,14 @@ class Halt:
         assert self.go.wait(PATIENCE)
 
 
-@pytest.mark.parametrize("strategy", [STRATEGY, BY_ATTENTION], ids=["before", "by decoder attention"])
-@pytest.mark.parametrize("family", ["onevision", "qwen2-vl"])
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [
+        ("onevision", STRATEGY),
+        ("qwen2-vl", BY_ATTENTION),
+        *slow(("onevision", BY_ATTENTION), ("qwen2-vl", STRATEGY)),
+    ],
+)
 def test_every_thread_gets_the_right_answers(family, strategy):
     model = tiny_onevision() if family == "onevision" else tiny_qwen2_vl()
     make = (lambda *args, **kwargs: image_inputs(model, *args, **kwargs)) if family == "onevision" else qwen_inputs

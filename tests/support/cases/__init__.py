@@ -28,5 +28,13 @@ SAME_DECODER = {
 }
 """Cases whose decoder is of the class that another case's is of."""
 
+LIKE_DECODER = {
+    "qwen2_5_omni": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_vl",
+    "qwen3_omni": "qwen3_vl",
+    "qwen3_vl_moe": "qwen3_vl",
+}
+"""Cases whose decoder is of a class of its own, and differs from another case's in nothing that pruning touches."""
+
 BY_DECODER = [pytest.param(name, marks=[pytest.mark.slow] * (name in SAME_DECODER)) for name in NAMES]
 """All cases, for tests of what hangs on the decoder: those that repeat another's are slow."""
