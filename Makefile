@@ -16,8 +16,10 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow and not gpu"
 
+# What takes long, or repeats of another family, attention or strategy what `make test` shows; the conformance kit's own
+# repeats are in `make test-newest`.
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "slow and not gpu" --ignore tests/conformance
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu
@@ -119,7 +121,7 @@ core-alone:
 	build/core-alone/bin/vflowopt adapters
 	build/core-alone/bin/python -c "import importlib.util as u; assert not u.find_spec('torch'), 'torch came along'"
 
-check: lint types test docs smoke core-alone test-newest
+check: lint types test test-slow docs smoke core-alone test-newest
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), 'Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...'"
