@@ -20,13 +20,14 @@ on_device = (lambda test: test) if INTERPRETED else pytest.mark.gpu
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="needs the compiler")
 
 
-def compiled(kernel, kinds, fixed):
+def compiled(kernel, kinds, fixed, **options):
     """PTX of a kernel for an H100.
 
     Args:
         kernel: as decorated by ``triton.jit``.
         kinds: of its arguments, by name; others are i32.
         fixed: values of its constants, by name, and of others, which it need not have.
+        options: with which it is launched.
     """
     pytest.importorskip("triton", reason="there is no Triton for this platform")
     import triton
@@ -39,4 +40,4 @@ def compiled(kernel, kinds, fixed):
         signature={name: "constexpr" if name in fixed else kinds.get(name, "i32") for name in names},
         constexprs={(names.index(name),): value for name, value in fixed.items() if name in names},
     )
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]

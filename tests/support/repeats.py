@@ -15,4 +15,3 @@ def slow(*values, **named):
         pytest.param(*(value if isinstance(value, tuple) else (value,)), id=name, marks=pytest.mark.slow)
         for name, value in both
     ]
-

@@ -86,11 +86,13 @@ def test_units_are_planned_alike_alone_and_together(scorer, samples, monkeypatch
 
 
 @needs_compiler
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("block", [256, 16_384])
-def test_the_kernel_compiles_for_a_gpu(block, tmp_path, monkeypatch):
+def test_the_kernel_compiles_for_a_gpu(block, weighted, tmp_path, monkeypatch):
     pytest.importorskip("triton", reason="there is no Triton for this platform")
     from vflowopt_hf.kernels import fused_order
 
     kinds = dict.fromkeys(("first", "distance", "worth", "score"), "*fp32") | {"chosen": "*i64"}
+    fixed, warps = {"WORTH": weighted, "BLOCK": block}, fused_order.warps(block)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    assert "shfl.sync" in compiled(fused_order._choose, kinds, {"WORTH": True, "BLOCK": block})
+    assert f".reqntid {32 * warps}" in compiled(fused_order._choose, kinds, fixed, num_warps=warps)

@@ -45,7 +45,7 @@ def test_kernels_compile_to_the_tensor_cores_of_a_gpu(kernel, blocks, tmp_path, 
     kinds = {"query": "*bf16", "key": "*bf16", "normalisers": "*fp32", "result": "*fp32", "factor": "fp32"}
     kinds |= {"index": "*i64", "counts": "*i64"}
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    assert "wgmma" in compiled(getattr(fused_sums, kernel), kinds, fixed)
+    assert "wgmma" in compiled(getattr(fused_sums, kernel), kinds, fixed, **fused_sums._LAUNCH)
 
 
 @pytest.fixture(params=KERNELS)
@@ -110,6 +110,14 @@ def test_packed_views_of_several_lengths_are_read_where_they_lie(kernels):
         start += views * length
         weights = matrix(*(side[0].transpose(0, 1) for side in own), 0.2)
         require_close(source.views(slice(place, place + views)).received(), weights.sum(1), kernels.bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_normalisers_are_not_rounded_to_the_dtype(kernels, dtype):
+    """All scores are 200, so every column sums up to 1, and a normaliser off by 1e-3 shows."""
+    query = torch.full((1, 1, 90, 64), 2.5, device=kernels.device, dtype=dtype)
+    sums = TorchAttention(query, query, 0.5).received()
+    require_close(sums, torch.ones_like(sums).double(), 1e-4)
 
 
 def test_large_scores_do_not_overflow(kernels):

@@ -1,5 +1,7 @@
 """Which kernels serve where; and what is said where one does not work."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -12,27 +14,26 @@ from vflowopt_hf.vision import equal_views
 CUDA = torch.device("cuda")
 
 
-@pytest.fixture
-def units(monkeypatch):
-    """A CPU that multiplies matrices of 16 bits in units of their own, so far as anyone asks."""
-    for name in fusing._MATRIX_UNITS.values():
-        monkeypatch.setattr(torch.cpu, name, lambda: True)
+def states(*shape, dtype=torch.bfloat16, is_cuda=True):
+    """What is looked at of query and key."""
+    return SimpleNamespace(is_cuda=is_cuda, dtype=dtype, shape=shape, device=CUDA)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "width", "serves"),
-    [(torch.float32, 64, False), (torch.bfloat16, 64, True), (torch.float16, 248, True), (torch.bfloat16, 249, False)],
+    ("asked", "serves"),
+    [
+        (states(6, 16, 729, 72), True),
+        (states(6, 16, 729, 248, dtype=torch.float16), True),
+        (states(6, 16, 729, 249), False),
+        (states(6, 16, 729, 72, dtype=torch.float32), False),
+        (states(6, 16, 729, 72, is_cuda=False), False),
+        (states(4_095, 16, 64, 72), True),
+        (states(4_096, 16, 64, 72), False),  # more blocks than a grid has
+    ],
 )
-@pytest.mark.usefixtures("units")
-def test_a_cpu_with_matrix_units_uses_them_for_16_bits(dtype, width, serves):
-    module = fusing.fused_kernels(torch.zeros(1, 1, 16, width, dtype=dtype))
-    assert module is (swapped_sums if serves else None)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_cpu_without_them_has_no_kernels(dtype, monkeypatch):
-    monkeypatch.setattr(fusing, "has_matrix_units", lambda _dtype: False)
-    assert fusing.fused_kernels(torch.zeros(1, 1, 16, 64, dtype=dtype)) is None
+def test_kernels_serve_16_bits_on_cuda(asked, serves, monkeypatch):
+    monkeypatch.setattr(fusing, "_sums", lambda *_: "kernels")
+    assert fusing.fused_kernels(asked) == ("kernels" if serves else None)
 
 
 def test_where_kernels_fail_it_is_said():
@@ -47,6 +48,14 @@ def test_where_kernels_fail_it_is_said():
     assert str(warning.message).startswith(
         "Triton does not work here (RuntimeError: Failed to find C compiler.); tokens"
     )
+
+
+def test_memory_that_ran_out_says_nothing_of_kernels():
+    def fail():
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        fusing._working("Triton", fail)
 
 
 def failing(*failed):
@@ -84,8 +93,7 @@ def test_tokens_are_chosen_by_one_program_as_long_as_its_registers_hold_them(mon
 
 
 @pytest.mark.parametrize("case", [llava_next.CASE, qwen2_vl.CASE], ids=["class-token", "packed"])
-@pytest.mark.usefixtures("units")
-def test_importance_of_a_model_is_that_of_stock_operators(case, monkeypatch):
+def test_importance_of_a_model_by_torchs_fused_attention_is_that_of_stock_operators(case, monkeypatch):
     subject = Subject(case, "sdpa")
     batch = subject.batch(subject.several(), subject.image(-1))
     subject.model.to(torch.bfloat16)
@@ -97,8 +105,8 @@ def test_importance_of_a_model_is_that_of_stock_operators(case, monkeypatch):
             subject.model(**inputs)
         return [torch.as_tensor(unit.importance) for unit in pruning.plan]
 
-    served = importance()
-    monkeypatch.setattr(equal_views, "fused_kernels", lambda _states: None)
-    for own, stock in zip(served, importance(), strict=True):
+    expected = importance()
+    monkeypatch.setattr(equal_views, "fused_kernels", lambda _states: swapped_sums)
+    for own, stock in zip(importance(), expected, strict=True):
         assert not torch.equal(own, stock)
         torch.testing.assert_close(own, stock, rtol=1e-4, atol=1e-4)

@@ -162,9 +162,10 @@ def test_an_unknown_model_family():
         prune(language_model, STRATEGY)
 
 
-def test_importance_that_is_not_finite(model, inputs):
+@pytest.mark.parametrize("strategy", [STRATEGY, "divprune@0.25", 0.25], ids=["attention", "an order", "a budget"])
+def test_importance_that_is_not_finite(model, inputs, strategy):
     broken = dict(inputs, pixel_values=inputs["pixel_values"] * float("nan"))
-    with pytest.raises(ImportanceError, match="not finite"), prune(model, STRATEGY), torch.no_grad():
+    with pytest.raises(ImportanceError, match="not finite"), prune(model, strategy), torch.no_grad():
         model(**broken)
 
 

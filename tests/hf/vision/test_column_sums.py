@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from support.memory import peak_memory
 from vflowopt.components.scorer import calibrated_attention
@@ -40,6 +41,31 @@ def test_blocks_of_rows_and_heads_do_not_show(per_core, rows, key_heads, weighte
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), definition(query, key, 0.3, weight), rtol=1e-6, atol=1e-6)
     assert torch.equal(column_sums(query, key, 0.3, weight), found)
+
+
+class Products(TorchFunctionMode):
+    """Counts products of matrices, where nobody who looks on at operators would be told of them."""
+
+    count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.bmm
+        return function(*args, **(kwargs or {}))
+
+
+def test_blocks_of_rows_that_do_not_count_are_left_out(monkeypatch):
+    query, key = query_and_key()
+    monkeypatch.setattr(module, "_PER_CPU_CORE", 1)
+    monkeypatch.setattr(module, "_ROWS", 10)
+    counts = {}
+    for rows in (0, 10, 11, 50):
+        weight = (torch.arange(50) < rows).float().expand(2, -1)
+        with Products() as products:
+            found = column_sums(query, key, 0.3, weight)
+        counts[rows] = products.count
+        torch.testing.assert_close(found.double(), definition(query, key, 0.3, weight), rtol=1e-6, atol=1e-6)
+    views_and_heads = 2 * 6
+    assert counts == {rows: blocks * views_and_heads for rows, blocks in ((0, 0), (10, 1), (11, 2), (50, 5))}
 
 
 def test_large_scores_do_not_overflow():

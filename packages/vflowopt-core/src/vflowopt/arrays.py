@@ -61,6 +61,11 @@ def finite_or_lowest(values: Array) -> Array:
     return xp.nan_to_num(values, nan=lowest, posinf=lowest, neginf=lowest)
 
 
+def flaw(values: Array) -> Array:
+    """0, or NaN if a value is not finite: added to what would be finite all the same, it shows there."""
+    return 0 * namespace(values).sum(values)
+
+
 def pick(values: Array, indices: Array, axis: int = 0) -> Array:
     """Values at non-negative indices [n] along an axis.
 

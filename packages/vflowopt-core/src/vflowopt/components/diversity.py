@@ -14,6 +14,7 @@ from vflowopt.arrays import (
     Array,
     descending_order,
     device_of,
+    flaw,
     inverse_permutation,
     namespace,
     normalised,
@@ -43,7 +44,7 @@ def diverse_importance(importance: Array, features: Array, structural: Array, di
     ranked = xp.where(structural, -1.0, importance)
     order = descending_order(ranked)
     distance = pick(distance_above(pick(features, order, axis=0)), inverse_permutation(order))
-    combined = importance ** (1 - diversity) * distance**diversity
+    combined = importance ** (1 - diversity) * distance**diversity + flaw(features)
     return xp.where(structural, 0.0, combined)
 
 

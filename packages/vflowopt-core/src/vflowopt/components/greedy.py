@@ -6,7 +6,7 @@ from vflowopt.arrays import Array, device_of, namespace, pick
 
 
 class Greedy(Protocol):
-    """Chooses as :func:`choose_greedily` does, bit by bit, in whatever way is fastest."""
+    """Chooses what :func:`choose_greedily` chooses, in whatever way is fastest."""
 
     def __call__(self, first: Array, distance: Array, steps: int, worth: Array | None = None) -> tuple[Array, Array]:
         """See :func:`choose_greedily`."""
@@ -25,7 +25,7 @@ def choose_greedily(first: Array, distance: Array, steps: int, worth: Array | No
         first: float32 [n], n > 0.
         distance: float32 [n, n]; -inf on the diagonal, so that nothing is chosen twice.
         steps: how many to choose, at most n.
-        worth: float32 [n], finite; ``None`` is 0 for each.
+        worth: float32 [n]; ``None`` is 0 for each. Nothing is NaN, or any tokens may be chosen, several times.
 
     Returns:
         The chosen in their order, int64 [steps], and the sum above of every token, float32 [n]: -inf of those chosen,

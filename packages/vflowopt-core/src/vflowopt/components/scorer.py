@@ -38,11 +38,11 @@ def calibrated_attention(source: AttentionSource, threshold: float) -> tuple[Arr
         return received, namespace(received).ones_like(received, dtype=namespace(received).bool)
     selected = calibration_patches(received, threshold)
     # Fewer than patches / t patches can receive more than t times the mean, except where the view fell back to all of
-    # them: its second pass is the first, and has no rows left to do.
+    # them: its second pass is the first.
     patches = received.shape[-1]
     xp = namespace(received)
     fell_back = xp.all(selected, axis=-1, keepdims=True)
-    restricted = source.received(selected & ~fell_back, at_most=math.ceil(min(patches, patches / threshold)))
+    restricted = source.received(selected, at_most=math.ceil(min(patches, patches / threshold)))
     return xp.where(fell_back, received, restricted), selected
 
 

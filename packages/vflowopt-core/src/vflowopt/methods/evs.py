@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from vflowopt.arrays import Array, HostInts, asarray_like, namespace, normalised, pick
+from vflowopt.arrays import Array, HostInts, asarray_like, flaw, namespace, normalised, pick
 from vflowopt.components import Score, Scorer, ScoringContext
 from vflowopt.components.baselines import evenly
 from vflowopt.layout import TokenLayout
@@ -52,7 +52,7 @@ class EVS(Scorer):
             return tuple(asarray_like(host, features) for host in (np.maximum(before, 0), before >= 0, first))
 
         before, has_one, first = layout.derived("frame-before", features, tables)
-        return Score(namespace(features).where(has_one, changes(features, before), first), {})
+        return Score(namespace(features).where(has_one, changes(features, before), first) + flaw(features), {})
 
 
 def frame_before(layout: TokenLayout) -> HostInts:

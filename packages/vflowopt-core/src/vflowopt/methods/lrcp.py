@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from vflowopt.arrays import Array, namespace, pick
+from vflowopt.arrays import Array, flaw, namespace, pick
 from vflowopt.components import Score, Scorer, ScoringContext
 from vflowopt.methods.ordering import Patched
 
@@ -48,7 +48,9 @@ class LRCP(Scorer):
         patched = Patched.of(context.layout, features)
         if not patched.tokens.shape[0]:
             return Score(0 * features[:, 0], {})
-        return Score(patched.spread(residual(pick(features, patched.tokens), self.rank)), {})
+        wrong = flaw(features)
+        sound = namespace(features).where(namespace(features).isfinite(wrong), features, 0.0)  # eigh would fail
+        return Score(patched.spread(residual(pick(sound, patched.tokens), self.rank) + wrong), {})
 
 
 def residual(features: Array, rank: int) -> Array:

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# A warp has that many tokens: at 16,384, which take 32 warps, a thread holds 16, and what it needs fits its registers.
-_PER_WARP, _WARPS = 256, 32
+# Tokens of a warp, and warps at most: a thread of 16 warps holds 32 of 16,384 tokens, which fit its registers.
+_PER_WARP, _WARPS = 256, 16
 
 
 def choose_greedily(first: Tensor, distance: Tensor, steps: int, worth: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -33,9 +33,14 @@ def choose_greedily(first: Tensor, distance: Tensor, steps: int, worth: Tensor |
     with torch.cuda.device_of(first):
         _choose[(units,)](
             first, distance, first if worth is None else worth, chosen, score, tokens, steps, WORTH=worth is not None,
-            BLOCK=block, num_warps=min(_WARPS, max(1, block // _PER_WARP)),
+            BLOCK=block, num_warps=warps(block),
         )  # fmt: skip
     return chosen, score
+
+
+def warps(block: int) -> int:
+    """Of a program that holds so many tokens."""
+    return min(_WARPS, max(1, block // _PER_WARP))
 
 
 @triton.jit(do_not_specialize=["tokens", "steps"])

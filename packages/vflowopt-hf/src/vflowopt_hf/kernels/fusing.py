@@ -22,37 +22,30 @@ _MOST_TOKENS = 1 << 14
 
 _TRITON, _TORCH = "Triton", "torch's fused attention"
 
-_MATRIX_UNITS = {torch.bfloat16: "_is_amx_tile_supported", torch.float16: "_is_amx_fp16_supported"}
-"""How torch tells whether a CPU multiplies matrices of a dtype by itself."""
+_GRID = (1 << 16) - 1
+"""Heads of views that Triton's kernels do at once."""
 
 
 def fused_kernels(states: Tensor) -> Any | None:
     """A module with ``row_normalisers`` and ``column_sums`` for query and key like ``states``, or ``None``.
 
     On CUDA :mod:`vflowopt_hf.kernels.fused_sums`, and where Triton does not work
-    :mod:`vflowopt_hf.kernels.swapped_sums`, as on CPUs with matrix units. Both take 16 bits alone: of float32, such
-    units would drop bits that the tower's own products keep. A mode that looks on at operators, to count FLOPs for
-    example, would not see kernels; that of recordings need not.
+    :mod:`vflowopt_hf.kernels.swapped_sums`. Both take 16 bits alone: of float32 the tensor cores would drop bits that
+    the tower's own products keep. A mode that looks on at operators, to count FLOPs for example, would not see kernels;
+    that of recordings need not.
     """
     mode = _get_current_dispatch_mode()
     if mode is not None and not isinstance(mode, Watch):
         return None
-    if states.dtype not in _MATRIX_UNITS or states.shape[-1] > _WIDEST:
+    views, heads, _, width = states.shape
+    if not states.is_cuda or states.dtype not in (torch.bfloat16, torch.float16) or width > _WIDEST:
         return None
-    if not states.is_cuda and not (states.device.type == "cpu" and has_matrix_units(states.dtype)):
-        return None
-    return _sums(states.device, states.dtype, states.shape[-1])
+    return _sums(states.device, states.dtype, width) if views * heads <= _GRID else None
 
 
 def fused_order(device: torch.device, tokens: int) -> Greedy | None:
     """:func:`vflowopt_hf.kernels.fused_order.choose_greedily` for units of so many tokens, or ``None``."""
     return _order(device) if device.type == "cuda" and tokens <= _MOST_TOKENS else None
-
-
-def has_matrix_units(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies matrices of 16 bits in units of their own; without, it is as fast in float32."""
-    supported = getattr(torch.cpu, _MATRIX_UNITS[dtype], None)
-    return supported is not None and bool(supported())
 
 
 @functools.cache
@@ -66,8 +59,7 @@ def _sums(device: torch.device, dtype: torch.dtype, width: int) -> Any | None:
             module.column_sums(states, states, 1.0, normalisers, rows)
         return module
 
-    triton = device.type == "cuda" and _has_triton()
-    module = _working(_TRITON, lambda: attempt("fused_sums")) if triton else None
+    module = _working(_TRITON, lambda: attempt("fused_sums")) if _has_triton() else None
     return module or _working(_TORCH, lambda: attempt("swapped_sums"))
 
 
@@ -91,6 +83,8 @@ def _working(what: str, attempt: Callable[[], Any]) -> Any | None:
     """What an attempt returns, once its kernels have run, which compiles them where they need it."""
     try:
         return attempt()
+    except torch.OutOfMemoryError:  # says nothing of what works here
+        raise
     except Exception as error:  # of a compiler, a driver or a device that nobody foresaw: there is no list
         reason = next(iter(str(error).splitlines()), "")
         warnings.warn(

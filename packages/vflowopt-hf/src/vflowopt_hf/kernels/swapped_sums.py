@@ -6,7 +6,8 @@ With n_i the logarithm of the normaliser of row i, column j of the attention mat
 
 the normaliser of row j of attention with the roles of query and key swapped, if -n_i is added to its scores. One
 coordinate more does that: -n_i / s of a query, 1 of a key. No score is written to memory, and both passes run on what
-the tower's own attention runs on, at the price of its product with values, which nobody asked for.
+the tower's own attention runs on, at the price of its product with values, which nobody asked for. It is for CUDA
+without Triton; tests run it on a CPU, where stock operators are faster.
 """
 
 from typing import Any
@@ -16,6 +17,9 @@ from torch import Tensor
 
 _PARTS = 3
 """Numbers of 16 bits that hold one of float32 together."""
+
+_UNSEEN = -1e30
+"""What is added to scores that do not count: the lowest that stays finite whatever it is added to."""
 
 _MULTIPLE = 8
 """Of which a head's width is one, for the kernels of CUDA."""
@@ -51,16 +55,16 @@ def column_sums(
     Returns:
         float32 [views, positions].
     """
-    added = normalisers / -scaling
+    added, lowest = normalisers / -scaling, torch.finfo(query.dtype).min
     if chosen is not None:
         rows, counts = chosen[0][:, None], chosen[1][:, None, None]
         query, added = query.take_along_dim(rows[..., None], dim=2), added.take_along_dim(rows, dim=2)
         beyond = torch.arange(rows.shape[-1], device=rows.device) >= counts
-        added = added.masked_fill(beyond, torch.finfo(query.dtype).min / 2)
+        added = added.masked_fill(beyond, max(_PARTS * lowest, _UNSEEN))
     heads = _of_key_heads(query, key)
     rest, parts = added.reshape(heads.shape[:3]), []
     for _ in range(_PARTS):
-        parts.append(rest.to(query.dtype))
+        parts.append(rest.clamp(min=lowest).to(query.dtype))
         rest = rest - parts[-1].float()
     sums = _normalisers(_with(key, key.new_ones(_PARTS)), _with(heads, torch.stack(parts, dim=-1)), scaling).exp()
     return sums.sum(dim=1) / query.shape[1]

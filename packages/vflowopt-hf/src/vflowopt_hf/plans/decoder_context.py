@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vflowopt import TokenLayout
-from vflowopt.arrays import HostInts
+from vflowopt.arrays import HostInts, asarray_like
 from vflowopt.components.stage_scoring import Heads
 from vflowopt_hf.plans.decoder_attention import AttentionCall
 from vflowopt_hf.plans.rows import BatchRows, StageRows, token_states
@@ -132,4 +132,4 @@ class DecoderContext:
 
     def place(self, host: npt.NDArray[Any]) -> Tensor:
         """A host array as a tensor where the attention is; its copy is not waited for."""
-        return torch.from_numpy(host).to(self.call.query.device, non_blocking=True)
+        return asarray_like(host, self.call.query)

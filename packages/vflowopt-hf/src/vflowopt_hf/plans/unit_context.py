@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vflowopt import TokenLayout
+from vflowopt.arrays import asarray_like
 from vflowopt.components.greedy import choose_greedily
 from vflowopt.errors import StrategyError
 from vflowopt_hf.family import Unit
@@ -114,8 +115,8 @@ class UnitContext:
         return replace(self, unit=replace(self.unit, entropy=lambda _: entropy))
 
     def place(self, host: npt.NDArray[Any]) -> Tensor:
-        """A host array as a tensor where the attention is."""
-        return torch.from_numpy(host).to(self.attention.device, non_blocking=True)
+        """A host array as a tensor where the attention is; its copy is not waited for."""
+        return asarray_like(host, torch.empty(0, device=self.attention.device))
 
     def to_tokens(self, patch_map: Tensor) -> Tensor:
         """float32 [N] from [views, patches]."""
