@@ -132,4 +132,5 @@ class DecoderContext:
 
     def place(self, host: npt.NDArray[Any]) -> Tensor:
         """A host array as a tensor where the attention is; its copy is not waited for."""
-        return asarray_like(host, self.call.query)
+        placed: Tensor = asarray_like(host, self.call.query)
+        return placed

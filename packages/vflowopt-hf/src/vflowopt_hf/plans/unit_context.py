@@ -116,7 +116,8 @@ class UnitContext:
 
     def place(self, host: npt.NDArray[Any]) -> Tensor:
         """A host array as a tensor where the attention is; its copy is not waited for."""
-        return asarray_like(host, torch.empty(0, device=self.attention.device))
+        placed: Tensor = asarray_like(host, torch.empty(0, device=self.attention.device))
+        return placed
 
     def to_tokens(self, patch_map: Tensor) -> Tensor:
         """float32 [N] from [views, patches]."""
