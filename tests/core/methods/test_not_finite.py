@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 
 from support.backends import both_backends, host
 from support.units import Unit
@@ -25,6 +25,7 @@ def test_those_that_compare_tokens_are_among_them():
 @pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("scorer", COMPARING.values(), ids=COMPARING)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of what is done on purpose
+@settings(max_examples=10)
 @given(unit=host_units(max_side=3))
 def test_importance_is_not_finite_either(scorer, wrong, backend, unit):
     patched = np.flatnonzero(~unit.layout.structural)
