@@ -8,18 +8,21 @@ PACKAGES := $(wildcard packages/*/pyproject.toml)
 SOURCES := packages/vflowopt-core/src packages/vflowopt-hf/src packages/vflowopt-qwen/src packages/vflowopt-reference/src \
 	packages/vflowopt-lmms/src packages/vflowopt-vllm/src examples/vflowopt-deepseek-vl/src
 
-.PHONY: demo test test-slow test-gpu test-lmms test-vllm host-cost importance-cost fuzz test-newest test-oldest lint types docs families conformance smoke core-alone check clean
+.PHONY: demo test test-repeats test-slow test-gpu test-lmms test-vllm host-cost importance-cost fuzz test-newest test-oldest lint types docs families conformance smoke core-alone check clean
 
 demo: $(VENV)/.run
 	$(BIN)/vflowopt demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow and not gpu"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow and not repeat and not gpu"
 
-# What takes long, or repeats of another family, attention or strategy what `make test` shows; the conformance kit's own
-# repeats are in `make test-newest`.
+# What repeats of another family, attention or strategy what `make test` shows; `make test-newest` runs those of the
+# conformance kit.
+test-repeats: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "repeat and not gpu"
+
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "slow and not gpu" --ignore tests/conformance
+	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu
@@ -121,7 +124,7 @@ core-alone:
 	build/core-alone/bin/vflowopt adapters
 	build/core-alone/bin/python -c "import importlib.util as u; assert not u.find_spec('torch'), 'torch came along'"
 
-check: lint types test test-slow docs smoke core-alone test-newest
+check: lint types test test-repeats docs smoke core-alone test-newest
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), 'Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...'"

@@ -104,7 +104,7 @@ def test_other_wrappers(wrap, inputs, alone):
         assert pruning.report.sequence_lengths[-1] < pruning.report.full_length
 
 
-@pytest.mark.slow
+@pytest.mark.repeat
 def test_a_compiled_adapter(inputs, monkeypatch):
     """The wrapper outside is compiled, and was run before the block: its prefills are eager in the block, as ever."""
     monkeypatch.setattr(tiny, "LAYERS", 2)  # compiling takes long for each

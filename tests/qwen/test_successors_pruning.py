@@ -8,7 +8,7 @@ import torch
 
 from support.cases import qwen2_5_vl, qwen3_vl, qwen3_vl_moe
 from support.masked_oracle import merged, place
-from support.repeats import slow
+from support.repeats import repeats
 from support.tiny_qwen import IMAGE, LAYERS, VIDEO, qwen_inputs
 from vflowopt import Strategy, prune
 from vflowopt.plugins import find_adapter
@@ -107,7 +107,7 @@ def check(case, attention, samples, strategy):
     assert expected.abs().max() > 0.1  # the bound means something
 
 
-@pytest.mark.parametrize("attention", ["sdpa", *slow("eager")])
+@pytest.mark.parametrize("attention", ["sdpa", *repeats("eager")])
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 @pytest.mark.parametrize("samples", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("case", [qwen2_5_vl.CASE, qwen3_vl.CASE], ids=["qwen2.5-vl", "qwen3-vl"])

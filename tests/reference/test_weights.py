@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from support.repeats import repeats
 from vflowopt_reference import NAMES, held_out, load_model, load_processor, path
 from vflowopt_reference.architectures import named
 from vflowopt_reference.curve import curve
@@ -34,7 +35,7 @@ def test_generation_stops_by_itself(name: str) -> None:
     assert config.pad_token_id is not None
 
 
-@every_model
+@pytest.mark.parametrize("name", ["reference", *repeats(*(name for name in NAMES if name != "reference"))])
 @pytest.mark.parametrize("count", [16, pytest.param(60, marks=pytest.mark.slow)])
 def test_held_out_questions_are_answered(count: int, name: str) -> None:
     counts = accuracy(load_model(name), load_processor(name), held_out(count, seed=1, model=name))

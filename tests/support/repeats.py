@@ -1,17 +1,10 @@
-"""Tests that repeat what others show, of another family, attention or strategy: slow, as a suite has to stay quick."""
+"""Tests that repeat of another family, attention or strategy what others show; `make test-repeats` and CI run them."""
 
 import pytest
 
 
-def slow(*values, **named):
-    """Values of a parameter with which a test is slow.
-
-    Args:
-        values: each a value, or a tuple of several parameters' values.
-        named: the same, by the ids of the cases.
-    """
-    both = [*((None, value) for value in values), *named.items()]
+def repeats(*values):
+    """Values of a parameter, each a value or a tuple of several parameters' values, with which a test is a repeat."""
     return [
-        pytest.param(*(value if isinstance(value, tuple) else (value,)), id=name, marks=pytest.mark.slow)
-        for name, value in both
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.repeat) for value in values
     ]

@@ -7,7 +7,7 @@ import torch
 from transformers import CompileConfig, DynamicCache, LlavaOnevisionForConditionalGeneration, StaticCache
 
 from support.generating import generating, same
-from support.repeats import slow
+from support.repeats import repeats
 from support.tiny import image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy, prune
 from vflowopt.components.mass import LogMass
@@ -73,7 +73,7 @@ def caches(model, kind):
         ("dynamic", "unequal", WEIGHED, "sdpa"),
         ("static", "unequal", WEIGHED, "sdpa"),
         ("static", "one", BY_ATTENTION, "sdpa"),
-        *slow(
+        *repeats(
             ("dynamic", "one", STRATEGY, "sdpa"),
             ("dynamic", "unequal", STRATEGY, "sdpa"),
             ("static", "unequal", STRATEGY, "sdpa"),
@@ -126,7 +126,7 @@ def by_method(model):
     return model
 
 
-@pytest.mark.parametrize("compile_it", [by_method, *slow(by_forward, compiled)])
+@pytest.mark.parametrize("compile_it", [by_method, *repeats(by_forward, compiled)])
 def test_a_model_compiled_before_is_pruned(compile_it):
     """Even if it has run before, without hooks; what was compiled is there again after the block."""
     eager = tiny()

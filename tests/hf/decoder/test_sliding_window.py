@@ -13,6 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from support import tiny
 from support.cases import gemma3
 from support.masked_oracle import merged, place
+from support.repeats import repeats
 from support.tiny import random_image, tiny_qwen2_decoder
 from vflowopt import Strategy, prune
 from vflowopt.errors import UnsupportedOperationError
@@ -30,7 +31,7 @@ STRATEGIES = {
 }
 STRATEGY = STRATEGIES["recycling and entropy"]
 BATCHES = {"batch 1": [[(72, 72)]], "ragged": [[(72, 72)], [(40, 120), (150, 60)], []]}
-both = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+both = pytest.mark.parametrize("attention", ["sdpa", *repeats("eager")])
 
 
 def gemma_inputs(model, samples, *, seed=0, text=9):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from support.cases import NAMES
+from support.cases import BY_DECODER
 from support.waiting import Waits
 from vflowopt import Strategy
 from vflowopt.components.schedule import Progressive
@@ -69,7 +69,7 @@ def waits_of(own, inputs, strategy=None):
     return Counter(waits.found)
 
 
-@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("family", BY_DECODER)
 def test_pruning_adds_nothing_to_wait_for(family):
     """What upstream waits for by itself, for example to check placeholders, it waits for without pruning too."""
     own = subject(family)

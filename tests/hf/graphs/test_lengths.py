@@ -9,7 +9,7 @@ import torch
 from support import tiny
 from support.alike import asking, other_numbers
 from support.generating import on_static_caches
-from support.repeats import slow
+from support.repeats import repeats
 from support.tiny import LAYERS, image_inputs, tiny_onevision, tiny_qwen2_decoder
 from vflowopt import Progressive, Strategy
 from vflowopt.components.mass import LogMass
@@ -106,7 +106,7 @@ def test_families(name):
 
 @pytest.mark.parametrize(
     ("strategy", "attention"),
-    [(EVERYTHING, "sdpa"), *slow((STRATEGY, "sdpa"), (MASS, "eager"))],
+    [(EVERYTHING, "sdpa"), *repeats((STRATEGY, "sdpa"), (MASS, "eager"))],
     ids=["everything", "stages", "mass, eager"],
 )
 def test_a_recording_serves_all_lengths_up_to_the_next(strategy, attention):

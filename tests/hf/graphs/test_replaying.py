@@ -9,7 +9,7 @@ import torch
 
 from support.alike import asking, other_numbers
 from support.generating import on_static_caches
-from support.repeats import slow
+from support.repeats import repeats
 from support.tiny import LAYERS, image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy
 from vflowopt.components.mass import LogMass
@@ -89,7 +89,7 @@ def require_same(got, wanted):
                 assert all((own == expected_one).all() for own, expected_one in pairs)
 
 
-@pytest.mark.parametrize("name", ["llava_next", "qwen2_5_vl", *slow("llava", "llava_next_mistral", "qwen2_vl")])
+@pytest.mark.parametrize("name", ["llava_next", "qwen2_5_vl", *repeats("llava", "llava_next_mistral", "qwen2_vl")])
 def test_families(name):
     subject = Subject(importlib.import_module(f"support.cases.{name}").CASE, "sdpa")
     batch, tape = subject.batch(subject.image(0)), Tape()

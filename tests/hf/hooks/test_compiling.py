@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from support.repeats import slow
+from support.repeats import repeats
 from support.tiny import image_inputs, tiny_onevision
 from vflowopt import Progressive, Strategy, prune
 from vflowopt.errors import UnsupportedOperationError
@@ -145,8 +145,8 @@ def answer(model, inputs):
     ("place", "strategy"),
     [
         *((place, STRATEGY) for place in TOLD),
-        *slow(*((place, STRATEGY) for place in PLACES if place not in TOLD)),
-        *slow((attention, BY_ATTENTION), (decoder_layers, BY_ATTENTION)),
+        *repeats(*((place, STRATEGY) for place in PLACES if place not in TOLD)),
+        *repeats((attention, BY_ATTENTION), (decoder_layers, BY_ATTENTION)),
     ],
 )
 def test_a_part_that_was_compiled(place, strategy):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from support.repeats import slow
+from support.repeats import repeats
 from vflowopt import Strategy
 from vflowopt.adapter import strategy_of
 from vflowopt.cli.bench_subjects import shapes
@@ -50,7 +50,7 @@ def one_launch(first, distance, steps, worth=None):
     [
         ("divprune@", 1, 250, (0.1, 0.5)),
         ("", 8, 500, (0.25,)),
-        *slow(("divprune@", 8, 400, (0.1,)), ("", 1, 400, (0.25,))),
+        *repeats(("divprune@", 8, 400, (0.1,)), ("", 1, 400, (0.25,))),
     ],
 )
 def test_where_one_launch_chooses_all_tokens(narrow, scorer, batch, most, budgets, monkeypatch):

@@ -15,7 +15,7 @@ from oracles.decoder_scoring import (
     kept_tokens,
 )
 from support.cases import cohere2_vision, gemma3, llava, llava_onevision, nemotron_h, qwen2_vl
-from support.repeats import slow
+from support.repeats import repeats
 from support.waiting import NoWaiting
 from vflowopt import CalibratedAttention, Progressive, Strategy
 from vflowopt.errors import PruningStateError, UnsupportedModelError
@@ -78,7 +78,7 @@ def strategy_of(method, subject):
         for attention in ("eager", "sdpa")
     ],
 )
-@pytest.mark.parametrize("size", ["ragged", *slow("single")])
+@pytest.mark.parametrize("size", ["ragged", *repeats("single")])
 @pytest.mark.parametrize("method", METHODS)
 def test_against_upstreams_attention_and_masks(method, family, size, attention):
     own = subject(family, attention)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from support.repeats import slow
+from support.repeats import repeats
 from support.tiny import IMAGE, LAYERS, VIDEO, image_inputs, tiny_onevision
 from support.tiny_qwen import qwen_inputs, tiny_qwen2_vl
 from vflowopt import Progressive, Strategy, prune
@@ -63,7 +63,7 @@ class Halt:
     [
         ("onevision", STRATEGY),
         ("qwen2-vl", BY_ATTENTION),
-        *slow(("onevision", BY_ATTENTION), ("qwen2-vl", STRATEGY)),
+        *repeats(("onevision", BY_ATTENTION), ("qwen2-vl", STRATEGY)),
     ],
 )
 def test_every_thread_gets_the_right_answers(family, strategy):

@@ -28,13 +28,18 @@ SAME_DECODER = {
 }
 """Cases whose decoder is of the class that another case's is of."""
 
-LIKE_DECODER = {
-    "qwen2_5_omni": "qwen2_vl",
-    "qwen2_5_vl": "qwen2_vl",
-    "qwen3_omni": "qwen3_vl",
-    "qwen3_vl_moe": "qwen3_vl",
+OF_EVERY_KIND = {
+    "gemma3",  # sliding windows
+    "gemma4",  # keys shared by layers, inputs per layer
+    "kimi_k25",  # latent attention, experts
+    "llava_next_video",  # videos, separators
+    "llava_onevision",
+    "nemotron_h",  # state space layers
+    "qwen2_vl",  # positions of three axes
+    "qwen3_5",  # gated delta nets
+    "qwen3_vl",  # features at several depths
 }
-"""Cases whose decoder is of a class of its own, and differs from another case's in nothing that pruning touches."""
+"""Cases with one decoder of each kind that pruning tells apart."""
 
-BY_DECODER = [pytest.param(name, marks=[pytest.mark.slow] * (name in SAME_DECODER)) for name in NAMES]
-"""All cases, for tests of what hangs on the decoder: those that repeat another's are slow."""
+BY_DECODER = [pytest.param(name, marks=[pytest.mark.repeat] * (name in SAME_DECODER)) for name in NAMES]
+"""All cases, for tests of what hangs on the decoder: those that repeat another's are repeats."""
