@@ -21,16 +21,7 @@ _LAUNCH = {"num_warps": 4, "num_stages": 3}
 
 
 def row_normalisers(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """``log2`` of the sum over positions of ``2 ** (scaling * log2(e) * query @ key^T)``.
-
-    Args:
-        query: bfloat16 or float16 [views, heads, rows, head_dim] on CUDA.
-        key: the same [views, key heads, positions, head_dim].
-        scaling: factor of the scores.
-
-    Returns:
-        float32 [views, heads, rows].
-    """
+    """See :meth:`vflowopt_hf.kernels.fusing.ColumnSums.row_normalisers`: binary logarithms, on CUDA."""
     query, key = _rows(query), _rows(key)
     views, heads, rows, width = query.shape
     result = torch.empty(views, heads, rows, device=query.device)
@@ -45,19 +36,7 @@ def row_normalisers(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 def column_sums(
     query: Tensor, key: Tensor, scaling: float, normalisers: Tensor, chosen: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Sum over query rows and mean over heads of ``softmax(scaling * query @ key^T)``, of each view.
-
-    Args:
-        query: as of :func:`row_normalisers`.
-        key: the same.
-        scaling: the same.
-        normalisers: what it returns for all rows.
-        chosen: the rows that count, by default all: int64 [views, chosen], and how many of them, the first ones, do in
-            each view, int [views].
-
-    Returns:
-        float32 [views, positions].
-    """
+    """See :meth:`vflowopt_hf.kernels.fusing.ColumnSums.column_sums`; on CUDA."""
     query, key = _rows(query), _rows(key)
     (views, heads, rows, width), positions = query.shape, key.shape[2]
     result = torch.empty(views, heads, positions, device=query.device)

@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -26,8 +26,49 @@ _GRID = (1 << 16) - 1
 """Heads of views that Triton's kernels do at once."""
 
 
-def fused_kernels(states: Tensor) -> Any | None:
-    """A module with ``row_normalisers`` and ``column_sums`` for query and key like ``states``, or ``None``.
+Kernels = TypeVar("Kernels")
+
+
+class ColumnSums(Protocol):
+    """Column sums of softmax attention in two passes: what modules of kernels offer, each in units of its own.
+
+    Query is bfloat16 or float16 [views, heads, rows, head_dim], key the same [views, key heads, positions, head_dim].
+    """
+
+    def row_normalisers(self, query: Tensor, key: Tensor, scaling: float) -> Tensor:
+        """What each row of ``softmax(scaling * query @ key^T)`` is divided by, as a logarithm.
+
+        Returns:
+            float32 [views, heads, rows], for :meth:`column_sums` of the same module.
+        """
+        ...
+
+    def column_sums(
+        self,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        normalisers: Tensor,
+        chosen: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Sum over query rows and mean over heads of ``softmax(scaling * query @ key^T)``, of each view.
+
+        Args:
+            query: see the class.
+            key: likewise.
+            scaling: factor of the scores.
+            normalisers: what :meth:`row_normalisers` returns for all rows.
+            chosen: the rows that count, by default all: int64 [views, chosen], and how many of them, the first ones, do
+                in each view, int [views].
+
+        Returns:
+            float32 [views, positions].
+        """
+        ...
+
+
+def fused_kernels(states: Tensor) -> ColumnSums | None:
+    """A module of kernels for query and key like ``states``, or ``None``.
 
     On CUDA :mod:`vflowopt_hf.kernels.fused_sums`, and where Triton does not work
     :mod:`vflowopt_hf.kernels.swapped_sums`. Both take 16 bits alone: of float32 the tensor cores would drop bits that
@@ -49,9 +90,9 @@ def fused_order(device: torch.device, tokens: int) -> Greedy | None:
 
 
 @functools.cache
-def _sums(device: torch.device, dtype: torch.dtype, width: int) -> Any | None:
-    def attempt(name: str) -> Any:
-        module = importlib.import_module(f"vflowopt_hf.kernels.{name}")
+def _sums(device: torch.device, dtype: torch.dtype, width: int) -> ColumnSums | None:
+    def attempt(name: str) -> ColumnSums:
+        module = cast("ColumnSums", importlib.import_module(f"vflowopt_hf.kernels.{name}"))
         states = torch.zeros(1, 1, 16, width, dtype=dtype, device=device)
         chosen = torch.zeros(1, 16, dtype=torch.int64, device=device), torch.ones(1, dtype=torch.int64, device=device)
         normalisers = module.row_normalisers(states, states, 1.0)
@@ -79,7 +120,7 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _working(what: str, attempt: Callable[[], Any]) -> Any | None:
+def _working(what: str, attempt: Callable[[], Kernels]) -> Kernels | None:
     """What an attempt returns, once its kernels have run, which compiles them where they need it."""
     try:
         return attempt()

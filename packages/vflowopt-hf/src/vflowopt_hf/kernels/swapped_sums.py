@@ -26,15 +26,9 @@ _MULTIPLE = 8
 
 
 def row_normalisers(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Logarithm of the sum over positions of ``exp(scaling * query @ key^T)``.
+    """See :meth:`vflowopt_hf.kernels.fusing.ColumnSums.row_normalisers`: natural logarithms.
 
-    Args:
-        query: bfloat16 or float16 [views, heads, rows, head_dim], head_dim up to 248, for the kernels of CUDA.
-        key: the same [views, key heads, positions, head_dim].
-        scaling: factor of the scores.
-
-    Returns:
-        float32 [views, heads, rows].
+    Heads are up to 248 wide, for the kernels of CUDA.
     """
     return _normalisers(_with(_of_key_heads(query, key)), _with(key), scaling).reshape(query.shape[:3])
 
@@ -42,19 +36,7 @@ def row_normalisers(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 def column_sums(
     query: Tensor, key: Tensor, scaling: float, normalisers: Tensor, chosen: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Sum over query rows and mean over heads of ``softmax(scaling * query @ key^T)``, of each view.
-
-    Args:
-        query: as of :func:`row_normalisers`.
-        key: the same.
-        scaling: the same.
-        normalisers: what it returns for all rows.
-        chosen: the rows that count, by default all: int64 [views, chosen], and how many of them, the first ones, do in
-            each view, int [views].
-
-    Returns:
-        float32 [views, positions].
-    """
+    """See :meth:`vflowopt_hf.kernels.fusing.ColumnSums.column_sums`."""
     added, lowest = normalisers / -scaling, torch.finfo(query.dtype).min
     if chosen is not None:
         rows, counts = chosen[0][:, None], chosen[1][:, None, None]

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from vflowopt_hf.kernels.fusing import fused_kernels
+from vflowopt_hf.kernels.fusing import ColumnSums, fused_kernels
 from vflowopt_hf.vision.column_sums import column_sums
 
 
@@ -122,7 +121,7 @@ class EqualViews:
             return self._patches(column_sums(query, self.key, self.scaling))
         return self._patches(fused.column_sums(query, self.key, self.scaling, self._normalisers(fused)))
 
-    def _normalisers(self, fused: Any) -> Tensor:
+    def _normalisers(self, fused: ColumnSums) -> Tensor:
         """Of the patches' rows, which the fused kernels need for every pass."""
         return self._once(
             "normalisers", lambda own: fused.row_normalisers(own._patches(own.query, 2), own.key, own.scaling)
